@@ -1,0 +1,56 @@
+"""Real-time events for an ordinary Flask app: a hub, its clients and their messages, over WebSocket.
+
+The four parts mirror the Go package they come from: ``hub``, ``client``, ``handler`` and ``message``.
+"""
+
+from .broadcasts import PublishResult
+from .client import Client
+from .errors import CartowsError, HubClosed, MessageError, OptionsError, PublishRejected
+from .extension import CartoWS
+from .handler import Handler
+from .hub import Hub
+from .message import (
+    BoardEvent,
+    ErrorEvent,
+    Message,
+    MessageType,
+    ProjectEvent,
+    TaskEvent,
+    new_board_updated_message,
+    new_error_message,
+    new_message,
+    new_project_created_message,
+    new_project_updated_message,
+    new_task_created_message,
+    new_task_deleted_message,
+    new_task_updated_message,
+)
+from .options import Options
+
+__all__ = [
+    "BoardEvent",
+    "CartoWS",
+    "CartowsError",
+    "Client",
+    "ErrorEvent",
+    "Handler",
+    "Hub",
+    "HubClosed",
+    "Message",
+    "MessageError",
+    "MessageType",
+    "Options",
+    "OptionsError",
+    "ProjectEvent",
+    "PublishRejected",
+    "PublishResult",
+    "TaskEvent",
+    "new_board_updated_message",
+    "new_error_message",
+    "new_message",
+    "new_project_created_message",
+    "new_project_updated_message",
+    "new_task_created_message",
+    "new_task_deleted_message",
+    "new_task_updated_message",
+]

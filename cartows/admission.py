@@ -1,0 +1,114 @@
+"""Who may become a client: what is checked before the upgrade, while the answer can still be HTTP.
+
+Threads: the request's own.
+Locks: none.
+Blocks: never, save for what an app's own origin check does.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+from .options import Options
+
+__all__ = ["Refusal", "check_filters", "check_handshake", "check_origin", "default_max_clients", "unavailable"]
+
+# Descriptors left to the app, its database and the sockets that a server has accepted but not yet handed on: gunicorn accepts
+# up to 1,000 (worker_connections) and its gthread worker dies when accept finds no descriptor.
+_HEADROOM = 1064
+
+# Seconds after which somebody who found the house full may ask again.
+_RETRY_AFTER = 5
+
+
+class Refusal(NamedTuple):
+    """Be an HTTP answer that says why there will be no WebSocket connection."""
+
+    status: int
+    code: str
+    message: str
+    headers: tuple[tuple[str, str], ...] = ()
+
+
+def check_handshake(method: str, headers: Any) -> Refusal | None:
+    """Return why a request is no opening handshake (RFC 6455, section 4.2.1), or None when it is one."""
+    if method != "GET":
+        return Refusal(405, "METHOD_NOT_ALLOWED", f"A WebSocket connection begins with GET, not {method}.", (("Allow", "GET"),))
+    tokens = [token.strip().lower() for token in headers.get("Connection", "").split(",")]
+    if "upgrade" not in tokens or headers.get("Upgrade", "").strip().lower() != "websocket":
+        return Refusal(
+            400,
+            "NOT_A_WEBSOCKET_REQUEST",
+            'This is a WebSocket endpoint: connect with ws:// or wss://, e.g. new WebSocket("ws://HOST/ws"). A proxy in between '
+            "must pass the Upgrade and Connection headers on.",
+        )
+    version = headers.get("Sec-WebSocket-Version", "").strip()
+    if version != "13":
+        found = f"version {version[:20]!r}" if version else "no Sec-WebSocket-Version header"
+        return Refusal(426, "WRONG_VERSION", f"Only WebSocket version 13 is spoken here, found {found}.", _VERSION_HEADERS)
+    try:
+        nonce = base64.b64decode(headers.get("Sec-WebSocket-Key", "").strip(), validate=True)
+    except (binascii.Error, ValueError):
+        nonce = b""
+    if len(nonce) != 16:
+        return Refusal(400, "BAD_KEY", "The Sec-WebSocket-Key header must be 16 bytes in base64.")
+    return None
+
+
+_VERSION_HEADERS = (("Sec-WebSocket-Version", "13"), ("Upgrade", "websocket"))
+
+
+def check_origin(request: Any, options: Options) -> Refusal | None:
+    """Return why a page of that origin may not connect; a request without an Origin comes from no browser and may."""
+    origin = request.headers.get("Origin")
+    if origin is None:
+        return None
+    allowed = options.origins
+    if callable(allowed):
+        admitted, wanted = bool(allowed(request)), "what the app's origin check allows"
+    elif allowed is None:
+        admitted, wanted = _host(urlsplit(origin).netloc) == _host(request.host), f"the host {request.host!r}"
+    else:
+        admitted = allowed == "*" or origin.rstrip("/").lower() in allowed
+        wanted = ", ".join(allowed)
+    if admitted:
+        return None
+    return Refusal(403, "ORIGIN_REFUSED", f"Pages of origin {origin[:200]!r} may not connect; allowed: {wanted}.")
+
+
+def _host(netloc: str) -> str:
+    """Return a host without a port that its scheme implies: a proxy may have ended TLS, so either will do."""
+    host = netloc.rpartition("@")[2].lower()
+    for port in (":80", ":443"):
+        host = host.removesuffix(port)
+    return host
+
+
+def check_filters(request: Any, options: Options) -> dict[str, tuple[str, ...]] | Refusal:
+    """Return the filters that the query asks for, each key with its values, or why there are too many."""
+    asked = {key: tuple(dict.fromkeys(request.args.getlist(key))) for key in options.filter_keys}
+    filters = {key: values for key, values in asked.items() if values}
+    count = sum(len(values) for values in filters.values())
+    if count > options.max_filters:
+        return Refusal(400, "TOO_MANY_FILTERS", f"A client may hold {options.max_filters} filter values, not {count}.")
+    return filters
+
+
+def unavailable(code: str, message: str) -> Refusal:
+    """Return a 503 that says when to try again."""
+    return Refusal(503, code, message, (("Retry-After", str(_RETRY_AFTER)),))
+
+
+def default_max_clients() -> int:
+    """Return how many clients the process's file limit has room for, headroom left: at least half the limit."""
+    try:
+        import resource  # not on Windows
+    except ImportError:
+        return 500
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if limit == resource.RLIM_INFINITY:
+        limit = 1 << 20
+    return max(1, limit - min(_HEADROOM, limit // 2))

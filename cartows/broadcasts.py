@@ -1,0 +1,194 @@
+"""The ``broadcast_*`` methods, whatever stands behind them: each makes a message, says who hears it and publishes it.
+
+Threads: any, a request handler's most of all.
+Locks: ``_unplaced_lock`` guards the boards that were already warned about.
+Blocks: as long as ``publish`` does: ``publish_timeout`` at most.
+
+Go counterpart: the ``Broadcast*`` methods of ``hub.go``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import threading
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
+
+from .errors import PublishRejected
+from .message import (
+    Message,
+    new_board_updated_message,
+    new_message,
+    new_project_created_message,
+    new_project_updated_message,
+    new_task_created_message,
+    new_task_deleted_message,
+    new_task_updated_message,
+)
+from .options import Options
+from .rooms import EVERYONE, Audience, room_value
+
+__all__ = ["Broadcasts", "PublishResult"]
+
+# Boards whose missing project is remembered as said; one beyond that is said again rather than memory growing.
+_MOST_UNPLACED = 1000
+
+
+@dataclasses.dataclass(frozen=True)
+class PublishResult:
+    """Say what became of a broadcast.
+
+    ``how`` is "queued" when it was handed to the hub; ``reason`` says why it was not accepted.
+    """
+
+    accepted: bool
+    how: Literal["queued"] | None = None
+    id: str | None = None
+    reason: str | None = None
+
+    def raise_for_rejected(self) -> None:
+        """Raise PublishRejected unless the broadcast was accepted."""
+        if not self.accepted:
+            raise PublishRejected(self.reason)
+
+
+class Broadcasts:
+    """Offer every broadcast in terms of one method, ``publish``.
+
+    All of them return a PublishResult, raise MessageError in the caller's thread for what cannot be serialised and HubClosed
+    after ``shutdown``, and may be called on any thread. Ids may be of any type that JSON can carry; filters compare as text.
+    """
+
+    logger: logging.Logger
+
+    def __init__(self) -> None:
+        self._unplaced: set[str] = set()
+        self._unplaced_lock = threading.Lock()
+
+    @property
+    def options(self) -> Options:
+        """The settings in force."""
+        raise NotImplementedError
+
+    def publish(self, message: Message, audience: Audience) -> PublishResult:
+        """Hand a message on to those who may hear it."""
+        raise NotImplementedError
+
+    def _has_filter(self, key: str) -> bool:
+        raise NotImplementedError
+
+    def broadcast_message(self, message: Message) -> PublishResult:
+        """Send a message to every client, whatever its filters; Go's ``BroadcastMessage``."""
+        return self.publish(message, EVERYONE)
+
+    def broadcast_to_filtered(self, message: Message, key: str, value: Any) -> PublishResult:
+        """Send a message to the clients that hold this filter, and to no others; Go's ``BroadcastToFiltered``."""
+        self._check_keys((key,))
+        return self.publish(message, Audience(((key, room_value(value)),), unfiltered=False))
+
+    def broadcast(self, type: str, data: Any = None, *, filters: Mapping[str, Any] | None = None) -> PublishResult:
+        """Send an event of the app's own, e.g. ``broadcast("comment.added", {...}, filters={"board_id": "b1"})``.
+
+        With ``filters`` it goes to the clients that hold one of them (a value may be a list) and to those that hear
+        everything; without, to every client. Raises ValueError for filters that name no value.
+        """
+        message = new_message(type, data)
+        if filters is None:
+            return self.publish(message, EVERYONE)
+        self._check_keys(filters)
+        rooms = _rooms(filters)
+        if not rooms:
+            raise ValueError(f"filters={filters!r} names no value; leave filters out to reach every client")
+        return self.publish(message, Audience(rooms))
+
+    def broadcast_task_created(self, task_id: Any, board_id: Any, task: Any, *, project_id: Any = None) -> PublishResult:
+        """Send ``task.created`` to whoever follows the task's board or project; Go's ``BroadcastTaskCreated``.
+
+        Without ``project_id`` the project is taken from the task's own ``project_id``, where it has one.
+        """
+        project = self._project(board_id, task, project_id)
+        message = new_task_created_message(task_id, board_id, task, project_id=project)
+        return self.publish(message, _about(project_id=project, board_id=board_id))
+
+    def broadcast_task_updated(
+        self,
+        task_id: Any,
+        board_id: Any,
+        changes: Any,
+        task: Any = None,
+        *,
+        project_id: Any = None,
+        action: str = "updated",
+    ) -> PublishResult:
+        """Send ``task.updated``, ``action`` being "updated" or "moved"; Go's ``BroadcastTaskUpdated``."""
+        _check_action(action, "updated", "moved")
+        project = self._project(board_id, task, project_id)
+        message = new_task_updated_message(task_id, board_id, changes, task, project_id=project, action=action)
+        return self.publish(message, _about(project_id=project, board_id=board_id))
+
+    def broadcast_task_deleted(self, task_id: Any, board_id: Any, *, project_id: Any = None) -> PublishResult:
+        """Send ``task.deleted``; Go's ``BroadcastTaskDeleted``."""
+        project = self._project(board_id, None, project_id)
+        message = new_task_deleted_message(task_id, board_id, project_id=project)
+        return self.publish(message, _about(project_id=project, board_id=board_id))
+
+    def broadcast_project_created(self, project_id: Any, project: Any) -> PublishResult:
+        """Send ``project.created``; Go's ``BroadcastProjectCreated``."""
+        return self.publish(new_project_created_message(project_id, project), _about(project_id=project_id))
+
+    def broadcast_project_updated(self, project_id: Any, changes: Any, project: Any = None) -> PublishResult:
+        """Send ``project.updated``; Go's ``BroadcastProjectUpdated``."""
+        return self.publish(new_project_updated_message(project_id, changes, project), _about(project_id=project_id))
+
+    def broadcast_board_updated(
+        self, board_id: Any, project_id: Any, changes: Any, board: Any = None, *, action: str = "updated"
+    ) -> PublishResult:
+        """Send ``board.updated``, ``action`` being "updated" or "reordered"; Go's ``BroadcastBoardUpdated``."""
+        _check_action(action, "updated", "reordered")
+        message = new_board_updated_message(board_id, project_id, changes, board, action=action)
+        return self.publish(message, _about(project_id=project_id, board_id=board_id))
+
+    def _project(self, board_id: Any, task: Any, project_id: Any) -> Any:
+        """Return the project that a task event belongs to, or say once per board that none is known."""
+        if project_id is None and task is not None:
+            project_id = task.get("project_id") if isinstance(task, Mapping) else getattr(task, "project_id", None)
+        if project_id is None and self._has_filter("project_id"):
+            board = room_value(board_id)
+            with self._unplaced_lock:
+                said = board in self._unplaced
+                if len(self._unplaced) >= _MOST_UNPLACED:
+                    self._unplaced.clear()
+                self._unplaced.add(board)
+            if not said:
+                self.logger.warning(
+                    "cartows: a task event of board %r names no project, so clients that filter by project_id do not get it; "
+                    "pass project_id= or put project_id into the task",
+                    board,
+                )
+        return project_id
+
+    def _check_keys(self, keys: Iterable[str]) -> None:
+        for key in keys:
+            if key not in self.options.filter_keys:
+                allowed = ", ".join(self.options.filter_keys)
+                raise ValueError(f"No client can hold a filter {key!r}; filter keys are {allowed} (CARTOWS_FILTER_KEYS)")
+
+
+def _check_action(action: str, *allowed: str) -> None:
+    if action not in allowed:
+        raise ValueError(f"action={action!r} is not one of {', '.join(allowed)}")
+
+
+def _about(**filters: Any) -> Audience:
+    return Audience(_rooms(filters))
+
+
+def _rooms(filters: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    rooms: dict[tuple[str, str], None] = {}
+    for key, value in filters.items():
+        several = isinstance(value, (list, tuple, set, frozenset))
+        for each in value if several else (value,):
+            if each is not None:
+                rooms[key, room_value(each)] = None
+    return tuple(rooms)

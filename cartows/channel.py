@@ -1,0 +1,90 @@
+"""The hub's broadcast channel: a bounded queue.Queue, with a way beside it for what must never wait for room.
+
+Threads: any may put; the hub thread alone takes.
+Locks: the queue's own ``mutex`` guards events, controls and the next number, so that a number and a place in the queue are
+    taken together.
+Blocks: ``put_event`` for room, until its deadline; ``take`` until there is something.
+"""
+
+from __future__ import annotations
+
+import queue
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+__all__ = ["Channel", "ChannelClosed"]
+
+Event = TypeVar("Event")
+Control = Callable[[], None]
+
+
+class ChannelClosed(Exception):
+    """Say that the hub takes nothing any more; the hub turns it into HubClosed."""
+
+
+class Channel(queue.Queue[Event], Generic[Event]):
+    """Be the ``chan []byte`` of the Go hub, and its register and unregister channels."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__(size)
+        self.closed = False
+        self._controls: deque[Control] = deque()
+        self._number = 0
+
+    @property
+    def number(self) -> int:
+        """The number of the event that was put last."""
+        return self._number
+
+    def put_event(self, build: Callable[[int], Event], timeout: float) -> Event | None:
+        """Number an event, build it and put it in line; None when there was no room within ``timeout`` seconds.
+
+        The one deadline is for the lock and the room together, however many publishers wait. Raises ChannelClosed.
+        """
+        deadline = time.monotonic() + timeout
+        if not self.mutex.acquire(timeout=timeout):
+            return None
+        try:
+            while not self.closed and self._qsize() >= self.maxsize:
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    return None
+                self.not_full.wait(left)
+            if self.closed:
+                raise ChannelClosed
+            event = build(self._number + 1)
+            self._number += 1
+            self._put(event)
+            self.not_empty.notify()
+            return event
+        finally:
+            self.mutex.release()
+
+    def put_control(self, control: Control) -> bool:
+        """Have the hub thread call something, soon and in order; False when it takes nothing any more."""
+        with self.mutex:
+            if self.closed:
+                return False
+            self._controls.append(control)
+            self.not_empty.notify()
+            return True
+
+    def take(self, most_events: int, most_controls: int) -> tuple[list[Control], list[Event]]:
+        """Wait for something to do and return it; nothing at all once the channel is closed and empty."""
+        with self.mutex:
+            while not self._controls and not self._qsize() and not self.closed:
+                self.not_empty.wait()
+            controls = [self._controls.popleft() for _ in range(min(most_controls, len(self._controls)))]
+            events = [self._get() for _ in range(min(most_events, self._qsize()))]
+            if events:
+                self.not_full.notify_all()
+            return controls, events
+
+    def close(self) -> None:
+        """Take nothing more; what is in line is still given out."""
+        with self.mutex:
+            self.closed = True
+            self.not_empty.notify_all()
+            self.not_full.notify_all()

@@ -1,0 +1,189 @@
+"""One WebSocket client: its pumps, its filters and what may be asked of it.
+
+Threads: ``read_pump`` and ``handle_incoming_message`` on the reader thread, ``write_pump`` on the writer thread; everything
+    else on any thread.
+Locks: ``_filters_lock``, shared by all clients, guards the change of a client's filters.
+Blocks: the pumps; nothing else.
+
+Go counterpart: ``client.go``.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from .connection import GONE, OVERFLOW, WANTS_WRITER, Batch, Connection
+from .frames import Frame
+from .message import Message, MessageType, decode_object, new_error_message, new_message
+from .rooms import room_value
+
+if TYPE_CHECKING:
+    from .hub import Hub
+
+__all__ = ["Client"]
+
+# What the wire calls a restart and a slow client (SPEC: close codes).
+RESTART, SLOW_CONSUMER = 1012, 3008
+
+# How long those who are dismissed are asked to stay away.
+_RETRY_AFTER_MS = (500, 3000)
+
+_filters_lock = threading.Lock()
+
+
+class Client:
+    """Serve one connection of one hub; override ``handle_incoming_message`` for a protocol of your own.
+
+    ``identity`` is free for the app to use.
+    """
+
+    def __init__(self, hub: Hub, connection: Connection, id: str) -> None:
+        self.hub = hub
+        self.connection = connection
+        self.id = id
+        self.identity: Any = None
+        #: The reader is a request's own thread.
+        self.attached = False
+        # A new mapping with every change: readers take no lock.
+        self._filters: Mapping[str, tuple[str, ...]] = {}
+        connection.owner = self
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.id}>"
+
+    # Filters ------------------------------------------------------------------------------------------------------
+
+    @property
+    def filters(self) -> dict[str, tuple[str, ...]]:
+        """The filters held, a copy: each key with its values."""
+        return dict(self._filters)
+
+    def set_filter(self, key: str, value: Any) -> None:
+        """Hold this value, or these, for the key, in place of those held before; an empty list drops the key.
+
+        Takes effect in the hub thread, before any event that is broadcast after this call.
+        """
+        several = isinstance(value, Iterable) and not isinstance(value, (str, bytes))
+        values = tuple(dict.fromkeys(room_value(each) for each in (value if several else [value])))
+        with _filters_lock:
+            filters = {**self._filters, key: values}
+            self._filters = {each: held for each, held in filters.items() if held}
+        self.hub.refilter_client(self)
+
+    def get_filter(self, key: str) -> str | None:
+        """Return the value held for the key, the first where there are several, or None; Go's ``GetFilter``."""
+        return next(iter(self._filters.get(key, ())), None)
+
+    # Sending ------------------------------------------------------------------------------------------------------
+
+    def send(self, message: str | bytes | Message) -> bool:
+        """Send to this client alone: text for str, a binary message for bytes, JSON for a Message.
+
+        False when the client is going, or has just been put out because its send queue is full. Never waits. Raises
+        MessageError when a Message cannot be serialised.
+        """
+        if isinstance(message, Message):
+            frame = Frame(message.encode(self.hub.enc_hook), compress_over=self.connection.options.compress_over)
+        elif isinstance(message, str):
+            frame = Frame(message.encode(), compress_over=self.connection.options.compress_over)
+        else:
+            frame = Frame(bytes(message), binary=True)
+        outcome = self.connection.offer(Batch((frame,)))
+        self.settle(outcome)
+        return outcome not in (GONE, OVERFLOW)
+
+    def settle(self, outcome: int) -> None:
+        """Act on what became of an offer: start the writer, or put out a client whose queue is over its bound."""
+        if outcome == WANTS_WRITER:
+            self.start_writer()
+        elif outcome == OVERFLOW:
+            self.hub.count("slow_consumers")
+            options = self.connection.options
+            self._part(
+                SLOW_CONSUMER,
+                f"slow consumer: over {options.send_queue} messages or {options.send_queue_bytes} bytes waited",
+                drop_queue=True,
+            )
+
+    def close(self, code: int = 1000, reason: str = "") -> bool:
+        """Close the connection behind what is queued; False when that had begun before. Any thread; never waits."""
+        return self.connection.close(code, reason)
+
+    def dismiss(self, within: float | None = None) -> None:
+        """Tell the client that the server restarts and when to come back, then close; behind what is queued.
+
+        The waits are spread at random, so that those who are dismissed together do not come back together.
+        """
+        advice = self.advise(RESTART, "service restart", reconnect=True, retry_after_ms=random.randint(*_RETRY_AFTER_MS))
+        self.connection.close(RESTART, "service restart", advice=advice, within=within)
+
+    def advise(self, code: int, reason: str, *, reconnect: bool, retry_after_ms: int) -> Frame | None:
+        """Return the ``disconnect`` advice that goes before a close frame; None for a raw protocol."""
+        if not self.connection.options.greeting:
+            return None
+        data = {"code": code, "reason": reason, "reconnect": reconnect, "retry_after_ms": retry_after_ms}
+        return Frame(new_message(MessageType.DISCONNECT, data).encode())
+
+    def _part(self, code: int, reason: str, *, drop_queue: bool) -> None:
+        advice = self.advise(code, reason, reconnect=True, retry_after_ms=0)
+        self.connection.close(code, reason, advice=advice, drop_queue=drop_queue)
+        self.hub.unregister_client(self)
+
+    # The connection's news (connection.Owner) -------------------------------------------------------------------------
+
+    def start_writer(self) -> None:
+        """Ask for a writer thread; it is started elsewhere, since starting one beside a busy handler takes long."""
+        self.hub.heartbeat.start_writer(self)
+
+    def closing_begun(self, within: float) -> None:
+        """Have the connection aborted unless it has ended in ``within`` seconds."""
+        self.hub.heartbeat.watch(self, time.monotonic() + within)
+
+    # Pumps --------------------------------------------------------------------------------------------------------
+
+    def read_pump(self) -> None:
+        """Handle what the client says until it is gone, then leave nothing behind. Reader thread; Go's ``ReadPump``."""
+        try:
+            for message in self.connection.messages():
+                self._handle(message)
+        except Exception:
+            self.hub.logger.exception("cartows: reading from client %s failed; the client is put out", self.id)
+            self.connection.abort(1011, "server error")
+        finally:
+            self.hub.unregister_client(self)
+            self.connection.finish()
+            self.hub.client_gone(self)
+
+    def write_pump(self) -> None:
+        """Write what the hub had to leave. Writer thread; Go's ``WritePump``."""
+        self.connection.write_pump()
+
+    def _handle(self, message: str | bytes) -> None:
+        try:
+            self.handle_incoming_message(message)
+        except Exception:
+            self.hub.logger.exception("cartows: handling a message of client %s failed; it stays connected", self.id)
+            if self.connection.options.greeting:
+                self.send_error("INTERNAL", "The server failed to handle the message.")
+
+    def handle_incoming_message(self, data: str | bytes) -> None:
+        """Handle one whole message: override for a raw protocol. Reader thread; Go's ``handleIncomingMessage``.
+
+        Whatever it raises is logged and answered with ``error INTERNAL``; the connection stays.
+        """
+        found = decode_object(data)
+        kind = found.get("type") if found is not None else None
+        if not isinstance(kind, str) or not kind:
+            self.send_error("INVALID_MESSAGE", 'A message must be one JSON object with a "type".')
+        elif kind == MessageType.PING:
+            self.send(self.hub.position_message(MessageType.PONG))
+        elif kind != MessageType.PONG:
+            self.send_error("UNKNOWN_TYPE", "The server knows no message of this type.", kind[:100])
+
+    def send_error(self, code: str, message: str, details: str = "") -> bool:
+        """Send an ``error`` message."""
+        return self.send(new_error_message(code, message, details))

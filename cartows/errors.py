@@ -1,0 +1,34 @@
+"""The exceptions of cartows, all below one root.
+
+    CartowsError
+    ├── OptionsError (also ValueError)    a setting has a value that cannot work
+    ├── MessageError (also ValueError)    an event that no client could ever be sent
+    ├── HubClosed (also RuntimeError)     broadcasting after shutdown()
+    └── PublishRejected                   asked for by PublishResult.raise_for_rejected()
+
+A client that is too slow or a queue that is full is no exception: the one is a close code, the other a PublishResult.
+"""
+
+from __future__ import annotations
+
+__all__ = ["CartowsError", "HubClosed", "MessageError", "OptionsError", "PublishRejected"]
+
+
+class CartowsError(Exception):
+    """Be the root of every exception that cartows raises of its own."""
+
+
+class OptionsError(CartowsError, ValueError):
+    """Say that a setting has a value that cannot work; the text names the key, the value and what is allowed."""
+
+
+class MessageError(CartowsError, ValueError):
+    """Say that an event cannot be serialised, or is larger than any client could be sent; raised in the caller's thread."""
+
+
+class HubClosed(CartowsError, RuntimeError):
+    """Say that the hub was shut down, so that nobody will hear what is broadcast."""
+
+
+class PublishRejected(CartowsError):
+    """Say why a broadcast was not accepted, for those who prefer an exception to a PublishResult."""

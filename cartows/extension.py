@@ -1,0 +1,125 @@
+"""The Flask extension: one line puts the WebSocket route into an app.
+
+Threads: ``init_app`` on the thread that makes the app, the route on request threads.
+Locks: none.
+Blocks: never.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Callable
+from typing import Any, cast
+
+from flask import Blueprint, Flask, Response, request
+from flask_sock import Sock
+
+from .client import Client
+from .handler import Handler
+from .hub import Hub
+from .options import Options
+from .servers import configured_workers
+
+__all__ = ["CartoWS"]
+
+
+class CartoWS:
+    """Serve a hub's clients from an app: ``CartoWS(app, hub)``, or ``CartoWS(hub=hub)`` and ``init_app`` later.
+
+    Makes its own hub when given none. Keyword arguments are settings and win over ``app.config``. Given a Blueprint, the route
+    stands below the blueprint's ``url_prefix`` in each app that registers it.
+    """
+
+    def __init__(
+        self, app: Flask | Blueprint | None = None, hub: Hub | None = None, *, client_class: type[Client] = Client, **options: Any
+    ) -> None:
+        self.hub = hub if hub is not None else Hub()
+        self.client_class = client_class
+        self._overrides = options
+        self._handlers: list[Handler] = []
+        if app is not None:
+            self.init_app(app)
+
+    @property
+    def handler(self) -> Handler:
+        """The handler of the app that was initialised last."""
+        if not self._handlers:
+            raise RuntimeError("This CartoWS serves no app yet: call init_app(app) first")
+        return self._handlers[-1]
+
+    def init_app(self, app: Flask | Blueprint) -> None:
+        """Put the route into an app, or into every app that registers this blueprint.
+
+        Raises OptionsError for a setting that cannot work, ValueError when the app has a cartows route at that path already.
+        """
+        if isinstance(app, Blueprint):
+            name = app.name
+            app.record(lambda state: self._serve(cast(Flask, state.app), state.url_prefix or "", f"{name}."))
+        else:
+            self._serve(app, "", "")
+
+    def _serve(self, app: Flask, prefix: str, blueprint: str) -> None:
+        options = self._options(app)
+        self.hub.adopt_options(options)
+        if self.hub.enc_hook is None:
+            self.hub.enc_hook = lambda value: app.json.default(value)  # type: ignore[attr-defined]
+        handler = Handler(self.hub, options=options, client_class=self.client_class)
+        path = f"{prefix.rstrip('/')}{options.path}"
+        endpoint = f"{blueprint}cartows"
+        if endpoint in app.view_functions:
+            endpoint += path.replace("/", "_")
+        if endpoint in app.view_functions:
+            raise ValueError(f"The app {app.name!r} has a cartows route at {path!r} already; give another one its own path=")
+        app.view_functions[endpoint] = self._view(handler)
+        for websocket in (True, False):
+            # No methods named: every request to the path gets an answer that says what is wrong with it.
+            app.url_map.add(app.url_rule_class(path, endpoint=endpoint, websocket=websocket))
+        app.extensions["cartows"] = self
+        self._handlers.append(handler)
+        handler.logger.info("cartows: %s serves up to %d clients per process", path, handler.max_clients)
+        workers = configured_workers()
+        if workers > 1:
+            warn_of_workers(handler.logger, str(workers))
+
+    def _options(self, app: Flask) -> Options:
+        own = self.hub.own_options
+        if own is None:
+            return Options.from_config(app.config, **self._overrides)
+        return dataclasses.replace(own, **self._overrides)
+
+    def _view(self, handler: Handler) -> Callable[..., Response]:
+        taken = _Taken()
+        Sock().route(handler.options.path, bp=taken)(handler.handle_websocket)
+        warned = False
+
+        def cartows_view(**_: Any) -> Response:
+            nonlocal warned
+            if not warned and request.environ.get("wsgi.multiprocess") and configured_workers() == 1:
+                warned = True
+                warn_of_workers(handler.logger, "several")
+            return handler.upgrade(taken.view)
+
+        return cartows_view
+
+
+class _Taken:
+    """Stand where flask-sock expects a blueprint, and take the view it has made instead of registering it."""
+
+    view: Callable[[], Response]
+
+    def route(self, path: str, **options: Any) -> Callable[[Callable[[], Response]], None]:
+        def take(view: Callable[[], Response]) -> None:
+            self.view = view
+
+        return take
+
+
+def warn_of_workers(logger: logging.Logger, workers: str) -> None:
+    """Say what goes wrong when several processes serve one app without a broker between them."""
+    logger.warning(
+        "cartows: the server runs %s worker processes, and nothing connects them: an event broadcast in one worker reaches only "
+        "the browsers that happen to be connected to that worker, and all others miss it, silently. Run one worker with "
+        "threads, e.g. gunicorn -w 1 -k gthread --threads 8 app:app",
+        workers,
+    )

@@ -1,0 +1,279 @@
+"""The way in: from an HTTP request to a registered client.
+
+Threads: the request's own; in attached mode it becomes the client's reader thread.
+Locks: none of its own.
+Blocks: ``handle_websocket`` in a route of the app's own, and an attached response's iteration, for as long as the client stays.
+
+Go counterpart: ``handler.go``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import logging
+import threading
+import uuid
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from flask import Response, current_app, request
+
+from . import handoff
+from .admission import Refusal, check_filters, check_handshake, check_origin, default_max_clients, unavailable
+from .client import Client
+from .connection import Connection
+from .errors import HubClosed
+from .hub import Hub
+from .options import Options, OriginCheck
+from .route import RouteConnection
+from .servers import gunicorn_worker
+from .transport import PlainTransport, SharedTransport, Transport
+
+__all__ = ["Handler"]
+
+# Final close codes for a route of the app's own, where the handshake is over before anything can be refused.
+FORBIDDEN, CONNECTION_LIMIT, RESTART = 3507, 3504, 1012
+
+# How often an attached client's worker is asked whether it goes on.
+_WORKER_CHECK = 0.5
+
+
+class Handler:
+    """Turn requests into clients of a hub; Go's ``NewHandler``.
+
+    ``options`` defaults to the hub's, ``logger`` to the hub's, ``client_class`` to Client.
+    """
+
+    def __init__(
+        self,
+        hub: Hub,
+        logger: logging.Logger | None = None,
+        *,
+        options: Options | None = None,
+        client_class: type[Client] = Client,
+    ) -> None:
+        self.hub = hub
+        self.logger = logger or hub.logger
+        self.client_class = client_class
+        self._options = options
+        self._worker: Any = None
+        self._modes_said: set[str] = set()
+
+    @property
+    def options(self) -> Options:
+        """The settings in force."""
+        return self._options or self.hub.options
+
+    def set_check_origin(self, check: OriginCheck) -> None:
+        """Let ``check(request)`` say which origins may connect, for this handler alone; Go's ``SetCheckOrigin``."""
+        self._options = dataclasses.replace(self.options, origins=check)
+
+    def set_buffer_sizes(self, read: int, write: int | None) -> None:
+        """Set ``read_buffer`` and ``write_buffer`` in bytes, for this handler alone; Go's ``SetBufferSizes``."""
+        self._options = dataclasses.replace(self.options, read_buffer=read, write_buffer=write)
+
+    @property
+    def max_clients(self) -> int:
+        """How many clients this process serves."""
+        return self.options.max_clients or default_max_clients()
+
+    # Before the upgrade -------------------------------------------------------------------------------------------
+
+    def refuse(self, refusal: Refusal) -> Response:
+        """Return a refusal as HTTP, and log it in one line."""
+        self.logger.info("cartows: refused %s with %d: %s", request.remote_addr, refusal.status, refusal.message)
+        body = {"code": refusal.code, "message": refusal.message}
+        response = current_app.response_class(current_app.json.dumps(body), refusal.status, mimetype="application/json")
+        response.headers.extend(refusal.headers)
+        return response
+
+    def upgrade(self, flask_sock_view: Callable[[], Response]) -> Response:
+        """Answer a request on the extension's route: a refusal, or a response that connects the client when it is sent.
+
+        ``flask_sock_view`` is what flask-sock makes of ``handle_websocket``: it shakes hands, and its response knows how each
+        server wants to be left.
+        """
+        refusal = check_handshake(request.method, request.headers) or check_origin(request, self.options)
+        if refusal is not None:
+            return self.refuse(refusal)
+        filters = check_filters(request, self.options)
+        if isinstance(filters, Refusal):
+            return self.refuse(filters)
+        environ = request.environ
+        found = handoff.find_socket(environ)
+        if found is None:
+            # A server that only simple-websocket knows its way about: there the view is the reader, as in the app's own route.
+            return flask_sock_view()
+        key, sock = found
+        stand_in = handoff.HandshakeSocket()
+        environ[key] = stand_in
+        try:
+            response = flask_sock_view()
+        except Exception as error:
+            if stand_in.accepted:
+                raise
+            return self.refuse(Refusal(400, "BAD_HANDSHAKE", f"The WebSocket handshake failed: {error}"))
+        finally:
+            environ[key] = sock
+        return _UpgradeResponse(self, sock, stand_in.reply, filters, response)
+
+    # Connecting ---------------------------------------------------------------------------------------------------
+
+    def connect(
+        self, sock: Any, reply: bytes, filters: dict[str, tuple[str, ...]]
+    ) -> tuple[Client, bool] | Refusal:
+        """Make a client of the server's socket and register it; returns whether its reader runs in a thread of its own."""
+        options = self.options
+        if self.hub.closed:
+            return unavailable("SHUTTING_DOWN", "The server is restarting; connect again.")
+        if not self.hub.take_place(self.max_clients):
+            return unavailable("FULL", f"This process serves {self.max_clients} clients and has no place left; try again.")
+        hands_off = self._hands_off(sock)
+        try:
+            transport, lock = self._transport(sock)
+        except OSError as error:
+            self.hub.give_place_back()
+            return unavailable("NO_DESCRIPTOR", f"The server has no descriptor left for another client: {error.strerror}.")
+        connection = Connection(transport, lock, options, reply)
+        client = self._client(connection, filters)
+        if hands_off:
+            try:
+                threading.Thread(target=client.read_pump, name=f"cartows-reader-{client.id}", daemon=True).start()
+            except RuntimeError as error:
+                transport.close()
+                self.hub.give_place_back()
+                return unavailable("NO_THREAD", f"The server has no thread left for another client: {error}.")
+        if handoff.can_hand_off(sock):
+            handoff.take_over(sock)
+        try:
+            self.hub.register_client(client)
+        except HubClosed:
+            connection.abort(RESTART, "service restart")
+        return client, hands_off
+
+    def _hands_off(self, sock: Any) -> bool:
+        wanted = self.options.handoff
+        possible = handoff.can_hand_off(sock)
+        hands_off = possible if wanted is None else wanted and possible
+        if hands_off:
+            mode = "clients are handed off: none of them holds a request thread"
+        else:
+            why = "as CARTOWS_HANDOFF asks" if wanted is False else "its TLS ends in this process" if handoff.is_tls(sock) else ""
+            why = why or f"sockets of class {type(sock).__qualname__} cannot be handed off"
+            mode = f"clients are attached, each holds a request thread ({why})"
+        if mode not in self._modes_said:
+            self._modes_said.add(mode)
+            self.logger.info("cartows: %s", mode)
+        return hands_off
+
+    def _transport(self, sock: Any) -> tuple[Transport, threading.Lock]:
+        lock = threading.Lock()
+        transport: Transport
+        if handoff.is_tls(sock):
+            transport = SharedTransport(sock, lock, borrowed=True)
+        elif handoff.can_hand_off(sock):
+            transport = PlainTransport(handoff.duplicate(sock))
+        else:
+            transport = PlainTransport(sock, borrowed=True)
+        transport.tune(self.options.write_buffer)
+        return transport, lock
+
+    def _client(self, connection: Connection, filters: dict[str, tuple[str, ...]]) -> Client:
+        client = self.client_class(self.hub, connection, uuid.uuid4().hex)
+        for key, values in filters.items():
+            client.set_filter(key, values)
+        return client
+
+    def attach(self, client: Client) -> None:
+        """Have a client that holds a request thread let go when its worker stops, or the worker waits for it in vain."""
+        client.attached = True
+        if self._worker is None:
+            self._worker = gunicorn_worker()
+            if self._worker is not None:
+                self.hub.heartbeat.check_every(_WORKER_CHECK, self._check_worker)
+
+    def _check_worker(self) -> bool:
+        if not self._worker.alive:
+            for client in self.hub.get_clients():
+                if client.attached:
+                    client.dismiss()
+        return True
+
+    # A route of the app's own -------------------------------------------------------------------------------------
+
+    def handle_websocket(self, ws: Any) -> None:
+        """Serve a connection until it ends: the body of a flask-sock route; Go's ``HandleWebSocket``.
+
+        In a route of the app's own the handshake is over when this runs, so whoever may not come in is shown out with a final
+        close code, and the request's thread stays for as long as the client does.
+        """
+        if isinstance(ws.sock, handoff.HandshakeSocket):
+            ws.sock.accepted = True
+            return
+        filters = check_origin(request, self.options) or check_filters(request, self.options)
+        if isinstance(filters, Refusal):
+            self.logger.info("cartows: refused %s: %s", request.remote_addr, filters.message)
+            ws.close(FORBIDDEN, filters.message[:120])
+            return
+        if handoff.is_tls(ws.sock):
+            self.logger.error("cartows: a flask-sock route of the app's own cannot be served over TLS that ends in the worker")
+            ws.close(1011, "not over TLS in the worker")
+            return
+        if not self.hub.take_place(self.max_clients):
+            ws.close(CONNECTION_LIMIT, "no place left")
+            return
+        client = self._client(RouteConnection(ws, self.options), filters)
+        try:
+            self.hub.register_client(client)
+        except HubClosed:
+            client.connection.open(None)
+            client.connection.close(RESTART, "service restart")
+        self.attach(client)
+        client.read_pump()
+
+
+class _UpgradeResponse(Response):
+    """Connect the client at the last moment: when the app is done with the request and the server asks for the response."""
+
+    def __init__(
+        self, handler: Handler, sock: Any, reply: bytes, filters: dict[str, tuple[str, ...]], ending: Response
+    ) -> None:
+        super().__init__()
+        self._connect = lambda: handler.connect(sock, reply, filters)
+        self._handler = handler
+        self._ending = ending
+
+    def __call__(self, environ: dict[str, Any], start_response: Any) -> Any:
+        """Run as WSGI, still within the request's context."""
+        connected = self._connect()
+        if isinstance(connected, Refusal):
+            return self._handler.refuse(connected)(environ, start_response)
+        client, handed_off = connected
+        if handed_off:
+            return self._ending(environ, start_response)
+        self._handler.attach(client)
+        return _AttachedBody(client)
+
+
+class _AttachedBody:
+    """Be the body of an attached client's response: iterated after Flask has given the app context back, it is the reader."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._read = False
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        self._read = True
+        self._client.read_pump()
+        # What servers take for a peer that has gone: they write nothing more and log nothing.
+        raise BrokenPipeError(errno.EPIPE, "the WebSocket connection is over")
+
+    def close(self) -> None:
+        """Leave nothing behind when the server never came to read."""
+        if not self._read:
+            self._client.connection.abort()
+            self._client.read_pump()

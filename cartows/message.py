@@ -1,0 +1,231 @@
+"""The envelope and the events that travel in it, encoded once with msgspec.
+
+Threads: any; everything here is a value.
+Locks: none.
+Blocks: never.
+
+Go counterpart: ``message.go``.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import enum
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import msgspec
+
+from .errors import MessageError
+
+__all__ = [
+    "BoardEvent",
+    "ErrorEvent",
+    "Message",
+    "MessageType",
+    "ProjectEvent",
+    "TaskEvent",
+    "new_board_updated_message",
+    "new_error_message",
+    "new_message",
+    "new_project_created_message",
+    "new_project_updated_message",
+    "new_task_created_message",
+    "new_task_deleted_message",
+    "new_task_updated_message",
+]
+
+EncodeHook = Callable[[Any], Any]
+
+# How deep an error message looks for the value that could not be serialised.
+_DEEPEST_CULPRIT = 20
+
+
+class MessageType(str, enum.Enum):
+    """Name the types that the library itself sends or answers; an app's own types are plain strings."""
+
+    TASK_CREATED = "task.created"
+    TASK_UPDATED = "task.updated"
+    TASK_DELETED = "task.deleted"
+    PROJECT_CREATED = "project.created"
+    PROJECT_UPDATED = "project.updated"
+    BOARD_UPDATED = "board.updated"
+    CONNECTED = "connected"
+    DISCONNECT = "disconnect"
+    PING = "ping"
+    PONG = "pong"
+    ERROR = "error"
+
+
+class TaskEvent(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """Be the ``data`` of ``task.created``, ``task.updated`` and ``task.deleted``."""
+
+    task_id: Any
+    board_id: Any
+    project_id: Any = None
+    action: str
+    changes: Any = None
+    task: Any = None
+
+
+class ProjectEvent(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """Be the ``data`` of ``project.created`` and ``project.updated``."""
+
+    project_id: Any
+    action: str
+    changes: Any = None
+    project: Any = None
+
+
+class BoardEvent(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """Be the ``data`` of ``board.updated``."""
+
+    board_id: Any
+    project_id: Any = None
+    action: str
+    changes: Any = None
+    board: Any = None
+
+
+class ErrorEvent(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """Be the ``data`` of ``error``."""
+
+    code: str
+    message: str
+    details: str = ""
+
+
+class Message(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """Be the envelope of everything on the wire (SPEC: the wire).
+
+    ``timestamp`` is an aware datetime, the moment of construction by default; ``id`` is set by the hub alone.
+    """
+
+    type: str
+    timestamp: dt.datetime = msgspec.field(default_factory=lambda: dt.datetime.now(dt.timezone.utc))
+    id: str | None = None
+    data: Any = None
+    error: str | None = None
+
+    def encode(self, enc_hook: EncodeHook | None = None) -> bytes:
+        """Return the message as one JSON object in UTF-8.
+
+        ``enc_hook`` is called with each object that msgspec does not know and returns one that it does.
+        Raises MessageError, which names the place in ``data``, when something cannot be serialised.
+        """
+        return _encode(self, f"a message of type {self.type!r}", self.data, enc_hook)
+
+
+def _encode(value: Any, what: str, data: Any, enc_hook: EncodeHook | None) -> bytes:
+    try:
+        return _ENCODER.encode(value) if enc_hook is None else msgspec.json.encode(value, enc_hook=enc_hook)
+    except RecursionError:
+        raise MessageError(f"Cannot serialise {what}: it is nested too deeply, or holds itself") from None
+    except Exception as error:
+        place, reason = _culprit(data, enc_hook) or ("data", error)
+        raise MessageError(
+            f"Cannot serialise {what}: at {place}: {reason}. Pass plain values, or teach it with Hub(enc_hook=...)"
+        ) from error
+
+
+def _culprit(data: Any, enc_hook: EncodeHook | None, place: str = "data", depth: int = 0) -> tuple[str, Exception] | None:
+    """Find the innermost value that cannot be encoded; only walked once encoding has failed."""
+    try:
+        msgspec.json.encode(data, enc_hook=enc_hook)
+        return None
+    except Exception as error:
+        own = error
+    inner: list[tuple[str, Any]] = []
+    if isinstance(data, Mapping):
+        inner = [(f"{place}[{key!r}]", value) for key, value in data.items()]
+    elif isinstance(data, (list, tuple, set, frozenset)):
+        inner = [(f"{place}[{index}]", value) for index, value in enumerate(data)]
+    elif isinstance(data, msgspec.Struct):
+        inner = [(f"{place}.{name}", getattr(data, name)) for name in data.__struct_fields__]
+    elif hasattr(data, "__dataclass_fields__"):
+        inner = [(f"{place}.{name}", getattr(data, name, None)) for name in data.__dataclass_fields__]
+    for where, value in inner if depth < _DEEPEST_CULPRIT else ():
+        found = _culprit(value, enc_hook, where, depth + 1)
+        if found is not None:
+            return found
+    return f"{place} ({type(data).__name__})", own
+
+
+_ENCODER = msgspec.json.Encoder()
+_DECODER = msgspec.json.Decoder()
+
+
+def decode_object(data: str | bytes) -> dict[str, Any] | None:
+    """Return the JSON object in an inbound message, or None when it is anything else."""
+    try:
+        found = _DECODER.decode(data)
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _given(value: Any) -> Any:
+    """Return None for what the wire leaves out: nothing, an empty mapping, an empty string."""
+    return None if value is None or (isinstance(value, (Mapping, str)) and not value) else value
+
+
+def new_message(type: str, data: Any = None) -> Message:
+    """Return a message of that type; Go's ``NewMessage``."""
+    return Message(type=str(type.value if isinstance(type, MessageType) else type), data=data)
+
+
+def new_error_message(code: str, message: str, details: str = "") -> Message:
+    """Return an ``error`` message, which says it both in ``error`` and in ``data``; Go's ``NewErrorMessage``."""
+    event = ErrorEvent(code=code, message=message, details=details)
+    return Message(type=MessageType.ERROR.value, data=event, error=message)
+
+
+def new_task_created_message(task_id: Any, board_id: Any, task: Any, *, project_id: Any = None) -> Message:
+    """Return a ``task.created`` message; Go's ``NewTaskCreatedMessage``."""
+    event = TaskEvent(
+        task_id=task_id, board_id=board_id, project_id=_given(project_id), action="created", task=_given(task)
+    )
+    return Message(type=MessageType.TASK_CREATED.value, data=event)
+
+
+def new_task_updated_message(
+    task_id: Any, board_id: Any, changes: Any, task: Any = None, *, project_id: Any = None, action: str = "updated"
+) -> Message:
+    """Return a ``task.updated`` message, ``action`` being "updated" or "moved"; Go's ``NewTaskUpdatedMessage``."""
+    event = TaskEvent(
+        task_id=task_id,
+        board_id=board_id,
+        project_id=_given(project_id),
+        action=action,
+        changes=_given(changes),
+        task=_given(task),
+    )
+    return Message(type=MessageType.TASK_UPDATED.value, data=event)
+
+
+def new_task_deleted_message(task_id: Any, board_id: Any, *, project_id: Any = None) -> Message:
+    """Return a ``task.deleted`` message; Go's ``NewTaskDeletedMessage``."""
+    event = TaskEvent(task_id=task_id, board_id=board_id, project_id=_given(project_id), action="deleted")
+    return Message(type=MessageType.TASK_DELETED.value, data=event)
+
+
+def new_project_created_message(project_id: Any, project: Any) -> Message:
+    """Return a ``project.created`` message; Go's ``NewProjectCreatedMessage``."""
+    event = ProjectEvent(project_id=project_id, action="created", project=_given(project))
+    return Message(type=MessageType.PROJECT_CREATED.value, data=event)
+
+
+def new_project_updated_message(project_id: Any, changes: Any, project: Any = None) -> Message:
+    """Return a ``project.updated`` message; Go's ``NewProjectUpdatedMessage``."""
+    event = ProjectEvent(project_id=project_id, action="updated", changes=_given(changes), project=_given(project))
+    return Message(type=MessageType.PROJECT_UPDATED.value, data=event)
+
+
+def new_board_updated_message(
+    board_id: Any, project_id: Any, changes: Any, board: Any = None, *, action: str = "updated"
+) -> Message:
+    """Return a ``board.updated`` message, ``action`` being "updated" or "reordered"; Go's ``NewBoardUpdatedMessage``."""
+    event = BoardEvent(
+        board_id=board_id, project_id=_given(project_id), action=action, changes=_given(changes), board=_given(board)
+    )
+    return Message(type=MessageType.BOARD_UPDATED.value, data=event)

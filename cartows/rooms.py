@@ -1,0 +1,101 @@
+"""Who hears what: an index from filter values to clients, so that an event for one board costs its subscribers.
+
+Threads: the hub thread alone.
+Locks: none.
+Blocks: never.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable, Mapping
+from typing import Any, Generic, NamedTuple, TypeVar
+
+__all__ = ["Audience", "Rooms", "room_value"]
+
+Member = TypeVar("Member")
+Room = tuple[str, str]
+
+
+class Audience(NamedTuple):
+    """Say which clients hear an event: those in ``rooms``, and with ``unfiltered`` those who hold no filter."""
+
+    rooms: tuple[Room, ...] = ()
+    unfiltered: bool = True
+    #: Every client, whatever its filters.
+    everyone: bool = False
+
+
+EVERYONE = Audience(everyone=True)
+
+
+def room_value(value: Any) -> str:
+    """Return a filter value as the text that stands in a URL: ``5``, a UUID or an enum match what a browser asks for."""
+    return str(value.value if isinstance(value, enum.Enum) else value)
+
+
+class Rooms(Generic[Member]):
+    """Hold each member's rooms and each room's members. Dicts stand for ordered sets."""
+
+    def __init__(self) -> None:
+        self._held: dict[Member, tuple[Room, ...]] = {}
+        self._members: dict[Room, dict[Member, None]] = {}
+        self._unfiltered: dict[Member, None] = {}
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def join(self, member: Member, filters: Mapping[str, Iterable[str]]) -> None:
+        """Put a member into the rooms of its filters, and of no others; without filters it hears everything."""
+        self.leave(member)
+        held = tuple((key, value) for key, values in filters.items() for value in values)
+        self._held[member] = held
+        for room in held:
+            self._members.setdefault(room, {})[member] = None
+        if not held:
+            self._unfiltered[member] = None
+
+    def leave(self, member: Member) -> None:
+        """Take a member out of every room; nothing happens when it is in none."""
+        for room in self._held.pop(member, ()):
+            members = self._members[room]
+            members.pop(member, None)
+            if not members:
+                del self._members[room]
+        self._unfiltered.pop(member, None)
+
+    def holds(self, key: str) -> bool:
+        """Return whether anybody holds a filter of that key. Any thread may ask; the answer may be a moment old."""
+        return any(room[0] == key for room in list(self._members))
+
+    def hearers(self, audiences: Iterable[Audience]) -> dict[int, list[Member]]:
+        """Group the members by what each hears of a run of events.
+
+        Each key is a set of bits, bit *i* standing for the *i*-th audience; those who hear nothing are left out. Costs the
+        members of the rooms named, not all members.
+        """
+        bits: dict[Audience, int] = {}
+        for index, audience in enumerate(audiences):
+            bits[audience] = bits.get(audience, 0) | 1 << index
+        everyone = unfiltered = 0
+        found: dict[Member, int] = {}
+        for audience, heard in bits.items():
+            if audience.everyone:
+                everyone |= heard
+                continue
+            if audience.unfiltered:
+                unfiltered |= heard
+            for room in audience.rooms:
+                for member in self._members.get(room, ()):
+                    found[member] = found.get(member, 0) | heard
+        groups: dict[int, list[Member]] = {}
+        if everyone:
+            for member, held in self._held.items():
+                if held:
+                    groups.setdefault(everyone | found.get(member, 0), []).append(member)
+        else:
+            for member, heard in found.items():
+                groups.setdefault(heard, []).append(member)
+        if self._unfiltered and everyone | unfiltered:
+            groups.setdefault(everyone | unfiltered, []).extend(self._unfiltered)
+        return groups

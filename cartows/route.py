@@ -1,0 +1,115 @@
+"""A connection in a flask-sock route of the app's own: simple-websocket reads, and everything that is written is ours.
+
+Threads: simple-websocket's thread runs ``RouteSocket.recv`` and ``send``; the request's thread runs ``messages``.
+Locks: the connection's send lock; ``RouteSocket._room`` makes the reading thread wait for the request's.
+Blocks: ``messages`` until a message comes.
+
+There the handshake is over before our code runs and simple-websocket's thread already waits in ``recv``, so neither can be
+taken away; but the socket it writes its pongs and close frames to can be, which keeps them whole and in line.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from simple_websocket import ConnectionClosed
+
+from .connection import Connection
+from .frames import CLOSE, PONG
+from .options import Options
+from .transport import PlainTransport
+
+__all__ = ["RouteConnection"]
+
+# Messages that may wait for the app's handler before no more is read.
+_AHEAD = 16
+
+
+class RouteSocket:
+    """Stand between simple-websocket and the socket."""
+
+    def __init__(self, ws: Any, connection: Connection) -> None:
+        self._ws = ws
+        self._sock = ws.sock
+        self._connection = connection
+        self._room = threading.Condition()
+        self._over = False
+
+    def recv(self, size: int) -> bytes:
+        """Read on, but not far ahead of the app: what a client sends must not pile up here."""
+        with self._room:
+            while len(self._ws.input_buffer) >= _AHEAD and not self._over:
+                self._room.wait()
+        data: bytes = self._sock.recv(size)
+        self._connection.last_heard = time.monotonic()
+        return data
+
+    def send(self, data: bytes) -> int:
+        """Take the control frames that simple-websocket makes and send them by the connection's rules."""
+        view = data
+        while len(view) >= 2:
+            opcode, length = view[0] & 0x0F, view[1] & 0x7F
+            payload, view = view[2 : 2 + length], view[2 + length :]
+            if opcode == PONG:
+                self._connection.pong(payload)
+            elif opcode == CLOSE:
+                code = int.from_bytes(payload[:2], "big") if len(payload) >= 2 else None
+                self._connection.close(code, payload[2:].decode(errors="replace"), drop_queue=True)
+        return len(data)
+
+    def taken(self) -> None:
+        """Let the reading thread read on."""
+        with self._room:
+            self._room.notify_all()
+
+    def over(self) -> None:
+        """Let the reading thread end."""
+        with self._room:
+            self._over = True
+            self._room.notify_all()
+
+    def fileno(self) -> int:
+        """Return the descriptor of the socket itself."""
+        descriptor: int = self._sock.fileno()
+        return descriptor
+
+    def close(self) -> None:
+        """Leave the closing to the connection."""
+
+
+class RouteConnection(Connection):
+    """Serve a ``simple_websocket.Server`` whose handshake is over; the web server closes its descriptor."""
+
+    def __init__(self, ws: Any, options: Options) -> None:
+        super().__init__(PlainTransport(ws.sock, borrowed=True), threading.Lock(), options)
+        self._ws = ws
+        self._socket = RouteSocket(ws, self)
+        if ws.max_message_size is None:
+            ws.max_message_size = options.max_message_size
+        # From here on simple-websocket writes through us; its thread sees this at its next use of the socket.
+        ws.sock = self._socket
+
+    def messages(self) -> Iterator[str | bytes]:
+        """See Connection.messages."""
+        try:
+            while True:
+                message = self._ws.receive()
+                self._socket.taken()
+                if message is None or self.closing:
+                    continue
+                self.handling = True
+                yield message
+                self.last_heard = time.monotonic()
+                self.handling = False
+        except ConnectionClosed:
+            self.flush(time.monotonic() + 1.0)
+
+    def finish(self) -> None:
+        """See Connection.finish."""
+        self._socket.over()
+        super().finish()
+
+

@@ -42,8 +42,8 @@ def check_handshake(method: str, headers: Any) -> Refusal | None:
         return Refusal(
             400,
             "NOT_A_WEBSOCKET_REQUEST",
-            'This is a WebSocket endpoint: connect with ws:// or wss://, e.g. new WebSocket("ws://HOST/ws"). A proxy in between '
-            "must pass the Upgrade and Connection headers on.",
+            'This is a WebSocket endpoint: connect with ws:// or wss://, e.g. new WebSocket("ws://HOST/ws"). A proxy in '
+            "between must pass the Upgrade and Connection headers on.",
         )
     version = headers.get("Sec-WebSocket-Version", "").strip()
     if version != "13":

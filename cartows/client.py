@@ -10,16 +10,18 @@ Go counterpart: ``client.go``.
 
 from __future__ import annotations
 
+import os
 import random
 import threading
 import time
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from .connection import GONE, OVERFLOW, WANTS_WRITER, Batch, Connection
+from .connection import Connection
 from .frames import Frame
-from .message import Message, MessageType, decode_object, new_error_message, new_message
+from .message import Message, MessageType, decode_object, encode_text, new_error_message, new_message
 from .rooms import room_value
+from .sending import GONE, OVERFLOW, WANTS_WRITER, Batch
 
 if TYPE_CHECKING:
     from .hub import Hub
@@ -48,6 +50,8 @@ class Client:
         self.identity: Any = None
         #: The reader is a request's own thread.
         self.attached = False
+        #: It holds one of the hub's places, given back when it has gone.
+        self.placed = False
         # A new mapping with every change: readers take no lock.
         self._filters: Mapping[str, tuple[str, ...]] = {}
         connection.owner = self
@@ -84,12 +88,12 @@ class Client:
         """Send to this client alone: text for str, a binary message for bytes, JSON for a Message.
 
         False when the client is going, or has just been put out because its send queue is full. Never waits. Raises
-        MessageError when a Message cannot be serialised.
+        MessageError for what cannot be serialised.
         """
         if isinstance(message, Message):
             frame = Frame(message.encode(self.hub.enc_hook), compress_over=self.connection.options.compress_over)
         elif isinstance(message, str):
-            frame = Frame(message.encode(), compress_over=self.connection.options.compress_over)
+            frame = Frame(encode_text(message), compress_over=self.connection.options.compress_over)
         else:
             frame = Frame(bytes(message), binary=True)
         outcome = self.connection.offer(Batch((frame,)))
@@ -154,8 +158,9 @@ class Client:
             self.hub.logger.exception("cartows: reading from client %s failed; the client is put out", self.id)
             self.connection.abort(1011, "server error")
         finally:
-            self.hub.unregister_client(self)
             self.connection.finish()
+            # Only now: what the hub thread registers after this is seen to have ended, and is not registered.
+            self.hub.unregister_client(self)
             self.hub.client_gone(self)
 
     def write_pump(self) -> None:
@@ -187,3 +192,13 @@ class Client:
     def send_error(self, code: str, message: str, details: str = "") -> bool:
         """Send an ``error`` message."""
         return self.send(new_error_message(code, message, details))
+
+
+def _unlock_in_child() -> None:
+    # A thread that the child of a fork does not have may have been changing a filter.
+    global _filters_lock
+    _filters_lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_unlock_in_child)

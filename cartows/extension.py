@@ -7,7 +7,6 @@ Blocks: never.
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from collections.abc import Callable
 from typing import Any, cast
@@ -32,7 +31,12 @@ class CartoWS:
     """
 
     def __init__(
-        self, app: Flask | Blueprint | None = None, hub: Hub | None = None, *, client_class: type[Client] = Client, **options: Any
+        self,
+        app: Flask | Blueprint | None = None,
+        hub: Hub | None = None,
+        *,
+        client_class: type[Client] = Client,
+        **options: Any,
     ) -> None:
         self.hub = hub if hub is not None else Hub()
         self.client_class = client_class
@@ -83,10 +87,7 @@ class CartoWS:
             warn_of_workers(handler.logger, str(workers))
 
     def _options(self, app: Flask) -> Options:
-        own = self.hub.own_options
-        if own is None:
-            return Options.from_config(app.config, **self._overrides)
-        return dataclasses.replace(own, **self._overrides)
+        return Options.from_config(app.config, self.hub.own_options, **self._overrides)
 
     def _view(self, handler: Handler) -> Callable[..., Response]:
         taken = _Taken()
@@ -118,8 +119,8 @@ class _Taken:
 def warn_of_workers(logger: logging.Logger, workers: str) -> None:
     """Say what goes wrong when several processes serve one app without a broker between them."""
     logger.warning(
-        "cartows: the server runs %s worker processes, and nothing connects them: an event broadcast in one worker reaches only "
-        "the browsers that happen to be connected to that worker, and all others miss it, silently. Run one worker with "
+        "cartows: the server runs %s worker processes, and nothing connects them: an event broadcast in one worker reaches "
+        "only the browsers that happen to be connected to that worker, and all others miss it, silently. Run one worker with "
         "threads, e.g. gunicorn -w 1 -k gthread --threads 8 app:app",
         workers,
     )

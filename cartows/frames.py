@@ -9,6 +9,7 @@ Server frames are unmasked and unfragmented (RFC 6455, sections 5.1 and 5.2).
 
 from __future__ import annotations
 
+import os
 import struct
 import threading
 import zlib
@@ -98,6 +99,16 @@ def close_frame(code: int | None, reason: str = "") -> bytes:
         return _control(CLOSE, b"")
     text = reason.encode(errors="replace")[:_REASON_BYTES].decode(errors="ignore").encode()
     return _control(CLOSE, struct.pack("!H", code) + text)
+
+
+def _unlock_in_child() -> None:
+    # A thread that the child of a fork does not have may have been making a twin.
+    global _twin_lock
+    _twin_lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_unlock_in_child)
 
 
 def _control(opcode: int, payload: bytes) -> bytes:

@@ -15,6 +15,7 @@ import logging
 import threading
 import uuid
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 from flask import Response, current_app, request
@@ -24,6 +25,7 @@ from .admission import Refusal, check_filters, check_handshake, check_origin, de
 from .client import Client
 from .connection import Connection
 from .errors import HubClosed
+from .heartbeat import Heartbeat
 from .hub import Hub
 from .options import Options, OriginCheck
 from .route import RouteConnection
@@ -34,6 +36,13 @@ __all__ = ["Handler"]
 
 # Final close codes for a route of the app's own, where the handshake is over before anything can be refused.
 FORBIDDEN, CONNECTION_LIMIT, RESTART = 3507, 3504, 1012
+
+_NO_SOCKET = Refusal(
+    501,
+    "NO_SOCKET",
+    "This web server gives an app no access to its sockets, so WebSocket cannot work here. Use gunicorn -k gthread, plain "
+    "gunicorn, or flask run.",
+)
 
 # How often an attached client's worker is asked whether it goes on.
 _WORKER_CHECK = 0.5
@@ -57,7 +66,8 @@ class Handler:
         self.logger = logger or hub.logger
         self.client_class = client_class
         self._options = options
-        self._worker: Any = None
+        #: The heartbeat that looks whether the worker goes on; another one in the child of a fork.
+        self._checking: Heartbeat | None = None
         self._modes_said: set[str] = set()
 
     @property
@@ -103,7 +113,9 @@ class Handler:
         environ = request.environ
         found = handoff.find_socket(environ)
         if found is None:
-            # A server that only simple-websocket knows its way about: there the view is the reader, as in the app's own route.
+            if not handoff.known_to_simple_websocket(environ):
+                return self.refuse(_NO_SOCKET)
+            # There the view is the reader, as in a route of the app's own.
             return flask_sock_view()
         key, sock = found
         stand_in = handoff.HandshakeSocket()
@@ -111,7 +123,7 @@ class Handler:
         try:
             response = flask_sock_view()
         except Exception as error:
-            if stand_in.accepted:
+            if stand_in.reply:
                 raise
             return self.refuse(Refusal(400, "BAD_HANDSHAKE", f"The WebSocket handshake failed: {error}"))
         finally:
@@ -120,9 +132,7 @@ class Handler:
 
     # Connecting ---------------------------------------------------------------------------------------------------
 
-    def connect(
-        self, sock: Any, reply: bytes, filters: dict[str, tuple[str, ...]]
-    ) -> tuple[Client, bool] | Refusal:
+    def connect(self, sock: Any, reply: bytes, filters: dict[str, tuple[str, ...]]) -> tuple[Client, bool] | Refusal:
         """Make a client of the server's socket and register it; returns whether its reader runs in a thread of its own."""
         options = self.options
         if self.hub.closed:
@@ -141,7 +151,7 @@ class Handler:
             try:
                 threading.Thread(target=client.read_pump, name=f"cartows-reader-{client.id}", daemon=True).start()
             except RuntimeError as error:
-                transport.close()
+                connection.release()
                 self.hub.give_place_back()
                 return unavailable("NO_THREAD", f"The server has no thread left for another client: {error}.")
         if handoff.can_hand_off(sock):
@@ -159,7 +169,9 @@ class Handler:
         if hands_off:
             mode = "clients are handed off: none of them holds a request thread"
         else:
-            why = "as CARTOWS_HANDOFF asks" if wanted is False else "its TLS ends in this process" if handoff.is_tls(sock) else ""
+            why = (
+                "as CARTOWS_HANDOFF asks" if wanted is False else "its TLS ends in this process" if handoff.is_tls(sock) else ""
+            )
             why = why or f"sockets of class {type(sock).__qualname__} cannot be handed off"
             mode = f"clients are attached, each holds a request thread ({why})"
         if mode not in self._modes_said:
@@ -180,21 +192,28 @@ class Handler:
         return transport, lock
 
     def _client(self, connection: Connection, filters: dict[str, tuple[str, ...]]) -> Client:
-        client = self.client_class(self.hub, connection, uuid.uuid4().hex)
-        for key, values in filters.items():
-            client.set_filter(key, values)
+        """Make the client that takes the place which was taken; an app's own class may fail, and leaves nothing behind."""
+        try:
+            client = self.client_class(self.hub, connection, uuid.uuid4().hex)
+            for key, values in filters.items():
+                client.set_filter(key, values)
+        except BaseException:
+            connection.release()
+            self.hub.give_place_back()
+            raise
+        client.placed = True
         return client
 
     def attach(self, client: Client) -> None:
         """Have a client that holds a request thread let go when its worker stops, or the worker waits for it in vain."""
         client.attached = True
-        if self._worker is None:
-            self._worker = gunicorn_worker()
-            if self._worker is not None:
-                self.hub.heartbeat.check_every(_WORKER_CHECK, self._check_worker)
+        worker = gunicorn_worker()
+        if worker is not None and self._checking is not self.hub.heartbeat:
+            self._checking = self.hub.heartbeat
+            self._checking.check_every(_WORKER_CHECK, partial(self._check_worker, worker))
 
-    def _check_worker(self) -> bool:
-        if not self._worker.alive:
+    def _check_worker(self, worker: Any) -> bool:
+        if not worker.alive:
             for client in self.hub.get_clients():
                 if client.attached:
                     client.dismiss()
@@ -240,7 +259,7 @@ class _UpgradeResponse(Response):
         self, handler: Handler, sock: Any, reply: bytes, filters: dict[str, tuple[str, ...]], ending: Response
     ) -> None:
         super().__init__()
-        self._connect = lambda: handler.connect(sock, reply, filters)
+        self._connect = partial(handler.connect, sock, reply, filters)
         self._handler = handler
         self._ending = ending
 
@@ -249,31 +268,41 @@ class _UpgradeResponse(Response):
         connected = self._connect()
         if isinstance(connected, Refusal):
             return self._handler.refuse(connected)(environ, start_response)
+        # What the app has left to be done with its response is done now, not when the client goes.
+        self.close()
         client, handed_off = connected
         if handed_off:
             return self._ending(environ, start_response)
         self._handler.attach(client)
-        return _AttachedBody(client)
+        return _AttachedBody(client, partial(self._end, environ, start_response))
+
+    def _end(self, environ: dict[str, Any], start_response: Any) -> Iterator[bytes]:
+        if "werkzeug.socket" in environ:
+            return iter(self._ending(environ, start_response))
+        # What gunicorn takes for a peer that has gone: it writes nothing more and logs nothing.
+        raise BrokenPipeError(errno.EPIPE, "the WebSocket connection is over")
 
 
 class _AttachedBody:
     """Be the body of an attached client's response: iterated after Flask has given the app context back, it is the reader."""
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: Client, end: Callable[[], Iterator[bytes]]) -> None:
         self._client = client
-        self._read = False
+        self._end = end
+        self._rest: Iterator[bytes] | None = None
 
     def __iter__(self) -> Iterator[bytes]:
         return self
 
     def __next__(self) -> bytes:
-        self._read = True
-        self._client.read_pump()
-        # What servers take for a peer that has gone: they write nothing more and log nothing.
-        raise BrokenPipeError(errno.EPIPE, "the WebSocket connection is over")
+        if self._rest is None:
+            self._rest = iter(())
+            self._client.read_pump()
+            self._rest = self._end()
+        return next(self._rest)
 
     def close(self) -> None:
         """Leave nothing behind when the server never came to read."""
-        if not self._read:
+        if self._rest is None:
             self._client.connection.abort()
             self._client.read_pump()

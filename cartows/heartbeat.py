@@ -165,6 +165,10 @@ class Heartbeat:
             beat = self._beats.get(number)
         if beat is None:
             return
+        if beat.client.connection.closed:
+            # Its last news came when it had already been forgotten.
+            self.discard(beat.client)
+            return
         due = self._beat(beat, time.monotonic())
         with self._lock:
             if number in self._beats:
@@ -191,7 +195,10 @@ class Heartbeat:
         if silent >= options.pong_wait:
             self._logger.info("cartows: client %s is put out: silent for %.1f s", beat.client.id, silent)
             connection.close(
-                NO_PONG, f"no pong within {options.pong_wait:g} s", drop_queue=True, within=min(_SILENT_WAIT, options.write_wait)
+                NO_PONG,
+                f"no pong within {options.pong_wait:g} s",
+                drop_queue=True,
+                within=min(_SILENT_WAIT, options.write_wait),
             )
             return beat.abort_at
         if now + _SLACK >= beat.next_ping:

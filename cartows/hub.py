@@ -25,13 +25,13 @@ from typing import Any, NamedTuple
 from .broadcasts import Broadcasts, PublishResult
 from .channel import Channel, ChannelClosed
 from .client import Client
-from .connection import QUEUED, Batch
 from .errors import HubClosed, MessageError
 from .frames import Frame
 from .heartbeat import Heartbeat
 from .message import EncodeHook, Message, MessageType, new_message
 from .options import Options
 from .rooms import Audience, Rooms
+from .sending import QUEUED, Batch
 from .servers import serving
 
 __all__ = ["Hub"]
@@ -75,12 +75,14 @@ class Hub(Broadcasts):
 
     def _start_afresh(self) -> None:
         """Make all state of a process anew: in ``__init__``, and in the child of a fork."""
+        self._unplaced_lock = threading.Lock()
         self._lock = threading.Lock()
-        #: Waits for places to be given back.
-        self._vacated = threading.Condition(self._lock)
         #: The registry: changed by the hub thread under the lock. A dict for its order.
         self._clients: dict[Client, None] = {}
-        #: Sockets between their admission and the end of their descriptor.
+        #: Clients from their registration to the end of their descriptor.
+        self._present: set[Client] = set()
+        self._departed = threading.Condition(self._lock)
+        #: Places taken: sockets between their admission and the end of their descriptor.
         self._places = 0
         self._counters: Counter[str] = Counter()
         self._congested = False
@@ -96,6 +98,8 @@ class Hub(Broadcasts):
         self._rooms: Rooms[Client] = Rooms()
         #: The last event that has been handed to every client or its queue; others read it.
         self._position = 0
+        #: The smallest send queue among the clients: batches are cut to it.
+        self._shortest_queue = self.options.send_queue
 
         self._epoch = secrets.token_hex(4)
         self._channel: Channel[_Event] = Channel(self.options.broadcast_queue)
@@ -170,7 +174,8 @@ class Hub(Broadcasts):
             return
         if thread is not threading.current_thread():
             thread.join(timeout / 2)
-        clients = self.get_clients()
+        with self._lock:
+            clients = list(self._present)
         for client in clients:
             client.dismiss(timeout)
         self._flush(clients, deadline - timeout / 4)
@@ -192,16 +197,17 @@ class Hub(Broadcasts):
             pending[0].transport.wait_writable(min(left, 0.01))
 
     def _await_empty(self, deadline: float) -> None:
-        # A reader that shuts the hub down itself cannot give its own place back before this returns.
+        # A reader that shuts the hub down itself cannot depart before this returns.
         with self._lock:
-            while self._places > 0 and deadline > time.monotonic():
-                self._vacated.wait(deadline - time.monotonic())
+            while self._present and deadline > time.monotonic():
+                self._departed.wait(deadline - time.monotonic())
 
     # The hub thread -----------------------------------------------------------------------------------------------
 
     def _loop(self) -> None:
-        most = max(1, self.options.send_queue // 2)
         while True:
+            # One short send must never overflow a client that keeps up.
+            most = max(1, self._shortest_queue // 2)
             controls, events = self._channel.take(most, _CONTROLS_PER_TURN)
             if not controls and not events:
                 return
@@ -218,7 +224,7 @@ class Hub(Broadcasts):
                 self._position = batch[-1].frame.number
 
     def _batches(self, events: list[_Event]) -> Iterator[list[_Event]]:
-        """Cut a run of events so that one short send never overflows a client that keeps up."""
+        """Cut a run of events by bytes as the channel's turn does by number."""
         most, size, start = self.options.send_queue_bytes // 4, 0, 0
         for index, event in enumerate(events):
             size += len(event.frame.plain)
@@ -333,7 +339,6 @@ class Hub(Broadcasts):
         """Give back the place of a socket that did not become a client, or has ended."""
         with self._lock:
             self._places -= 1
-            self._vacated.notify_all()
 
     def client_gone(self, client: Client) -> None:
         """Forget a client whose descriptor is closed. Its reader thread, last."""
@@ -341,16 +346,24 @@ class Hub(Broadcasts):
         connection = client.connection
         self.count(f"closed_{connection.close_code}")
         self.logger.debug("cartows: client %s gone: %s %s", client.id, connection.close_code, connection.close_reason)
-        self.give_place_back()
+        with self._lock:
+            self._places -= client.placed
+            self._present.discard(client)
+            self._departed.notify_all()
 
     def register_client(self, client: Client) -> None:
         """Have the hub thread open a client's connection and send it events from then on. Raises HubClosed."""
         self.start()
+        with self._lock:
+            self._present.add(client)
         if not self._channel.put_control(partial(self._register, client)):
             self._check_open()
 
     def _register(self, client: Client) -> None:
+        if client.connection.ended:
+            return
         self._spoken_for = True
+        self._shortest_queue = min(self._shortest_queue, client.connection.options.send_queue)
         with self._lock:
             self._clients[client] = None
             self._counters["registered"] += 1

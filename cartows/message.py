@@ -164,6 +164,14 @@ def decode_object(data: str | bytes) -> dict[str, Any] | None:
     return found if isinstance(found, dict) else None
 
 
+def encode_text(text: str) -> bytes:
+    """Return a text message in UTF-8. Raises MessageError for lone surrogates, which no frame may carry."""
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        raise MessageError(f"Cannot send a text message: {error}") from error
+
+
 def _given(value: Any) -> Any:
     """Return None for what the wire leaves out: nothing, an empty mapping, an empty string."""
     return None if value is None or (isinstance(value, (Mapping, str)) and not value) else value
@@ -182,9 +190,7 @@ def new_error_message(code: str, message: str, details: str = "") -> Message:
 
 def new_task_created_message(task_id: Any, board_id: Any, task: Any, *, project_id: Any = None) -> Message:
     """Return a ``task.created`` message; Go's ``NewTaskCreatedMessage``."""
-    event = TaskEvent(
-        task_id=task_id, board_id=board_id, project_id=_given(project_id), action="created", task=_given(task)
-    )
+    event = TaskEvent(task_id=task_id, board_id=board_id, project_id=_given(project_id), action="created", task=_given(task))
     return Message(type=MessageType.TASK_CREATED.value, data=event)
 
 

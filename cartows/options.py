@@ -78,13 +78,13 @@ class Options:
             )
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any], **overrides: Any) -> Options:
-        """Read the ``CARTOWS_*`` keys of a Flask config; arguments given here win over them.
+    def from_config(cls, config: Mapping[str, Any], base: Options | None = None, **overrides: Any) -> Options:
+        """Read the ``CARTOWS_*`` keys of a Flask config, on top of ``base``; arguments given here win over them.
 
         Raises OptionsError for a key that no setting has and for a value that cannot work.
         """
         known = {field.name for field in dataclasses.fields(cls)}
-        values: dict[str, Any] = {}
+        values = {name: getattr(base, name) for name in known} if base is not None else {}
         for key in config:
             if key.startswith(PREFIX):
                 name = key[len(PREFIX) :].lower()

@@ -83,6 +83,8 @@ class RouteSocket:
 class RouteConnection(Connection):
     """Serve a ``simple_websocket.Server`` whose handshake is over; the web server closes its descriptor."""
 
+    __slots__ = ("_socket", "_ws")
+
     def __init__(self, ws: Any, options: Options) -> None:
         super().__init__(PlainTransport(ws.sock, borrowed=True), threading.Lock(), options)
         self._ws = ws
@@ -111,5 +113,3 @@ class RouteConnection(Connection):
         """See Connection.finish."""
         self._socket.over()
         super().finish()
-
-

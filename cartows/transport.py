@@ -47,6 +47,8 @@ _libc_send = _load_send()
 class Transport:
     """Own one socket for one connection; ``borrowed`` means that the server closes the descriptor."""
 
+    __slots__ = ("borrowed", "fd", "sock")
+
     #: After a send that took nothing, the very same bytes must be offered again (OpenSSL's rule for SSL_write).
     repeats = False
 
@@ -96,6 +98,8 @@ class Transport:
 class PlainTransport(Transport):
     """Send straight through libc on a TCP or Unix socket, without giving up the GIL."""
 
+    __slots__ = ()
+
     def send(self, data: bytes) -> int:
         """See Transport.send."""
         if _libc_send is None:
@@ -118,6 +122,8 @@ class PlainTransport(Transport):
 
 class SharedTransport(Transport):
     """Use a non-blocking socket under one lock from reader and writer alike: what TLS needs."""
+
+    __slots__ = ("_lock",)
 
     repeats = True
 

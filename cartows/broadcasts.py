@@ -9,11 +9,10 @@ Go counterpart: the ``Broadcast*`` methods of ``hub.go``.
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import threading
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from .errors import PublishRejected
 from .message import (
@@ -35,8 +34,7 @@ __all__ = ["Broadcasts", "PublishResult"]
 _MOST_UNPLACED = 1000
 
 
-@dataclasses.dataclass(frozen=True)
-class PublishResult:
+class PublishResult(NamedTuple):
     """Say what became of a broadcast.
 
     ``how`` is "queued" when it was handed to the hub; ``reason`` says why it was not accepted.

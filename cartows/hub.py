@@ -207,7 +207,7 @@ class Hub(Broadcasts):
     def _loop(self) -> None:
         while True:
             # One short send must never overflow a client that keeps up.
-            most = max(1, self._shortest_queue // 2)
+            most = max(1, self._shortest_queue * 3 // 4)
             controls, events = self._channel.take(most, _CONTROLS_PER_TURN)
             if not controls and not events:
                 return

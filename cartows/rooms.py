@@ -41,6 +41,7 @@ class Rooms(Generic[Member]):
         self._held: dict[Member, tuple[Room, ...]] = {}
         self._members: dict[Room, dict[Member, None]] = {}
         self._unfiltered: dict[Member, None] = {}
+        self._rooms_of_key: dict[str, int] = {}
 
     def __len__(self) -> int:
         return len(self._held)
@@ -51,7 +52,10 @@ class Rooms(Generic[Member]):
         held = tuple((key, value) for key, values in filters.items() for value in values)
         self._held[member] = held
         for room in held:
-            self._members.setdefault(room, {})[member] = None
+            if room not in self._members:
+                self._members[room] = {}
+                self._rooms_of_key[room[0]] = self._rooms_of_key.get(room[0], 0) + 1
+            self._members[room][member] = None
         if not held:
             self._unfiltered[member] = None
 
@@ -62,11 +66,12 @@ class Rooms(Generic[Member]):
             members.pop(member, None)
             if not members:
                 del self._members[room]
+                self._rooms_of_key[room[0]] -= 1
         self._unfiltered.pop(member, None)
 
     def holds(self, key: str) -> bool:
         """Return whether anybody holds a filter of that key. Any thread may ask; the answer may be a moment old."""
-        return any(room[0] == key for room in list(self._members))
+        return self._rooms_of_key.get(key, 0) > 0
 
     def hearers(self, audiences: Iterable[Audience]) -> dict[int, list[Member]]:
         """Group the members by what each hears of a run of events.

@@ -113,10 +113,7 @@ class Handler:
         environ = request.environ
         found = handoff.find_socket(environ)
         if found is None:
-            if not handoff.known_to_simple_websocket(environ):
-                return self.refuse(_NO_SOCKET)
-            # There the view is the reader, as in a route of the app's own.
-            return flask_sock_view()
+            return self.refuse(_NO_SOCKET)
         key, sock = found
         stand_in = handoff.HandshakeSocket()
         environ[key] = stand_in

@@ -34,11 +34,6 @@ def find_socket(environ: dict[str, Any]) -> tuple[str, socket.socket] | None:
     return None
 
 
-def known_to_simple_websocket(environ: dict[str, Any]) -> bool:
-    """Return whether simple-websocket finds the socket where we know no key: eventlet's and gevent's own servers."""
-    return "eventlet.input" in environ or environ.get("SERVER_SOFTWARE", "").startswith("gevent")
-
-
 def can_hand_off(sock: Any) -> bool:
     """Return whether the socket can be taken from its server: a plain one, of the standard library's own class."""
     return type(sock) is socket.socket and type(sock).__module__ == "socket" and hasattr(os, "dup2")

@@ -193,7 +193,6 @@ class Heartbeat:
         # A message that is being handled is a sign of life, however long its handler takes.
         silent = 0.0 if connection.handling else now - connection.last_heard
         if silent >= options.pong_wait:
-            self._logger.info("cartows: client %s is put out: silent for %.1f s", beat.client.id, silent)
             connection.close(
                 NO_PONG,
                 f"no pong within {options.pong_wait:g} s",

@@ -25,14 +25,14 @@ from typing import Any, NamedTuple
 from .broadcasts import Broadcasts, PublishResult
 from .channel import Channel, ChannelClosed
 from .client import Client
-from .errors import HubClosed, MessageError
+from .errors import CartowsError, HubClosed, MessageError
 from .frames import Frame
 from .heartbeat import Heartbeat
 from .message import EncodeHook, Message, MessageType, new_message
 from .options import Options
 from .rooms import Audience, Rooms
 from .sending import QUEUED, Batch
-from .servers import serving
+from .servers import replaced_threads, serving
 
 __all__ = ["Hub"]
 
@@ -42,6 +42,9 @@ _CONTROLS_PER_TURN = 64
 # Sends between two offers of the GIL, and how long an offer may take before no more are made in that pass.
 _SENDS_PER_OFFER = 64
 _LONGEST_OFFER = 0.001
+
+# Close codes that are nobody's fault; a client that ends with another one is worth a line in the log.
+_ORDINARY_ENDS = frozenset({1000, 1001, 1005, 1006, 1012})
 
 # Room for the id and the frame's header beside an encoded event.
 _ENVELOPE = 64
@@ -57,6 +60,7 @@ class Hub(Broadcasts):
 
     ``logger`` defaults to the logger "cartows"; ``options`` to the defaults, or to ``app.config`` once an extension has been
     given the hub; ``enc_hook`` turns what JSON does not know into what it does, by default the app's ``json.default``.
+    Raises CartowsError where gevent or eventlet has replaced the threads.
     """
 
     def __init__(
@@ -67,6 +71,12 @@ class Hub(Broadcasts):
         enc_hook: EncodeHook | None = None,
     ) -> None:
         super().__init__()
+        patched = replaced_threads()
+        if patched is not None:
+            raise CartowsError(
+                f"cartows runs on real threads, and {patched} has replaced them in this process. Run the app without "
+                f"monkey-patching: gunicorn -k gthread --threads 8 app:app instead of -k {patched}"
+            )
         self.logger = logger or logging.getLogger("cartows")
         self.enc_hook = enc_hook
         self._own_options = self._options = options
@@ -246,7 +256,11 @@ class Hub(Broadcasts):
         troubled: list[tuple[Client, int]] = []
         polite = True
         for sent, client in enumerate(clients, 1):
-            outcome = client.connection.offer(batch)
+            try:
+                outcome = client.connection.offer(batch)
+            except Exception:
+                self._give_up(client)
+                continue
             if outcome > QUEUED:
                 troubled.append((client, outcome))
             if polite and not sent % _SENDS_PER_OFFER:
@@ -254,7 +268,14 @@ class Hub(Broadcasts):
                 time.sleep(0)
                 polite = time.perf_counter() - offered < _LONGEST_OFFER
         for client, outcome in troubled:
-            client.settle(outcome)
+            try:
+                client.settle(outcome)
+            except Exception:
+                self._give_up(client)
+
+    def _give_up(self, client: Client) -> None:
+        self.logger.exception("cartows: sending to client %s failed; it is put out, the others go on", client.id)
+        client.connection.abort(1011, "server error")
 
     # Publishing ---------------------------------------------------------------------------------------------------
 
@@ -345,7 +366,8 @@ class Hub(Broadcasts):
         self.heartbeat.discard(client)
         connection = client.connection
         self.count(f"closed_{connection.close_code}")
-        self.logger.debug("cartows: client %s gone: %s %s", client.id, connection.close_code, connection.close_reason)
+        level = logging.DEBUG if connection.close_code in _ORDINARY_ENDS else logging.INFO
+        self.logger.log(level, "cartows: client %s gone: %s %s", client.id, connection.close_code, connection.close_reason)
         with self._lock:
             self._places -= client.placed
             self._present.discard(client)
@@ -367,9 +389,12 @@ class Hub(Broadcasts):
         with self._lock:
             self._clients[client] = None
             self._counters["registered"] += 1
-        self._rooms.join(client, client.filters)
-        client.connection.open(self._greeting(client))
-        self.heartbeat.add(client)
+        try:
+            self._rooms.join(client, client.filters)
+            client.connection.open(self._greeting(client))
+            self.heartbeat.add(client)
+        except Exception:
+            self._give_up(client)
 
     def _greeting(self, client: Client) -> Frame | None:
         options = client.connection.options

@@ -71,6 +71,8 @@ class Inbound:
     ``max_message_size`` bounds a message in bytes after decompression; what is over it is never gathered.
     """
 
+    __slots__ = ("_deflate", "_engine", "_max", "_parts", "_size")
+
     def __init__(self, extensions: Extensions, max_message_size: int) -> None:
         self._max = max_message_size
         self._deflate = extensions.deflate

@@ -16,12 +16,11 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
-__all__ = ["configured_workers", "gunicorn_worker", "serving"]
+__all__ = ["configured_workers", "gunicorn_worker", "replaced_threads", "serving"]
 
 _SERVERS = (
     ("gunicorn.workers.base", "Worker"),
     ("werkzeug.serving", "BaseWSGIServer"),
-    ("gevent.baseserver", "BaseServer"),
     ("waitress.server", "BaseWSGIServer"),
 )
 
@@ -29,6 +28,19 @@ _SERVERS = (
 def serving() -> bool:
     """Return whether a thread of this process is inside a web server."""
     return any(_selves(_frames(None), *known) for known in _SERVERS)
+
+
+def replaced_threads() -> str | None:
+    """Return the name of the library that has put greenlets in the place of this process's threads, or None.
+
+    gevent replaces even ``queue.Queue``, and a thread that waits for a socket in C stops all greenlets.
+    """
+    gevent, eventlet = sys.modules.get("gevent.monkey"), sys.modules.get("eventlet.patcher")
+    if gevent is not None and gevent.is_module_patched("threading"):
+        return "gevent"
+    if eventlet is not None and eventlet.is_monkey_patched("thread"):
+        return "eventlet"
+    return None
 
 
 def gunicorn_worker() -> Any | None:

@@ -182,7 +182,7 @@ class Handler:
         if handoff.is_tls(sock):
             transport = SharedTransport(sock, lock, borrowed=True)
         elif handoff.can_hand_off(sock):
-            transport = PlainTransport(handoff.duplicate(sock))
+            transport = PlainTransport(handoff.duplicate(sock), self.hub.turnstile)
         else:
             transport = PlainTransport(sock, borrowed=True)
         transport.tune(self.options.write_buffer)

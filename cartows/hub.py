@@ -33,6 +33,7 @@ from .options import Options
 from .rooms import Audience, Rooms
 from .sending import QUEUED, Batch
 from .servers import replaced_threads, serving
+from .turnstile import Turnstile
 
 __all__ = ["Hub"]
 
@@ -103,6 +104,7 @@ class Hub(Broadcasts):
         self._closed = False
         self._thread: threading.Thread | None = None
         self.heartbeat = Heartbeat(self.logger)
+        self.turnstile = Turnstile()
 
         # Of the hub thread alone.
         self._rooms: Rooms[Client] = Rooms()
@@ -142,8 +144,7 @@ class Hub(Broadcasts):
             if self._thread is None:
                 self._thread = threading.Thread(target=self._loop, name="cartows-hub", daemon=True)
                 self._thread.start()
-                self.heartbeat.start()
-                atexit.register(_shutdown_at_exit, weakref.ref(self))
+                self._start_helpers()
 
     def run(self) -> None:
         """Be the hub thread until ``shutdown``; Go's ``go hub.Run()``. ``start`` does this by itself.
@@ -155,9 +156,13 @@ class Hub(Broadcasts):
             if self._thread is not None:
                 raise RuntimeError(f"The hub runs already, in thread {self._thread.name!r}: its first use started it")
             self._thread = threading.current_thread()
-            self.heartbeat.start()
-            atexit.register(_shutdown_at_exit, weakref.ref(self))
+            self._start_helpers()
         self._loop()
+
+    def _start_helpers(self) -> None:
+        self.heartbeat.start()
+        self.turnstile.start()
+        atexit.register(_shutdown_at_exit, weakref.ref(self))
 
     @property
     def closed(self) -> bool:
@@ -194,6 +199,7 @@ class Hub(Broadcasts):
             client.connection.abort()
         self._await_empty(deadline)
         self.heartbeat.stop(deadline - time.monotonic())
+        self.turnstile.stop()
         with self._lock:
             self._clients.clear()
 
@@ -466,6 +472,7 @@ def _shutdown_at_exit(reference: weakref.ref[Hub]) -> None:
 
 def _start_afresh_in_child() -> None:
     for hub in list(_hubs):
+        hub.turnstile.forget()
         hub._start_afresh()
 
 

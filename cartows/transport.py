@@ -21,6 +21,8 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 
+from .turnstile import Turnstile
+
 __all__ = ["PlainTransport", "SharedTransport", "Transport"]
 
 _WOULD_BLOCK = frozenset({errno.EAGAIN, errno.EWOULDBLOCK, errno.EINTR, errno.ENOBUFS})
@@ -98,7 +100,11 @@ class Transport:
 class PlainTransport(Transport):
     """Send straight through libc on a TCP or Unix socket, without giving up the GIL."""
 
-    __slots__ = ()
+    __slots__ = ("_turnstile",)
+
+    def __init__(self, sock: socket.socket, turnstile: Turnstile | None = None, *, borrowed: bool = False) -> None:
+        super().__init__(sock, borrowed=borrowed)
+        self._turnstile = turnstile
 
     def send(self, data: bytes) -> int:
         """See Transport.send."""
@@ -117,7 +123,19 @@ class PlainTransport(Transport):
 
     def receive(self, size: int) -> bytes:
         """See Transport.receive."""
-        return self.sock.recv(size)
+        if self._turnstile is None:
+            return self.sock.recv(size)
+        while True:
+            with suppress(BlockingIOError):
+                return self.sock.recv(size, _DONT_WAIT)
+            if not self._turnstile.wait(self.fd):
+                return self.sock.recv(size)
+
+    def close(self) -> None:
+        """See Transport.close."""
+        if self._turnstile is not None:
+            self._turnstile.leave(self.fd)
+        super().close()
 
 
 class SharedTransport(Transport):

@@ -1,0 +1,116 @@
+"""Let readers through a few at a time: one thread watches all sockets, and a reader sleeps until it is given its turn.
+
+Threads: one, made by ``start``, runs the turnstile; ``wait`` and ``leave`` on reader threads.
+Locks: ``_lock`` guards who is inside; the epoll object and the turns need none.
+Blocks: ``wait`` until the socket is readable or has ended; the turnstile's thread on epoll and on its slots.
+
+Were each reader to block on its own socket, ten thousand peers that go at once (a proxy restarts) would wake ten thousand
+threads, and every thread that waits for the GIL asks for it two hundred times a second: measured, the process thrashed for half
+a minute and served nobody. Here no more than ``_SLOTS`` are ever awake and waiting for the GIL.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import threading
+from contextlib import suppress
+
+__all__ = ["Turnstile"]
+
+# Readers that have been given their turn and have not yet taken it.
+_SLOTS = 8
+
+
+class Turnstile:
+    """Watch the sockets of one hub's readers. ``available`` is False where the system has no epoll."""
+
+    available = hasattr(select, "epoll")
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._slots = threading.Semaphore(_SLOTS)
+        #: Each descriptor inside, with the lock that its reader sleeps on.
+        self._turns: dict[int, threading.Lock] = {}
+        self._thread: threading.Thread | None = None
+        self._stopping = False
+        self._epoll: select.epoll | None = None
+        #: A pipe that wakes the thread when it is to stop: where it listens, and where others ring.
+        self._bell: tuple[int, int] | None = None
+
+    def start(self) -> None:
+        """Start the thread, once."""
+        with self._lock:
+            if not self.available or self._thread is not None:
+                return
+            self._epoll = select.epoll()
+            self._bell = os.pipe()
+            self._epoll.register(self._bell[0], select.EPOLLIN)
+            arguments = (self._epoll, self._bell)
+            self._thread = threading.Thread(target=self._run, args=arguments, name="cartows-turnstile", daemon=True)
+            self._thread.start()
+
+    def wait(self, fd: int) -> bool:
+        """Sleep until a socket can be read or has ended; False, at once, where there is nobody to wake the reader."""
+        turn = self._turns.get(fd)
+        epoll = self._epoll
+        if epoll is None:
+            return False
+        if turn is None:
+            with self._lock:
+                if self._stopping:
+                    return False
+                turn = self._turns[fd] = threading.Lock()
+            turn.acquire()
+            epoll.register(fd, select.EPOLLIN | select.EPOLLONESHOT)
+        else:
+            epoll.modify(fd, select.EPOLLIN | select.EPOLLONESHOT)
+        turn.acquire()
+        self._slots.release()
+        return True
+
+    def leave(self, fd: int) -> None:
+        """Forget a descriptor that its reader is about to close."""
+        with self._lock:
+            epoll = self._epoll
+            if self._turns.pop(fd, None) is None or epoll is None:
+                return
+            with suppress(OSError):
+                epoll.unregister(fd)
+            if self._stopping and not self._turns:
+                self._ring_locked()
+
+    def stop(self) -> None:
+        """End the thread as soon as the last reader has left."""
+        with self._lock:
+            self._stopping = True
+            self._ring_locked()
+
+    def forget(self) -> None:
+        """Close a forked child's copies of the descriptors."""
+        if self._epoll is not None and self._bell is not None:
+            self._epoll.close()
+            for fd in self._bell:
+                os.close(fd)
+
+    def _ring_locked(self) -> None:
+        if self._bell is not None:
+            os.write(self._bell[1], b"!")
+
+    def _run(self, epoll: select.epoll, bell: tuple[int, int]) -> None:
+        while True:
+            for fd, _ in epoll.poll(maxevents=_SLOTS):
+                if fd == bell[0]:
+                    os.read(fd, 4096)
+                    continue
+                turn = self._turns.get(fd)
+                if turn is not None:
+                    self._slots.acquire()
+                    turn.release()
+            with self._lock:
+                if self._stopping and not self._turns:
+                    self._epoll = self._bell = None
+                    epoll.close()
+                    os.close(bell[0])
+                    os.close(bell[1])
+                    return

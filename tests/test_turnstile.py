@@ -1,0 +1,127 @@
+"""The turnstile: readers wake a few at a time, whatever number of peers speaks or goes at once."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from cartows.transport import PlainTransport
+from cartows.turnstile import _SLOTS, Turnstile
+
+pytestmark = pytest.mark.skipif(not Turnstile.available, reason="no epoll here")
+
+
+class CountingSlots(threading.Semaphore):
+    """Remember how many were out at once."""
+
+    def __init__(self, value: int) -> None:
+        super().__init__(value)
+        self.most = self.out = 0
+        self.guard = threading.Lock()
+
+    def acquire(self, blocking: bool = True, timeout: float | None = None) -> bool:
+        taken = super().acquire(blocking, timeout)
+        with self.guard:
+            self.out += 1
+            self.most = max(self.most, self.out)
+        return taken
+
+    def release(self, n: int = 1) -> None:
+        with self.guard:
+            self.out -= n
+        super().release(n)
+
+
+@pytest.fixture
+def turnstile() -> Iterator[Turnstile]:
+    made = Turnstile()
+    made._slots = CountingSlots(_SLOTS)
+    made.start()
+    yield made
+    made.stop()
+
+
+def reader(turnstile: Turnstile, sock: socket.socket, got: list[bytes]) -> None:
+    transport = PlainTransport(sock, turnstile)
+    while data := transport.receive(4096):
+        got.append(data)
+    transport.close()
+
+
+def test_a_crowd_that_goes_at_once_is_let_through_a_few_at_a_time(turnstile: Turnstile) -> None:
+    pairs = [socket.socketpair() for _ in range(200)]
+    got: list[bytes] = []
+    threads = [threading.Thread(target=reader, args=(turnstile, mine, got)) for mine, _ in pairs]
+    for thread in threads:
+        thread.start()
+    for _, theirs in pairs:
+        theirs.sendall(b"hello")
+    for _, theirs in pairs:
+        theirs.close()
+    for thread in threads:
+        thread.join(20)
+        assert not thread.is_alive()
+    assert len(got) == 200
+    slots = turnstile._slots
+    assert isinstance(slots, CountingSlots)
+    assert 1 <= slots.most <= _SLOTS
+    assert slots.out == 0
+    assert turnstile._turns == {}
+
+
+def test_a_reader_that_is_slow_with_its_message_holds_up_nobody(turnstile: Turnstile) -> None:
+    pairs = [socket.socketpair() for _ in range(_SLOTS + 5)]
+    release, handled = threading.Event(), threading.Semaphore(0)
+
+    def slow_reader(sock: socket.socket) -> None:
+        transport = PlainTransport(sock, turnstile)
+        assert transport.receive(100) == b"x"
+        handled.release()
+        release.wait(20)
+        transport.close()
+
+    threads = [threading.Thread(target=slow_reader, args=(mine,)) for mine, _ in pairs]
+    for thread in threads:
+        thread.start()
+    for _, theirs in pairs:
+        theirs.sendall(b"x")
+    # More of them than there are slots are in their handlers at once.
+    for _ in pairs:
+        assert handled.acquire(timeout=10)
+    release.set()
+    for thread in threads:
+        thread.join(10)
+    for _, theirs in pairs:
+        theirs.close()
+
+
+def test_the_end_of_a_socket_wakes_its_reader_and_the_thread_outlives_the_last_of_them() -> None:
+    turnstile = Turnstile()
+    turnstile.start()
+    mine, theirs = socket.socketpair()
+    thread = threading.Thread(target=reader, args=(turnstile, mine, []))
+    thread.start()
+    while not turnstile._turns:
+        threading.Event().wait(0.001)
+    turnstile.stop()
+    assert turnstile._thread is not None
+    assert turnstile._thread.is_alive(), "a reader is still asleep"
+    mine.shutdown(socket.SHUT_RDWR)
+    thread.join(10)
+    turnstile._thread.join(10)
+    assert not turnstile._thread.is_alive()
+    theirs.close()
+
+
+def test_without_its_thread_readers_block_on_their_own_sockets() -> None:
+    mine, theirs = socket.socketpair()
+    got: list[bytes] = []
+    thread = threading.Thread(target=reader, args=(Turnstile(), mine, got))
+    thread.start()
+    theirs.sendall(b"hello")
+    theirs.close()
+    thread.join(10)
+    assert got == [b"hello"]

@@ -33,8 +33,9 @@ class Refusal(NamedTuple):
     headers: tuple[tuple[str, str], ...] = ()
 
 
-def check_handshake(method: str, headers: Any) -> Refusal | None:
+def check_handshake(request: Any) -> Refusal | None:
     """Return why a request is no opening handshake (RFC 6455, section 4.2.1), or None when it is one."""
+    method, headers = request.method, request.headers
     if method != "GET":
         return Refusal(405, "METHOD_NOT_ALLOWED", f"A WebSocket connection begins with GET, not {method}.", (("Allow", "GET"),))
     tokens = [token.strip().lower() for token in headers.get("Connection", "").split(",")]
@@ -45,6 +46,8 @@ def check_handshake(method: str, headers: Any) -> Refusal | None:
             'This is a WebSocket endpoint: connect with ws:// or wss://, e.g. new WebSocket("ws://HOST/ws"). A proxy in '
             "between must pass the Upgrade and Connection headers on.",
         )
+    if request.environ.get("SERVER_PROTOCOL") in ("HTTP/0.9", "HTTP/1.0"):
+        return Refusal(400, "OLD_HTTP", "A WebSocket connection begins with HTTP/1.1; a proxy in between must speak it too.")
     version = headers.get("Sec-WebSocket-Version", "").strip()
     if version != "13":
         found = f"version {version[:20]!r}" if version else "no Sec-WebSocket-Version header"

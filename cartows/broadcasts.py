@@ -88,17 +88,12 @@ class Broadcasts:
     def broadcast(self, type: str, data: Any = None, *, filters: Mapping[str, Any] | None = None) -> PublishResult:
         """Send an event of the app's own, e.g. ``broadcast("comment.added", {...}, filters={"board_id": "b1"})``.
 
-        With ``filters`` it goes to the clients that hold one of them (a value may be a list) and to those that hear
-        everything; without, to every client. Raises ValueError for filters that name no value.
+        It goes to the clients that hold one of the filters (a value may be a list) and to those that hear everything. Without
+        ``filters`` it carries no value, so only those who hear everything hear it: ``broadcast_message`` reaches every client.
+        Raises ValueError for a key that no client can filter by.
         """
-        message = new_message(type, data)
-        if filters is None:
-            return self.publish(message, EVERYONE)
-        self._check_keys(filters)
-        rooms = _rooms(filters)
-        if not rooms:
-            raise ValueError(f"filters={filters!r} names no value; leave filters out to reach every client")
-        return self.publish(message, Audience(rooms))
+        self._check_keys(filters or ())
+        return self.publish(new_message(type, data), Audience(_rooms(filters or {})))
 
     def broadcast_task_created(self, task_id: Any, board_id: Any, task: Any, *, project_id: Any = None) -> PublishResult:
         """Send ``task.created`` to whoever follows the task's board or project; Go's ``BroadcastTaskCreated``.

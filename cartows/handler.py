@@ -104,7 +104,7 @@ class Handler:
         ``flask_sock_view`` is what flask-sock makes of ``handle_websocket``: it shakes hands, and its response knows how each
         server wants to be left.
         """
-        refusal = check_handshake(request.method, request.headers) or check_origin(request, self.options)
+        refusal = check_handshake(request) or check_origin(request, self.options)
         if refusal is not None:
             return self.refuse(refusal)
         filters = check_filters(request, self.options)
@@ -173,7 +173,8 @@ class Handler:
             mode = f"clients are attached, each holds a request thread ({why})"
         if mode not in self._modes_said:
             self._modes_said.add(mode)
-            self.logger.info("cartows: %s", mode)
+            level = logging.WARNING if wanted and not possible else logging.INFO
+            self.logger.log(level, "cartows: %s", mode)
         return hands_off
 
     def _transport(self, sock: Any) -> tuple[Transport, threading.Lock]:

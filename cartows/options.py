@@ -65,7 +65,7 @@ class Options:
     compress_over: int | None = 1024
     #: Send `connected` first; off for a raw protocol.
     greeting: bool = True
-    #: True hands every socket off, False keeps the request's thread as its reader, None chooses by server.
+    #: None hands a socket off where that is possible, True too and warns where it is not, False keeps the request's thread.
     handoff: bool | None = None
 
     def __post_init__(self) -> None:

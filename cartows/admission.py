@@ -31,6 +31,8 @@ class Refusal(NamedTuple):
     code: str
     message: str
     headers: tuple[tuple[str, str], ...] = ()
+    #: What the log says beside the message, and the one who is refused is not told.
+    aside: str = ""
 
 
 def check_handshake(request: Any) -> Refusal | None:
@@ -73,13 +75,20 @@ def check_origin(request: Any, options: Options) -> Refusal | None:
     if callable(allowed):
         admitted, wanted = bool(allowed(request)), "what the app's origin check allows"
     elif allowed is None:
-        admitted, wanted = _host(urlsplit(origin).netloc) == _host(request.host), f"the host {request.host!r}"
+        admitted, wanted = _same_host(origin, request.host), f"the host {request.host!r}"
     else:
         admitted = allowed == "*" or origin.rstrip("/").lower() in allowed
         wanted = ", ".join(allowed)
     if admitted:
         return None
-    return Refusal(403, "ORIGIN_REFUSED", f"Pages of origin {origin[:200]!r} may not connect; allowed: {wanted}.")
+    return Refusal(403, "ORIGIN_REFUSED", f"Pages of origin {origin[:200]!r} may not connect.", aside=f"Allowed: {wanted}.")
+
+
+def _same_host(origin: str, host: str) -> bool:
+    try:
+        return _host(urlsplit(origin).netloc) == _host(host)
+    except ValueError:
+        return False
 
 
 def _host(netloc: str) -> str:
@@ -96,7 +105,7 @@ def check_filters(request: Any, options: Options) -> dict[str, tuple[str, ...]] 
     filters = {key: values for key, values in asked.items() if values}
     count = sum(len(values) for values in filters.values())
     if count > options.max_filters:
-        return Refusal(400, "TOO_MANY_FILTERS", f"A client may hold {options.max_filters} filter values, not {count}.")
+        return Refusal(403, "TOO_MANY_FILTERS", f"A client may hold {options.max_filters} filter values, not {count}.")
     return filters
 
 

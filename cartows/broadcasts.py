@@ -17,6 +17,7 @@ from typing import Any, Literal, NamedTuple
 from .errors import PublishRejected
 from .message import (
     Message,
+    given,
     new_board_updated_message,
     new_message,
     new_project_created_message,
@@ -144,6 +145,7 @@ class Broadcasts:
 
     def _project(self, board_id: Any, task: Any, project_id: Any) -> Any:
         """Return the project that a task event belongs to, or say once per board that none is known."""
+        project_id = given(project_id)
         if project_id is None and task is not None:
             project_id = task.get("project_id") if isinstance(task, Mapping) else getattr(task, "project_id", None)
         if project_id is None and self._has_filter("project_id"):

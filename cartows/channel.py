@@ -38,10 +38,11 @@ class Channel(queue.Queue[Event], Generic[Event]):
         """The number of the event that was put last."""
         return self._number
 
-    def put_event(self, build: Callable[[int], Event], timeout: float) -> Event | None:
+    def put_event(self, build: Callable[[int], Event], timeout: float, *, wait: bool = True) -> Event | None:
         """Number an event, build it and put it in line; None when there was no room within ``timeout`` seconds.
 
-        The one deadline is for the lock and the room together, however many publishers wait. Raises ChannelClosed.
+        The one deadline is for the lock and the room together, however many publishers wait. Without ``wait`` it is for the
+        lock alone. Raises ChannelClosed.
         """
         deadline = time.monotonic() + timeout
         if not self.mutex.acquire(timeout=timeout):
@@ -49,7 +50,7 @@ class Channel(queue.Queue[Event], Generic[Event]):
         try:
             while not self.closed and self._qsize() >= self.maxsize:
                 left = deadline - time.monotonic()
-                if left <= 0:
+                if left <= 0 or not wait:
                     return None
                 self.not_full.wait(left)
             if self.closed:

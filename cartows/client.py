@@ -107,14 +107,15 @@ class Client:
         elif outcome == OVERFLOW:
             self.hub.count("slow_consumers")
             options = self.connection.options
-            self._part(
-                SLOW_CONSUMER,
-                f"slow consumer: over {options.send_queue} messages or {options.send_queue_bytes} bytes waited",
-                drop_queue=True,
-            )
+            reason = f"slow consumer: over {options.send_queue} messages or {options.send_queue_bytes} bytes waited"
+            advice = self.advise(SLOW_CONSUMER, reason, reconnect=True, retry_after_ms=0)
+            self.connection.close(SLOW_CONSUMER, reason, advice=advice, drop_queue=True)
 
     def close(self, code: int = 1000, reason: str = "") -> bool:
-        """Close the connection behind what is queued; False when that had begun before. Any thread; never waits."""
+        """Close the connection behind what is queued; False when that had begun before. Any thread; never waits.
+
+        The app's own codes are 4000 to 4999. Raises ValueError for what is no close code.
+        """
         return self.connection.close(code, reason)
 
     def dismiss(self, within: float | None = None) -> None:
@@ -132,11 +133,6 @@ class Client:
         data = {"code": code, "reason": reason, "reconnect": reconnect, "retry_after_ms": retry_after_ms}
         return Frame(new_message(MessageType.DISCONNECT, data).encode())
 
-    def _part(self, code: int, reason: str, *, drop_queue: bool) -> None:
-        advice = self.advise(code, reason, reconnect=True, retry_after_ms=0)
-        self.connection.close(code, reason, advice=advice, drop_queue=drop_queue)
-        self.hub.unregister_client(self)
-
     # The connection's news (connection.Owner) -------------------------------------------------------------------------
 
     def start_writer(self) -> None:
@@ -144,7 +140,8 @@ class Client:
         self.hub.heartbeat.start_writer(self)
 
     def closing_begun(self, within: float) -> None:
-        """Have the connection aborted unless it has ended in ``within`` seconds."""
+        """Hear no event any more, and have the connection aborted unless it has ended in ``within`` seconds."""
+        self.hub.unregister_client(self)
         self.hub.heartbeat.watch(self, time.monotonic() + within)
 
     # Pumps --------------------------------------------------------------------------------------------------------

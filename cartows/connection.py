@@ -24,6 +24,9 @@ __all__ = ["Connection", "Owner"]
 # How long the reader gives its answer to the peer's close frame to leave.
 _ANSWER_WAIT = 1.0
 
+# How long a peer that broke the protocol is listened to, so that it can read why it is put out (RFC 6455, section 7.1.7).
+_LINGER = 2.0
+
 
 class Owner(Protocol):
     """Be told, with no lock held, what a connection cannot do by itself."""
@@ -84,13 +87,16 @@ class Connection(Sender):
         *,
         advice: Frame | None = None,
         drop_queue: bool = False,
+        hang_up: bool = False,
         within: float | None = None,
     ) -> bool:
         """Say goodbye: the advice, then a close frame, behind what is queued or, with ``drop_queue``, instead of it.
 
-        The peer has ``within`` seconds (default: ``write_wait``) to answer before the connection is aborted. False when
-        somebody said goodbye before. Any thread; never waits.
+        With ``hang_up`` a FIN follows. The peer has ``within`` seconds (default: ``write_wait``) to answer before the
+        connection is aborted. False when somebody said goodbye before. Any thread; never waits. Raises ValueError for what is
+        no close code.
         """
+        farewell = (advice.plain if advice is not None else b"") + close_frame(code, reason)
         with self.lock:
             if self.closing:
                 return False
@@ -98,7 +104,8 @@ class Connection(Sender):
             self.close_code, self.close_reason = (1005 if code is None else code), reason
             if drop_queue:
                 self._drop_locked()
-            self._farewell = (advice.plain if advice is not None else b"") + close_frame(code, reason)
+            self._hangs_up = hang_up
+            self._farewell = farewell
             outcome = self._push_locked()
         self._tell(outcome)
         if self.owner is not None:
@@ -130,7 +137,7 @@ class Connection(Sender):
                     if item.by_peer:
                         self._answer(item)
                         return
-                    self.close(item.code, item.reason)
+                    self.close(item.code, item.reason, hang_up=True, within=_LINGER)
                     discard = True
                 elif isinstance(item, Pinged):
                     self.pong(item.payload)

@@ -75,11 +75,6 @@ class Frame:
         return self._twin
 
 
-def text_frame(text: str | bytes) -> Frame:
-    """Return the frame of a text message."""
-    return Frame(text.encode() if isinstance(text, str) else text)
-
-
 def ping_frame(payload: bytes = b"") -> bytes:
     """Return a ping (RFC 6455, section 5.5.2)."""
     return _control(PING, payload)
@@ -97,6 +92,10 @@ def close_frame(code: int | None, reason: str = "") -> bytes:
     """
     if code is None or code in _NEVER_SENT:
         return _control(CLOSE, b"")
+    if not (1000 <= code <= 1014 or 3000 <= code <= 4999):
+        raise ValueError(
+            f"{code} is no close code: an app has 4000 to 4999, and 1000 is a normal end (RFC 6455, section 7.4.2)"
+        )
     text = reason.encode(errors="replace")[:_REASON_BYTES].decode(errors="ignore").encode()
     return _control(CLOSE, struct.pack("!H", code) + text)
 

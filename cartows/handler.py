@@ -92,7 +92,8 @@ class Handler:
 
     def refuse(self, refusal: Refusal) -> Response:
         """Return a refusal as HTTP, and log it in one line."""
-        self.logger.info("cartows: refused %s with %d: %s", request.remote_addr, refusal.status, refusal.message)
+        said = f"{refusal.message} {refusal.aside}".rstrip()
+        self.logger.info("cartows: refused %s with %d: %s", request.remote_addr, refusal.status, said)
         body = {"code": refusal.code, "message": refusal.message}
         response = current_app.response_class(current_app.json.dumps(body), refusal.status, mimetype="application/json")
         response.headers.extend(refusal.headers)
@@ -160,21 +161,17 @@ class Handler:
         return client, hands_off
 
     def _hands_off(self, sock: Any) -> bool:
-        wanted = self.options.handoff
-        possible = handoff.can_hand_off(sock)
-        hands_off = possible if wanted is None else wanted and possible
+        """Choose between a thread of the client's own and the request's, and say so once."""
+        wanted, possible = self.options.handoff, handoff.can_hand_off(sock)
+        hands_off = possible and wanted is not False
         if hands_off:
-            mode = "clients are handed off: none of them holds a request thread"
+            said = "clients are handed off: none of them holds a request thread"
         else:
-            why = (
-                "as CARTOWS_HANDOFF asks" if wanted is False else "its TLS ends in this process" if handoff.is_tls(sock) else ""
-            )
-            why = why or f"sockets of class {type(sock).__qualname__} cannot be handed off"
-            mode = f"clients are attached, each holds a request thread ({why})"
-        if mode not in self._modes_said:
-            self._modes_said.add(mode)
-            level = logging.WARNING if wanted and not possible else logging.INFO
-            self.logger.log(level, "cartows: %s", mode)
+            why = "CARTOWS_HANDOFF is off" if possible else f"a {type(sock).__qualname__} cannot be handed off"
+            said = f"clients are attached, each of them holds a request thread: {why}"
+        if said not in self._modes_said:
+            self._modes_said.add(said)
+            self.logger.log(logging.WARNING if wanted and not possible else logging.INFO, "cartows: %s", said)
         return hands_off
 
     def _transport(self, sock: Any) -> tuple[Transport, threading.Lock]:
@@ -230,7 +227,7 @@ class Handler:
             return
         filters = check_origin(request, self.options) or check_filters(request, self.options)
         if isinstance(filters, Refusal):
-            self.logger.info("cartows: refused %s: %s", request.remote_addr, filters.message)
+            self.logger.info("cartows: refused %s: %s %s", request.remote_addr, filters.message, filters.aside)
             ws.close(FORBIDDEN, filters.message[:120])
             return
         if handoff.is_tls(ws.sock):

@@ -304,10 +304,11 @@ class Hub(Broadcasts):
         self.start()
         if not self._spoken_for:
             self._warn_if_nobody_can_hear()
+        build = partial(self._event, body, audience, options.compress_over)
         # The hub thread makes the room that others wait for.
-        timeout = 0.0 if threading.current_thread() is self._thread else options.publish_timeout
+        wait = threading.current_thread() is not self._thread
         try:
-            event = self._channel.put_event(partial(self._event, body, audience, options.compress_over), timeout)
+            event = self._channel.put_event(build, options.publish_timeout, wait=wait)
         except ChannelClosed:
             self._check_open()
             raise

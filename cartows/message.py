@@ -107,6 +107,13 @@ class Message(msgspec.Struct, kw_only=True, omit_defaults=True):
     data: Any = None
     error: str | None = None
 
+    def __post_init__(self) -> None:
+        zone = self.timestamp.tzinfo
+        if zone is not dt.timezone.utc:
+            # A naive time is taken for UTC.
+            aware = self.timestamp.replace(tzinfo=dt.timezone.utc) if zone is None else self.timestamp
+            self.timestamp = aware.astimezone(dt.timezone.utc)
+
     def encode(self, enc_hook: EncodeHook | None = None) -> bytes:
         """Return the message as one JSON object in UTF-8.
 
@@ -172,25 +179,25 @@ def encode_text(text: str) -> bytes:
         raise MessageError(f"Cannot send a text message: {error}") from error
 
 
-def _given(value: Any) -> Any:
-    """Return None for what the wire leaves out: nothing, an empty mapping, an empty string."""
-    return None if value is None or (isinstance(value, (Mapping, str)) and not value) else value
+def given(value: Any) -> Any:
+    """Return None for what the wire leaves out: an empty text, mapping or list."""
+    return None if isinstance(value, (Mapping, str, list, tuple)) and not value else value
 
 
 def new_message(type: str, data: Any = None) -> Message:
     """Return a message of that type; Go's ``NewMessage``."""
-    return Message(type=str(type.value if isinstance(type, MessageType) else type), data=data)
+    return Message(type=str(type.value if isinstance(type, enum.Enum) else type), data=data)
 
 
 def new_error_message(code: str, message: str, details: str = "") -> Message:
     """Return an ``error`` message, which says it both in ``error`` and in ``data``; Go's ``NewErrorMessage``."""
     event = ErrorEvent(code=code, message=message, details=details)
-    return Message(type=MessageType.ERROR.value, data=event, error=message)
+    return Message(type=MessageType.ERROR.value, data=event, error=given(message))
 
 
 def new_task_created_message(task_id: Any, board_id: Any, task: Any, *, project_id: Any = None) -> Message:
     """Return a ``task.created`` message; Go's ``NewTaskCreatedMessage``."""
-    event = TaskEvent(task_id=task_id, board_id=board_id, project_id=_given(project_id), action="created", task=_given(task))
+    event = TaskEvent(task_id=task_id, board_id=board_id, project_id=given(project_id), action="created", task=given(task))
     return Message(type=MessageType.TASK_CREATED.value, data=event)
 
 
@@ -201,29 +208,29 @@ def new_task_updated_message(
     event = TaskEvent(
         task_id=task_id,
         board_id=board_id,
-        project_id=_given(project_id),
+        project_id=given(project_id),
         action=action,
-        changes=_given(changes),
-        task=_given(task),
+        changes=given(changes),
+        task=given(task),
     )
     return Message(type=MessageType.TASK_UPDATED.value, data=event)
 
 
 def new_task_deleted_message(task_id: Any, board_id: Any, *, project_id: Any = None) -> Message:
     """Return a ``task.deleted`` message; Go's ``NewTaskDeletedMessage``."""
-    event = TaskEvent(task_id=task_id, board_id=board_id, project_id=_given(project_id), action="deleted")
+    event = TaskEvent(task_id=task_id, board_id=board_id, project_id=given(project_id), action="deleted")
     return Message(type=MessageType.TASK_DELETED.value, data=event)
 
 
 def new_project_created_message(project_id: Any, project: Any) -> Message:
     """Return a ``project.created`` message; Go's ``NewProjectCreatedMessage``."""
-    event = ProjectEvent(project_id=project_id, action="created", project=_given(project))
+    event = ProjectEvent(project_id=project_id, action="created", project=given(project))
     return Message(type=MessageType.PROJECT_CREATED.value, data=event)
 
 
 def new_project_updated_message(project_id: Any, changes: Any, project: Any = None) -> Message:
     """Return a ``project.updated`` message; Go's ``NewProjectUpdatedMessage``."""
-    event = ProjectEvent(project_id=project_id, action="updated", changes=_given(changes), project=_given(project))
+    event = ProjectEvent(project_id=project_id, action="updated", changes=given(changes), project=given(project))
     return Message(type=MessageType.PROJECT_UPDATED.value, data=event)
 
 
@@ -232,6 +239,6 @@ def new_board_updated_message(
 ) -> Message:
     """Return a ``board.updated`` message, ``action`` being "updated" or "reordered"; Go's ``NewBoardUpdatedMessage``."""
     event = BoardEvent(
-        board_id=board_id, project_id=_given(project_id), action=action, changes=_given(changes), board=_given(board)
+        board_id=board_id, project_id=given(project_id), action=action, changes=given(changes), board=given(board)
     )
     return Message(type=MessageType.BOARD_UPDATED.value, data=event)

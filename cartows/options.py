@@ -8,7 +8,6 @@ Blocks: never.
 from __future__ import annotations
 
 import dataclasses
-import math
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +18,10 @@ from .errors import OptionsError
 __all__ = ["Options"]
 
 PREFIX = "CARTOWS_"
+
+# What the system's own calls take: seconds for timers and poll, bytes for setsockopt.
+_LONGEST = 1_000_000
+_LARGEST = 2**31 - 1
 
 # What a handler is asked before the upgrade: the Origin header and the request; True lets the browser in.
 OriginCheck = Callable[[Any], bool]
@@ -127,11 +130,12 @@ def _checked(name: str, value: Any) -> Any:
             raise _refuse(name, value, 'a path that begins with "/"')
         return value
     number = float if float in kinds else int
-    least, or_none = (0, " or None") if types.NoneType in kinds else (0, "")
-    if isinstance(value, bool) or not isinstance(value, (int, float) if number is float else int):
-        raise _refuse(name, value, ("a number" if number is float else "a whole number") + " above 0" + or_none)
-    if not math.isfinite(value) or value <= least:
-        raise _refuse(name, value, ("a number" if number is float else "a whole number") + " above 0" + or_none)
+    most = _LONGEST if number is float else _LARGEST
+    # Not a number compares as False.
+    if isinstance(value, bool) or not isinstance(value, (int, float) if number is float else int) or not 0 < value <= most:
+        kind = "a number" if number is float else "a whole number"
+        or_none = " or None" if types.NoneType in kinds else ""
+        raise _refuse(name, value, f"{kind} above 0{or_none}, at most {most}")
     return number(value)
 
 

@@ -17,6 +17,7 @@ from wsproto.connection import Connection as Engine
 from wsproto.connection import ConnectionState, ConnectionType
 from wsproto.events import BytesMessage, CloseConnection, Ping, Pong, TextMessage
 from wsproto.extensions import Extension, PerMessageDeflate
+from wsproto.frame_protocol import CloseReason, FrameDecoder, FrameProtocol, Opcode, RsvBits
 
 __all__ = ["Closed", "Extensions", "Inbound", "Pinged"]
 
@@ -128,10 +129,33 @@ class Inbound:
         return b"".join(part for part in parts if isinstance(part, bytes))
 
 
+class _Deflate(PerMessageDeflate):
+    """Remember that a message is compressed across the control frames between its fragments (RFC 6455, section 5.4).
+
+    wsproto forgets it there, and hands on what was deflated as if it were text.
+    """
+
+    _inbound_compressed: bool | None
+    _around: bool | None = None
+
+    def frame_inbound_header(
+        self, proto: FrameDecoder | FrameProtocol, opcode: Opcode, rsv: RsvBits, payload_length: int
+    ) -> CloseReason | RsvBits:
+        self._around = self._inbound_compressed
+        return super().frame_inbound_header(proto, opcode, rsv, payload_length)
+
+    def frame_inbound_complete(self, proto: FrameDecoder | FrameProtocol, fin: bool) -> bytes | CloseReason | None:
+        control = not self._inbound_is_compressible
+        found = super().frame_inbound_complete(proto, fin)
+        if control:
+            self._inbound_compressed = self._around
+        return found
+
+
 def _new_engine(deflate: str | None) -> Engine:
     extensions: list[Extension] = []
     if deflate is not None:
-        extension = PerMessageDeflate()
+        extension = _Deflate()
         extension.accept(deflate)
         extensions.append(extension)
     return Engine(ConnectionType.SERVER, extensions)

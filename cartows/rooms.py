@@ -49,7 +49,7 @@ class Rooms(Generic[Member]):
     def join(self, member: Member, filters: Mapping[str, Iterable[str]]) -> None:
         """Put a member into the rooms of its filters, and of no others; without filters it hears everything."""
         self.leave(member)
-        held = tuple((key, value) for key, values in filters.items() for value in values)
+        held = tuple(dict.fromkeys((key, value) for key, values in filters.items() for value in values))
         self._held[member] = held
         for room in held:
             if room not in self._members:

@@ -72,6 +72,7 @@ class Sender:
     __slots__ = (
         "_deflate",
         "_farewell",
+        "_hangs_up",
         "_opened",
         "_ping",
         "_pong",
@@ -107,6 +108,8 @@ class Sender:
         self._queued_bytes = 0
         #: Advice and close frame; behind everything.
         self._farewell = b""
+        #: Once all is sent, so is a FIN: what was wrong with the peer's bytes has been said.
+        self._hangs_up = False
         #: Others only queue. So it begins: nothing may go out before the reply.
         self.writer_owns = True
         #: A writer thread exists or is being started.
@@ -229,6 +232,8 @@ class Sender:
             self._rest = self._pop_sent_locked(pieces, taken)
         if not self._pending_locked():
             self.writer_owns = self.transport.repeats
+            if self._hangs_up:
+                self.transport.hang_up()
         return taken == len(data)
 
     def _next_frames_locked(self) -> list[bytes]:

@@ -78,6 +78,11 @@ class Transport:
         """Wait ``timeout`` seconds for room or the end of the socket; False when neither came."""
         return _wait(self.fd, timeout, write=True)
 
+    def hang_up(self) -> None:
+        """Say that nothing more will be sent; what the peer still says can be read."""
+        with suppress(OSError):
+            socket.socket.shutdown(self.sock, socket.SHUT_WR)
+
     def shutdown(self) -> None:
         """End both directions, which wakes whoever waits on the socket; the descriptor stays open."""
         with suppress(OSError):

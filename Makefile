@@ -1,0 +1,104 @@
+# Needs a Python from 3.10 on and make; everything else goes into .venv here. See `make help`.
+
+# The Python that .venv is made with: the first of these that works. Another: make PYTHON=python3.12 test
+CANDIDATES = python3 python3.13 python3.12 python3.11 python3.10 /usr/bin/python3 python
+PYTHON ?= $(firstword $(foreach p,$(CANDIDATES),$(call usable,$(p))))
+VENV ?= .venv
+HOST ?= 127.0.0.1
+PORT ?= 8080
+THREADS ?= 8
+# More arguments for pytest and for the benchmarks: make test PYTEST='-k frames'
+PYTEST ?=
+BENCH ?=
+
+# A Python counts when it starts (a pyenv shim may not), is new enough, and can make an environment (Debian: python3-venv).
+usable = $(shell $(1) -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 10))' >/dev/null 2>&1 && echo $(1))
+
+# Each Python from 3.10 to 3.13 that is here, lowest first: by name on the PATH, else among pyenv's versions.
+pythons = $(shell for v in 3.10 3.11 3.12 3.13; do \
+	for p in python$$v $${PYENV_ROOT:-$$HOME/.pyenv}/versions/$$v.*/bin/python$$v; do \
+		if $$p -c 'import venv, ensurepip' >/dev/null 2>&1; then echo $$p; break; fi; \
+	done; done)
+
+# The oldest versions that setup.cfg allows. gunicorn 20.1 imports pkg_resources, which setuptools gave up in 81.
+OLDEST = flask==2.3.0 werkzeug==2.3.0 flask-sock==0.7.0 simple-websocket==1.0.0 wsproto==1.2.0 \
+	'msgspec==0.18.4; python_version < "3.13"' 'msgspec==0.19.0; python_version >= "3.13"' \
+	gunicorn==20.1.0 'setuptools<81'
+OLDEST_VENV = .venv-oldest
+
+PIP = -m pip install -qq --disable-pip-version-check
+BIN = $(VENV)/bin
+.DEFAULT_GOAL = help
+.DELETE_ON_ERROR:
+.PHONY: help run test test-oldest test-all lint bench clean
+
+help:
+	@echo 'make run          serve examples/quickstart on http://$(HOST):$(PORT)/'
+	@echo 'make test         run the tests                       (PYTEST="-k name")'
+	@echo 'make test-oldest  run them with the oldest versions supported'
+	@echo 'make test-all     run them on every Python from 3.10 to 3.13 that is here'
+	@echo 'make lint         ruff and mypy'
+	@echo 'make bench        measure; needs a C compiler'
+	@echo 'make clean        remove what these made'
+
+run: $(VENV)/.run
+	@echo 'Serving the quickstart on http://$(HOST):$(PORT)/ - stop it with Ctrl-C'
+	@exec $(BIN)/gunicorn --chdir examples/quickstart -k gthread --threads $(THREADS) -b $(HOST):$(PORT) app:app
+
+test: $(VENV)/.test
+	$(BIN)/python -m pytest $(PYTEST)
+
+test-oldest: $(OLDEST_VENV)/.oldest
+	$(OLDEST_VENV)/bin/python -m pytest $(PYTEST)
+
+test-all:
+	@set -e; failed=; found='$(pythons)'; \
+	[ -n "$$found" ] || { echo 'no Python from 3.10 to 3.13 found' >&2; exit 1; }; \
+	for python in $$found; do \
+		version=$$($$python -c 'import sys; print("%d.%d" % sys.version_info[:2])'); \
+		echo "== Python $$version: $$python"; \
+		$(MAKE) --no-print-directory test PYTHON=$$python VENV=.venv-$$version || failed="$$failed $$version"; \
+	done; \
+	[ -z "$$failed" ] || { echo "failed on:$$failed" >&2; exit 1; }
+
+lint: $(VENV)/.test $(VENV)/.lint
+	$(BIN)/ruff check .
+	$(BIN)/mypy --strict cartows benchmarks
+
+bench: $(VENV)/.run
+	$(BIN)/python -m benchmarks $(BENCH)
+
+clean:
+	rm -rf .venv .venv-* build dist benchmarks/build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# An environment, and one stamp in it for each set of packages: a second call installs nothing, a change to setup.cfg does.
+$(VENV)/.made:
+	@[ -n '$(PYTHON)' ] || { echo 'No Python from 3.10 on that can make an environment (Debian, Ubuntu: apt install' \
+		'python3-venv). One elsewhere: make PYTHON=/path/to/python3' >&2; exit 1; }
+	@[ -n '$(call usable,$(PYTHON))' ] || { echo '$(PYTHON) does not start, is older than 3.10, or lacks venv' >&2; exit 1; }
+	@echo 'Making $(VENV) with $(PYTHON)'
+	@$(PYTHON) -m venv --clear $(VENV)
+	@touch $@
+
+$(VENV)/.run: $(VENV)/.made setup.cfg
+	@echo 'Installing cartows and gunicorn into $(VENV)'
+	@$(BIN)/python $(PIP) -e '.[gunicorn]'
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.made setup.cfg
+	@echo 'Installing cartows and what its tests need into $(VENV)'
+	@$(BIN)/python $(PIP) -e '.[test]'
+	@touch $@
+
+$(VENV)/.lint: $(VENV)/.made setup.cfg
+	@echo 'Installing ruff and mypy into $(VENV)'
+	@$(BIN)/python $(PIP) -e '.[lint]'
+	@touch $@
+
+$(OLDEST_VENV)/.oldest: setup.cfg Makefile
+	@python='$(firstword $(pythons))'; [ -n "$$python" ] || { echo 'no Python from 3.10 to 3.13 found' >&2; exit 1; }; \
+	echo "Making $(OLDEST_VENV) with $$python and the oldest versions supported"; \
+	$$python -m venv --clear $(OLDEST_VENV)
+	@$(OLDEST_VENV)/bin/python $(PIP) -e '.[test]' $(OLDEST)
+	@touch $@

@@ -1,0 +1,235 @@
+"""Options: what each setting may be, and what is said about what it may not be."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+
+from cartows import Options, OptionsError
+
+NUMBERS = {
+    "broadcast_queue": "a whole number above 0",
+    "publish_timeout": "a number above 0",
+    "send_queue": "a whole number above 0",
+    "send_queue_bytes": "a whole number above 0",
+    "write_wait": "a number above 0",
+    "pong_wait": "a number above 0",
+    "ping_period": "a number above 0",
+    "max_message_size": "a whole number above 0",
+    "read_buffer": "a whole number above 0",
+    "write_buffer": "a whole number above 0 or None",
+    "max_clients": "a whole number above 0 or None",
+    "max_filters": "a whole number above 0",
+    "compress_over": "a whole number above 0 or None",
+}
+SECONDS = {name for name, allowed in NUMBERS.items() if "whole" not in allowed}
+
+WRONG: dict[str, tuple[str, list[Any]]] = {
+    name: (allowed, [0, -1, "1", True, [1], float("nan"), float("inf")] + ([] if name in SECONDS else [1.5]))
+    for name, allowed in NUMBERS.items()
+}
+for _name, (_allowed, _values) in WRONG.items():
+    if "None" not in _allowed:
+        _values.append(None)
+WRONG["path"] = ('a path that begins with "/"', ["", "ws", None, 5])
+WRONG["greeting"] = ("true or false", [None, 1, 0, "yes"])
+WRONG["handoff"] = ("true or false or None", [1, 0, "auto"])
+WRONG["origins"] = (
+    '"*", a callable(request), or a list such as ["https://app.example.com"]',
+    ["", "app.example.com", [], ["*"], ["app.example.com"], [None], 5, b"https://app.example.com"],
+)
+WRONG["filter_keys"] = ('a list of names such as ["project_id", "board_id"]', ["", ",", [], [""], [1], None, 5])
+
+
+def key_of(name: str) -> str:
+    return f"CARTOWS_{name.upper()}"
+
+
+def test_the_defaults_are_those_of_the_contract() -> None:
+    assert dataclasses.asdict(Options()) == {
+        "path": "/ws",
+        "broadcast_queue": 256,
+        "publish_timeout": 1.0,
+        "send_queue": 256,
+        "send_queue_bytes": 1024 * 1024,
+        "write_wait": 10.0,
+        "pong_wait": 60.0,
+        "ping_period": 54.0,
+        "max_message_size": 512 * 1024,
+        "read_buffer": 4096,
+        "write_buffer": None,
+        "origins": None,
+        "max_clients": None,
+        "max_filters": 100,
+        "filter_keys": ("project_id", "board_id"),
+        "compress_over": 1024,
+        "greeting": True,
+        "handoff": None,
+    }
+
+
+def test_wrong_values_are_tried_for_every_setting() -> None:
+    assert set(WRONG) == {field.name for field in dataclasses.fields(Options)}
+
+
+@pytest.mark.parametrize("name", sorted(WRONG))
+def test_a_wrong_value_fails_with_the_key_the_value_and_what_is_allowed(name: str) -> None:
+    allowed, values = WRONG[name]
+    for value in values:
+        with pytest.raises(OptionsError) as raised:
+            Options(**{name: value})
+        said = str(raised.value)
+        assert key_of(name) in said and repr(value) in said and allowed in said, (value, said)
+        with pytest.raises(OptionsError) as raised:
+            Options.from_config({key_of(name): value})
+        assert str(raised.value) == said
+
+
+@pytest.mark.parametrize("name", ["send_queue", "publish_timeout"])
+def test_a_number_that_no_float_can_hold_fails_like_any_other(name: str) -> None:
+    given: dict[str, Any] = {name: 10**400}
+    with pytest.raises(OptionsError, match=key_of(name)):
+        Options(**given)
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        # More than threading.TIMEOUT_MAX: to wait that long for a lock is an OverflowError.
+        ("publish_timeout", 1e10),
+        ("pong_wait", 1e10),
+        # More milliseconds than poll() takes, and more bytes than setsockopt() does.
+        ("write_wait", 1e8),
+        ("write_buffer", 2**31),
+    ],
+)
+def test_a_number_that_the_system_cannot_take_fails_at_start_and_not_at_first_use(name: str, value: Any) -> None:
+    with pytest.raises(OptionsError, match=key_of(name)):
+        Options(**{name: value})
+
+
+def test_the_smallest_value_is_taken() -> None:
+    for name in sorted(set(NUMBERS) - {"ping_period", "pong_wait"}):
+        least: Any = 0.001 if name in SECONDS else 1
+        found = getattr(Options(**{name: least}), name)
+        assert found == least and isinstance(found, float if name in SECONDS else int), name
+    assert Options(ping_period=0.001, pong_wait=0.002).ping_period == 0.001
+
+
+def test_whole_seconds_are_taken_and_kept_as_floats() -> None:
+    options = Options(ping_period=5, pong_wait=7, write_wait=3, publish_timeout=2)
+    assert all(isinstance(getattr(options, name), float) for name in SECONDS)
+
+
+@pytest.mark.parametrize("ping_period, pong_wait", [(60.0, 60.0), (61, 60), (54, 54.0)])
+def test_a_ping_period_must_be_less_than_the_pong_wait(ping_period: float, pong_wait: float) -> None:
+    with pytest.raises(OptionsError) as raised:
+        Options(ping_period=ping_period, pong_wait=pong_wait)
+    said = str(raised.value)
+    assert f"CARTOWS_PING_PERIOD={float(ping_period)!r}" in said and f"CARTOWS_PONG_WAIT={float(pong_wait)!r}" in said
+    assert "less than" in said
+
+
+def test_a_ping_period_just_below_the_pong_wait_is_taken() -> None:
+    assert Options(ping_period=59.9, pong_wait=60).ping_period == 59.9
+
+
+def test_an_unknown_key_fails_and_names_those_there_are() -> None:
+    with pytest.raises(OptionsError) as raised:
+        Options.from_config({"CARTOWS_PING_PERIODE": 5})
+    assert "CARTOWS_PING_PERIODE" in str(raised.value) and "CARTOWS_PING_PERIOD," in str(raised.value)
+
+
+def test_an_unknown_argument_fails_and_names_those_there_are() -> None:
+    with pytest.raises(OptionsError) as raised:
+        Options.from_config({}, ping_periode=5)
+    assert "ping_periode=" in str(raised.value) and "ping_period," in str(raised.value)
+
+
+def test_every_setting_is_a_key_and_the_keys_of_others_are_left_alone() -> None:
+    values: dict[str, Any] = {
+        "path": "/live",
+        "broadcast_queue": 1,
+        "publish_timeout": 2.0,
+        "send_queue": 3,
+        "send_queue_bytes": 4,
+        "write_wait": 5.0,
+        "pong_wait": 7.0,
+        "ping_period": 6.0,
+        "max_message_size": 8,
+        "read_buffer": 9,
+        "write_buffer": 10,
+        "origins": "*",
+        "max_clients": 11,
+        "max_filters": 12,
+        "filter_keys": ("team",),
+        "compress_over": None,
+        "greeting": False,
+        "handoff": True,
+    }
+    config = {key_of(name): value for name, value in values.items()}
+    found = Options.from_config({**config, "SECRET_KEY": "x", "NOT_CARTOWS_PATH": 5, "cartows_path": 5})
+    assert dataclasses.asdict(found) == values
+
+
+def test_arguments_win_over_the_config() -> None:
+    found = Options.from_config({"CARTOWS_PATH": "/config", "CARTOWS_MAX_FILTERS": 5}, path="/argument")
+    assert (found.path, found.max_filters) == ("/argument", 5)
+
+
+def test_the_config_wins_over_what_it_is_read_on_top_of() -> None:
+    base = Options(path="/base", max_filters=7, send_queue=3)
+    found = Options.from_config({"CARTOWS_PATH": "/config", "CARTOWS_MAX_FILTERS": 5}, base, max_filters=6)
+    assert (found.path, found.max_filters, found.send_queue) == ("/config", 6, 3)
+    assert base == Options(path="/base", max_filters=7, send_queue=3)
+
+
+def test_an_argument_mends_what_the_config_has_wrong() -> None:
+    assert Options.from_config({"CARTOWS_PATH": "config"}, path="/argument").path == "/argument"
+
+
+def test_a_pair_of_values_is_checked_wherever_each_comes_from() -> None:
+    with pytest.raises(OptionsError, match="CARTOWS_PONG_WAIT"):
+        Options.from_config({"CARTOWS_PONG_WAIT": 10.0}, ping_period=10.0)
+
+
+def test_options_are_frozen() -> None:
+    options = Options()
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        options.path = "/other"  # type: ignore[misc]
+    changed = dataclasses.replace(options, path="/other")
+    assert (options.path, changed.path) == ("/ws", "/other")
+
+
+def test_a_copy_is_checked_like_the_original() -> None:
+    with pytest.raises(OptionsError, match="CARTOWS_SEND_QUEUE"):
+        dataclasses.replace(Options(), send_queue=0)
+
+
+def test_origins_are_kept_as_browsers_send_them() -> None:
+    given: list[Any] = [
+        "https://App.example.com, http://localhost:5000/",
+        ["https://app.example.com/", " HTTP://localhost:5000"],
+        ("https://app.example.com", "http://localhost:5000"),
+    ]
+    for origins in given:
+        assert Options(origins=origins).origins == ("https://app.example.com", "http://localhost:5000"), origins
+
+
+def test_null_is_an_origin() -> None:
+    assert Options(origins="null").origins == ("null",)
+
+
+def test_an_origin_check_is_kept() -> None:
+    def check(request: Any) -> bool:
+        return True
+
+    assert Options(origins=check).origins is check
+
+
+def test_filter_keys_may_be_written_in_one_line() -> None:
+    given: list[Any] = ["team,board_id", " team , board_id ", ["team", "board_id"], ("team", "board_id")]
+    for keys in given:
+        assert Options(filter_keys=keys).filter_keys == ("team", "board_id"), keys

@@ -1,0 +1,174 @@
+"""Rooms: against a naive model, who hears what; and that it costs only those who do."""
+
+from __future__ import annotations
+
+import enum
+import sys
+import uuid
+from types import FrameType
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from cartows import rooms as module_under_test
+from cartows.rooms import EVERYONE, Audience, Rooms, room_value
+
+KEYS = ["project_id", "board_id"]
+VALUES = ["a", "b", "c"]
+MEMBERS = st.integers(0, 7)
+FILTERS = st.dictionaries(st.sampled_from(KEYS), st.lists(st.sampled_from(VALUES), unique=True, max_size=3).map(tuple))
+# "d" is nobody's: an event for a room that is not there.
+AUDIENCES = st.builds(
+    Audience,
+    st.lists(st.tuples(st.sampled_from(KEYS), st.sampled_from([*VALUES, "d"])), max_size=3).map(tuple),
+    st.booleans(),
+    st.sampled_from([False, False, False, True]),
+)
+
+
+def hears(filters: dict[str, tuple[str, ...]], audience: Audience) -> bool:
+    """Say in the plainest words whether somebody with these filters hears an event."""
+    held = {(key, value) for key, values in filters.items() for value in values}
+    if audience.everyone:
+        return True
+    if not held:
+        return audience.unfiltered
+    return any(room in held for room in audience.rooms)
+
+
+class RoomsModel(RuleBasedStateMachine):
+    """Do the same to Rooms and to a plain dict, and compare what each member hears."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rooms: Rooms[int] = Rooms()
+        self.model: dict[int, dict[str, tuple[str, ...]]] = {}
+
+    @rule(member=MEMBERS, filters=FILTERS)
+    def join(self, member: int, filters: dict[str, tuple[str, ...]]) -> None:
+        self.rooms.join(member, filters)
+        self.model[member] = filters
+
+    @rule(member=MEMBERS)
+    def leave(self, member: int) -> None:
+        self.rooms.leave(member)
+        self.model.pop(member, None)
+
+    @rule(audiences=st.lists(AUDIENCES, max_size=6))
+    def hear(self, audiences: list[Audience]) -> None:
+        groups = self.rooms.hearers(audiences)
+        grouped = [member for members in groups.values() for member in members]
+        assert len(grouped) == len(set(grouped)), "a member is in two groups, or in one twice"
+        found = {member: heard for heard, members in groups.items() for member in members}
+        expected = {
+            member: sum(1 << index for index, audience in enumerate(audiences) if hears(filters, audience))
+            for member, filters in self.model.items()
+        }
+        assert found == {member: heard for member, heard in expected.items() if heard}
+
+    @invariant()
+    def counts_its_members(self) -> None:
+        assert len(self.rooms) == len(self.model)
+
+    @invariant()
+    def knows_which_keys_are_held(self) -> None:
+        for key in KEYS:
+            assert self.rooms.holds(key) == any(filters.get(key) for filters in self.model.values())
+
+
+RoomsModel.TestCase.settings = settings(
+    deadline=None,
+    report_multiple_bugs=False,
+    max_examples=60,
+    stateful_step_count=25,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+TestRoomsAgainstANaiveModel = RoomsModel.TestCase
+
+
+def test_those_who_hear_the_same_are_one_group_in_the_order_they_came() -> None:
+    rooms: Rooms[str] = Rooms()
+    rooms.join("first", {"board_id": ["a"]})
+    rooms.join("second", {"board_id": ["a"]})
+    rooms.join("both", {"board_id": ["a", "b"]})
+    rooms.join("nobody", {"board_id": ["z"]})
+    rooms.join("all", {})
+    events = [Audience((("board_id", "a"),)), Audience((("board_id", "b"),), unfiltered=False)]
+    assert rooms.hearers(events) == {0b01: ["first", "second", "all"], 0b11: ["both"]}
+
+
+def test_an_empty_room_is_forgotten() -> None:
+    rooms: Rooms[int] = Rooms()
+    for value in range(1000):
+        rooms.join(1, {"board_id": [str(value)]})
+    rooms.leave(1)
+    assert not rooms.holds("board_id")
+    assert len(rooms) == 0
+    # More than a counter per key, left for those who have gone, would grow for as long as the server runs.
+    assert sum(len(held) for held in vars(rooms).values()) <= 1
+
+
+class Lines:
+    """Count the lines that rooms.py runs: the work, whatever the machine."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def __enter__(self) -> Lines:
+        self._before = sys.gettrace()
+        sys.settrace(self._trace)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        sys.settrace(self._before)
+
+    def _trace(self, frame: FrameType, event: str, argument: Any) -> Any:
+        if frame.f_code.co_filename != module_under_test.__file__:
+            return None
+        self.count += event == "line"
+        return self._trace
+
+
+@pytest.mark.parametrize(
+    "audience",
+    [Audience((("board_id", "b1"),)), Audience((("board_id", "b1"), ("project_id", "p1")), unfiltered=False)],
+)
+def test_an_event_for_a_room_costs_its_members_and_not_the_others(audience: Audience) -> None:
+    costs = []
+    for others in (10, 3000):
+        rooms: Rooms[int] = Rooms()
+        for member in range(10):
+            rooms.join(member, {"board_id": ["b1"]})
+        for member in range(10, 10 + others):
+            rooms.join(member, {"board_id": [f"other {member % 100}"], "project_id": ["p2"]})
+        with Lines() as lines:
+            groups = rooms.hearers([audience] * 5)
+        assert groups == {0b11111: list(range(10))}
+        costs.append(lines.count)
+    assert 0 < costs[0] == costs[1]
+
+
+def test_an_event_for_everyone_costs_everyone() -> None:
+    # That the count above can tell the difference.
+    costs = []
+    for others in (10, 1000):
+        rooms: Rooms[int] = Rooms()
+        for member in range(others):
+            rooms.join(member, {"board_id": ["b1"]})
+        with Lines() as lines:
+            rooms.hearers([EVERYONE])
+        costs.append(lines.count)
+    assert costs[1] > 10 * costs[0]
+
+
+class Kind(enum.Enum):
+    A = "a"
+
+
+def test_a_filter_value_is_the_text_that_stands_in_a_url() -> None:
+    texts = {"b1": "b1", 5: "5", Kind.A: "a", uuid.UUID(int=1): "00000000-0000-0000-0000-000000000001"}
+    for value, text in texts.items():
+        assert room_value(value) == text, value

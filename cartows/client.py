@@ -10,6 +10,7 @@ Go counterpart: ``client.go``.
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 import threading
@@ -30,6 +31,9 @@ __all__ = ["Client"]
 
 # What the wire calls a restart and a slow client (SPEC: close codes).
 RESTART, SLOW_CONSUMER = 1012, 3008
+
+# Close codes that are nobody's fault.
+_ORDINARY_ENDS = frozenset({1000, 1001, 1005, 1006, 1012})
 
 # How long those who are dismissed are asked to stay away.
 _RETRY_AFTER_MS = (500, 3000)
@@ -52,6 +56,7 @@ class Client:
         self.attached = False
         #: It holds one of the hub's places, given back when it has gone.
         self.placed = False
+        self._end_logged = False
         # A new mapping with every change: readers take no lock.
         self._filters: Mapping[str, tuple[str, ...]] = {}
         connection.owner = self
@@ -141,8 +146,17 @@ class Client:
 
     def closing_begun(self, within: float) -> None:
         """Hear no event any more, and have the connection aborted unless it has ended in ``within`` seconds."""
+        self.log_end()
         self.hub.unregister_client(self)
         self.hub.heartbeat.watch(self, time.monotonic() + within)
+
+    def log_end(self) -> None:
+        """Say in one line, once, why the client goes: at info when it was put out, else at debug."""
+        if not self._end_logged:
+            self._end_logged = True
+            code, reason = self.connection.close_code, self.connection.close_reason
+            level = logging.DEBUG if code in _ORDINARY_ENDS or code is None or code >= 4000 else logging.INFO
+            self.hub.logger.log(level, "cartows: client %s goes: %s %s", self.id, code, reason)
 
     # Pumps --------------------------------------------------------------------------------------------------------
 

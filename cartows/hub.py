@@ -44,9 +44,6 @@ _CONTROLS_PER_TURN = 64
 _SENDS_PER_OFFER = 64
 _LONGEST_OFFER = 0.001
 
-# Close codes that are nobody's fault; a client that ends with another one is worth a line in the log.
-_ORDINARY_ENDS = frozenset({1000, 1001, 1005, 1006, 1012})
-
 # Room for the id and the frame's header beside an encoded event.
 _ENVELOPE = 64
 
@@ -373,8 +370,7 @@ class Hub(Broadcasts):
         self.heartbeat.discard(client)
         connection = client.connection
         self.count(f"closed_{connection.close_code}")
-        level = logging.DEBUG if connection.close_code in _ORDINARY_ENDS else logging.INFO
-        self.logger.log(level, "cartows: client %s gone: %s %s", client.id, connection.close_code, connection.close_reason)
+        client.log_end()
         with self._lock:
             self._places -= client.placed
             self._present.discard(client)

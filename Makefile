@@ -7,6 +7,8 @@ VENV ?= .venv
 HOST ?= 127.0.0.1
 PORT ?= 8080
 THREADS ?= 8
+# Most tests wait for servers; those of one file share them.
+WORKERS ?= 3
 # More arguments for pytest and for the benchmarks: make test PYTEST='-k frames'
 PYTEST ?=
 BENCH ?=
@@ -46,10 +48,10 @@ run: $(VENV)/.run
 	@exec $(BIN)/gunicorn --chdir examples/quickstart -k gthread --threads $(THREADS) -b $(HOST):$(PORT) app:app
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest $(PYTEST)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(PYTEST)
 
 test-oldest: $(OLDEST_VENV)/.oldest
-	$(OLDEST_VENV)/bin/python -m pytest $(PYTEST)
+	$(OLDEST_VENV)/bin/python -m pytest -n $(WORKERS) --dist loadfile $(PYTEST)
 
 test-all:
 	@set -e; failed=; found='$(pythons)'; \

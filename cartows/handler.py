@@ -44,8 +44,9 @@ _NO_SOCKET = Refusal(
     "gunicorn, or flask run.",
 )
 
-# How often an attached client's worker is asked whether it goes on.
+# How often an attached client's worker is asked whether it goes on, and how long the client then has to go.
 _WORKER_CHECK = 0.5
+_WORKER_PATIENCE = 1.0
 
 
 class Handler:
@@ -139,7 +140,7 @@ class Handler:
             return unavailable("FULL", f"This process serves {self.max_clients} clients and has no place left; try again.")
         hands_off = self._hands_off(sock)
         try:
-            transport, lock = self._transport(sock)
+            transport, lock = self._transport(sock, hands_off)
         except OSError as error:
             self.hub.give_place_back()
             return unavailable("NO_DESCRIPTOR", f"The server has no descriptor left for another client: {error.strerror}.")
@@ -152,7 +153,7 @@ class Handler:
                 connection.release()
                 self.hub.give_place_back()
                 return unavailable("NO_THREAD", f"The server has no thread left for another client: {error}.")
-        if handoff.can_hand_off(sock):
+        if hands_off:
             handoff.take_over(sock)
         try:
             self.hub.register_client(client)
@@ -174,15 +175,17 @@ class Handler:
             self.logger.log(logging.WARNING if wanted and not possible else logging.INFO, "cartows: %s", said)
         return hands_off
 
-    def _transport(self, sock: Any) -> tuple[Transport, threading.Lock]:
+    def _transport(self, sock: Any, hands_off: bool) -> tuple[Transport, threading.Lock]:
         lock = threading.Lock()
         transport: Transport
         if handoff.is_tls(sock):
             transport = SharedTransport(sock, lock, borrowed=True)
-        elif handoff.can_hand_off(sock):
+        elif hands_off:
             transport = PlainTransport(handoff.duplicate(sock), self.hub.turnstile)
         else:
-            transport = PlainTransport(sock, borrowed=True)
+            # A time limit of the server's, or Python's default one, would end a client that is merely quiet.
+            sock.setblocking(True)
+            transport = PlainTransport(sock, self.hub.turnstile, borrowed=True)
         transport.tune(self.options.write_buffer)
         return transport, lock
 
@@ -211,7 +214,7 @@ class Handler:
         if not worker.alive:
             for client in self.hub.get_clients():
                 if client.attached:
-                    client.dismiss()
+                    client.dismiss(_WORKER_PATIENCE)
         return True
 
     # A route of the app's own -------------------------------------------------------------------------------------

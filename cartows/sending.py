@@ -8,7 +8,8 @@ Blocks: ``write_pump`` and ``flush`` on room in the socket; nothing else.
 The rules of sending:
 
 1. Every send is non-blocking and made under ``lock``; a writer waits for room without it.
-2. ``writer_owns`` is set when a send falls short and cleared only when nothing at all is left; meanwhile others only queue.
+2. ``writer_owns`` is set when a send falls short and cleared only when nothing at all is left; meanwhile others only queue,
+   save that the socket is tried once more before a client is called slow.
 3. The rest of a cut frame goes out before anything else does; what stands behind it is kept as single messages.
 4. Others end a connection with ``shutdown``; the reader closes the descriptor, last (see ``connection``).
 """
@@ -168,13 +169,24 @@ class Sender:
         return SENT
 
     def _queued_locked(self) -> int:
-        if len(self._queue) > self.options.send_queue:
-            return OVERFLOW
-        if self._queued_bytes + len(self._rest) > self.options.send_queue_bytes:
-            return OVERFLOW
+        if self._over_locked():
+            # Its writer may only be waiting for the GIL: what counts is whether the socket takes more.
+            while self._opened and self._pending_locked() and self._write_locked():
+                pass
+            if self.ended:
+                return GONE
+            if self._over_locked():
+                return OVERFLOW
+            if not self._pending_locked():
+                return SENT
         if not self._opened:
             return QUEUED
         return self._call_writer_locked()
+
+    def _over_locked(self) -> bool:
+        options = self.options
+        waiting = self._queued_bytes + len(self._rest)
+        return len(self._queue) > options.send_queue or waiting > options.send_queue_bytes
 
     def _call_writer_locked(self) -> int:
         if not self._writer_active:

@@ -282,17 +282,28 @@ def test_an_orderly_close_waits_behind_the_queue() -> None:
 
 def test_a_full_queue_says_overflow_by_messages() -> None:
     connection, transport, _ = scripted(Options(send_queue=10))
-    transport.takes = [0]
+    transport.takes = [0, 0]
     assert connection.offer(Batch(frames(10))) == WANTS_WRITER
     assert connection.offer(Batch(frames(1))) == OVERFLOW
 
 
 def test_a_full_queue_says_overflow_by_bytes() -> None:
     connection, transport, _ = scripted(Options(send_queue_bytes=5000))
-    transport.takes = [1]
+    transport.takes = [1, 0]
     assert connection.offer(Batch(frames(1, 4000))) == WANTS_WRITER
     assert connection.offer(Batch(frames(1, 900))) == WANTS_WRITER
     assert connection.offer(Batch(frames(1, 900))) == OVERFLOW
+
+
+def test_a_client_whose_writer_has_not_come_to_run_is_not_called_slow() -> None:
+    connection, transport, _ = scripted(Options(send_queue=10))
+    several = frames(30)
+    transport.takes = [0]
+    assert connection.offer(Batch(several[:10])) == WANTS_WRITER
+    # By now the socket takes everything again.
+    assert connection.offer(Batch(several[10:])) != OVERFLOW
+    assert transport.taken == joined(several)
+    assert not connection.writer_owns
 
 
 def test_room_in_the_queue_comes_back_as_it_is_sent() -> None:

@@ -1,0 +1,14 @@
+"""A module that already publishes when it is imported: in a preloading master, before the fork."""
+
+from __future__ import annotations
+
+import remote
+from flask import Flask
+
+from cartows import CartoWS, Hub
+
+app = Flask(__name__)
+hub = Hub()
+remote.install(app, hub)
+CartoWS(app, hub)
+assert hub.broadcast("master.says").accepted

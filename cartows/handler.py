@@ -28,7 +28,7 @@ from .errors import HubClosed
 from .heartbeat import Heartbeat
 from .hub import Hub
 from .options import Options, OriginCheck
-from .route import RouteConnection
+from .route import RouteConnection, cut_off
 from .servers import gunicorn_worker
 from .transport import PlainTransport, SharedTransport, Transport
 
@@ -234,8 +234,13 @@ class Handler:
             ws.close(FORBIDDEN, filters.message[:120])
             return
         if handoff.is_tls(ws.sock):
-            self.logger.error("cartows: a flask-sock route of the app's own cannot be served over TLS that ends in the worker")
-            ws.close(1011, "not over TLS in the worker")
+            self.logger.error(
+                "cartows: %s is a flask-sock route of the app's own, which cannot be served over TLS that ends in the worker: "
+                "simple-websocket reads there already, and two threads must not use one TLS object. Use CartoWS, or end TLS "
+                "in a proxy",
+                request.path,
+            )
+            cut_off(ws)
             return
         if not self.hub.take_place(self.max_clients):
             ws.close(CONNECTION_LIMIT, "no place left")

@@ -10,9 +10,11 @@ taken away; but the socket it writes its pongs and close frames to can be, which
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 from simple_websocket import ConnectionClosed
@@ -22,7 +24,10 @@ from .frames import CLOSE, PONG
 from .options import Options
 from .transport import PlainTransport
 
-__all__ = ["RouteConnection"]
+__all__ = ["RouteConnection", "cut_off"]
+
+# How long simple-websocket's thread may take to see the end of its socket.
+_CUT_OFF_WAIT = 5.0
 
 # Messages that may wait for the app's handler before no more is read.
 _AHEAD = 16
@@ -78,6 +83,18 @@ class RouteSocket:
 
     def close(self) -> None:
         """Leave the closing to the connection."""
+
+
+def cut_off(ws: Any) -> None:
+    """End a connection without a word, and wait for simple-websocket's thread.
+
+    It must not be inside the TLS object when the server closes the descriptor: the number may go to another connection, whose
+    bytes it would read.
+    """
+    with suppress(OSError):
+        socket.socket.shutdown(ws.sock, socket.SHUT_RDWR)
+    ws.connected = False
+    ws.thread.join(_CUT_OFF_WAIT)
 
 
 class RouteConnection(Connection):

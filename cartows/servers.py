@@ -4,15 +4,15 @@ Threads: any.
 Locks: none.
 Blocks: never.
 
-gunicorn calls no hook of an application on SIGTERM and hands it no reference to its worker; both are read off the stacks of
-the process's threads, where the worker or the server is ``self``.
+gunicorn calls no hook of an application on SIGTERM and hands it no reference to its worker; it is read off the caller's own
+stack, where the worker is ``self``: it loads the app and it runs every request. Only the own stack: another thread's frames
+come and go while they are looked at, and a walk along them may never end.
 """
 
 from __future__ import annotations
 
+import os
 import sys
-import threading
-from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
@@ -20,14 +20,16 @@ __all__ = ["configured_workers", "gunicorn_worker", "replaced_threads", "serving
 
 _SERVERS = (
     ("gunicorn.workers.base", "Worker"),
+    ("gunicorn.arbiter", "Arbiter"),
     ("werkzeug.serving", "BaseWSGIServer"),
-    ("waitress.server", "BaseWSGIServer"),
 )
 
 
 def serving() -> bool:
-    """Return whether a thread of this process is inside a web server."""
-    return any(_selves(_frames(None), *known) for known in _SERVERS)
+    """Return whether this process belongs to a web server, as far as its environment or the caller's stack shows."""
+    if os.environ.get("SERVER_SOFTWARE", "").startswith("gunicorn") or "WERKZEUG_SERVER_FD" in os.environ:
+        return True
+    return any(_selves(*known) for known in _SERVERS)
 
 
 def replaced_threads() -> str | None:
@@ -44,37 +46,27 @@ def replaced_threads() -> str | None:
 
 
 def gunicorn_worker() -> Any | None:
-    """Return the gunicorn worker that the main thread runs, or None; its ``alive`` says whether it goes on."""
-    main = threading.main_thread().ident
-    found = _selves(_frames(main), "gunicorn.workers.base", "Worker")
+    """Return the gunicorn worker that runs the caller's request, or None; its ``alive`` says whether it goes on."""
+    found = _selves("gunicorn.workers.base", "Worker")
     return found[0] if found else None
 
 
 def configured_workers() -> int:
     """Return how many gunicorn workers are configured, 1 where it is not gunicorn that loads or runs the app."""
-    main = threading.main_thread().ident
-    owners = _selves(_frames(main), "gunicorn.workers.base", "Worker")
-    owners += _selves(_frames(main), "gunicorn.arbiter", "Arbiter")
-    for owner in owners:
+    for owner in _selves("gunicorn.workers.base", "Worker") + _selves("gunicorn.arbiter", "Arbiter"):
         workers = getattr(getattr(owner, "cfg", None), "workers", None)
         if isinstance(workers, int):
             return workers
     return 1
 
 
-def _frames(thread: int | None) -> Iterator[FrameType]:
-    for ident, frame in sys._current_frames().items():
-        if thread is None or ident == thread:
-            each: FrameType | None = frame
-            while each is not None:
-                yield each
-                each = each.f_back
-
-
-def _selves(frames: Iterator[FrameType], module: str, name: str) -> list[Any]:
-    """Return what is called ``self`` on a stack and is an instance of that class."""
+def _selves(module: str, name: str) -> list[Any]:
+    """Return what is called ``self`` on the caller's stack and is an instance of that class, the innermost first."""
     kind = getattr(sys.modules.get(module), name, None)
-    if not isinstance(kind, type):
-        return []
-    found = (frame.f_locals.get("self") for frame in frames if "self" in frame.f_code.co_varnames)
-    return [each for each in found if isinstance(each, kind)]
+    found: list[Any] = []
+    frame: FrameType | None = sys._getframe() if isinstance(kind, type) else None
+    while frame is not None and isinstance(kind, type):
+        if "self" in frame.f_code.co_varnames and isinstance(frame.f_locals.get("self"), kind):
+            found.append(frame.f_locals["self"])
+        frame = frame.f_back
+    return found

@@ -146,21 +146,31 @@ class PlainTransport(Transport):
 class SharedTransport(Transport):
     """Use a non-blocking socket under one lock from reader and writer alike: what TLS needs."""
 
-    __slots__ = ("_lock",)
+    __slots__ = ("_lock", "_wants_read")
 
     repeats = True
 
     def __init__(self, sock: socket.socket, lock: threading.Lock, *, borrowed: bool = False) -> None:
         super().__init__(sock, borrowed=borrowed)
         self._lock = lock
+        #: The last send can only go on once the peer has been read from.
+        self._wants_read = False
         sock.setblocking(False)
 
     def send(self, data: bytes) -> int:
         """See Transport.send; the caller holds the lock."""
+        self._wants_read = False
         try:
             return self.sock.send(data)
-        except (ssl.SSLWantWriteError, ssl.SSLWantReadError, BlockingIOError):
+        except (ssl.SSLWantWriteError, BlockingIOError):
             return 0
+        except ssl.SSLWantReadError:
+            self._wants_read = True
+            return 0
+
+    def wait_writable(self, timeout: float) -> bool:
+        """See Transport.wait_writable."""
+        return _wait(self.fd, timeout, write=not self._wants_read)
 
     def receive(self, size: int) -> bytes:
         """See Transport.receive; takes the lock for each try and waits without it."""

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
 import threading
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -49,25 +48,6 @@ def gunicorn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "gunicorn.arbiter", SimpleNamespace(Arbiter=Arbiter))
 
 
-@contextlib.contextmanager
-def elsewhere(target: Callable[[Callable[[], Any]], Any]) -> Iterator[None]:
-    """Have another thread be inside ``target`` for as long as the block lasts."""
-    inside, over = threading.Event(), threading.Event()
-
-    def wait() -> None:
-        inside.set()
-        over.wait(AT_MOST)
-
-    thread = threading.Thread(target=target, args=(wait,))
-    thread.start()
-    try:
-        assert inside.wait(AT_MOST)
-        yield
-    finally:
-        over.set()
-        thread.join(AT_MOST)
-
-
 def test_no_server_runs_in_a_script_or_a_test() -> None:
     assert not serving()
     assert gunicorn_worker() is None
@@ -90,29 +70,38 @@ def test_the_worker_that_runs_the_main_thread_is_found(kind: type[Worker]) -> No
     assert worker.run(configured_workers) == 3
 
 
-def test_the_worker_is_found_from_a_request_thread() -> None:
-    # gthread: the main thread is in Worker.run, the request is in a thread of the pool.
+def test_the_worker_is_found_from_a_request_thread_whose_own_stack_it_is_on() -> None:
+    # gthread: the pool's thread is inside ThreadWorker.handle_request.
     worker = Worker(workers=2)
     found: list[Any] = []
+    thread = threading.Thread(target=worker.run, args=(lambda: found.extend([gunicorn_worker(), configured_workers()]),))
+    thread.start()
+    thread.join(AT_MOST)
+    assert found == [worker, 2]
 
-    def request() -> None:
-        found.extend([gunicorn_worker(), serving(), configured_workers()])
+
+def test_the_stacks_of_other_threads_are_left_alone() -> None:
+    worker = Worker(workers=5)
+    found: list[Any] = []
+
+    def elsewhere() -> None:
+        found.append(gunicorn_worker())
 
     def run() -> None:
-        thread = threading.Thread(target=request)
+        thread = threading.Thread(target=elsewhere)
         thread.start()
         thread.join(AT_MOST)
 
     worker.run(run)
-    assert found == [worker, True, 2]
+    assert found == [None]
 
 
-def test_a_server_in_another_thread_serves_but_is_not_the_worker_of_this_process() -> None:
-    with elsewhere(Worker(workers=5).run):
-        assert serving()
-        assert gunicorn_worker() is None
-        assert configured_workers() == 1
-    assert not serving()
+@pytest.mark.parametrize("name, value", [("SERVER_SOFTWARE", "gunicorn/23.0.0"), ("WERKZEUG_SERVER_FD", "3")])
+def test_a_thread_of_the_apps_own_serves_where_the_environment_names_a_server(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    assert serving()
 
 
 def test_a_preloaded_app_knows_how_many_workers_there_will_be() -> None:
@@ -149,7 +138,6 @@ def test_flasks_own_server_serves() -> None:
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{server.port}/", timeout=AT_MOST) as response:
             assert response.read() == b"True 1"
-        assert serving()
     finally:
         server.shutdown()
         thread.join(AT_MOST)

@@ -179,8 +179,7 @@ HUGE: list[tuple[dict[str, str | None], str]] = [
 def test_a_huge_request_is_refused_and_costs_nothing(server: Server, headers: dict[str, str | None], path: str) -> None:
     """The servers have limits of their own and words of their own for them; they may also hang up first."""
     witness = server.connect()
-    raw = server.raw()
-    with contextlib.suppress(OSError, EOFError):
+    with server.raw() as raw, contextlib.suppress(OSError, EOFError):
         raw.send(raw.handshake(path, headers))
         assert 400 <= raw.response().status < 500
     assert server.heard(witness) == [[]]

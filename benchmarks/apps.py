@@ -1,0 +1,157 @@
+"""The Flask apps under test: one with cartows, and the loop a Flask developer would write with flask-sock alone.
+
+Both answer the same routes, so that a row differs in nothing but what delivers the events:
+
+``/blast?n=&hz=&size=``  broadcasts n events, hz a second (0: unpaced), each with size bytes of text, and answers then
+``/busy?s=``             burns pure Python for s seconds
+``/work``                makes thirty round trips to a database on the same machine
+``/hello``               answers a few bytes
+``/status``              the process's id and how many clients it has
+
+Threads: routes run on gunicorn's request threads, several at once.
+Locks: the flask-sock app's own, around its set of sockets; none in the cartows app.
+Blocks: ``/blast`` between paced events and while the hub's queue is full; ``/work`` on its database socket.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import socket
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from flask import Flask, request
+from flask_sock import Sock
+from simple_websocket import ConnectionClosed
+
+ROUND_TRIPS = 30
+QUERY = b"x" * 100
+
+# Broadcasts task number i with a payload; returns whether it was accepted.
+Broadcast = Callable[[str, dict[str, Any]], bool]
+
+
+def cartows_app() -> Flask:
+    # Here and not above, so that the baseline's workers hold nothing of cartows.
+    from cartows import CartoWS, Hub
+
+    app = Flask(__name__)
+    hub = Hub()
+    CartoWS(app, hub)
+
+    def broadcast(task_id: str, task: dict[str, Any]) -> bool:
+        return hub.broadcast_task_created(task_id, "board-456", task).accepted
+
+    _add_routes(app, broadcast, hub.client_count)
+    return app
+
+
+def flask_sock_app() -> Flask:
+    app = Flask(__name__)
+    sock = Sock(app)
+    clients: set[Any] = set()
+    clients_lock = threading.Lock()
+
+    @sock.route("/ws")  # type: ignore[untyped-decorator]
+    def events(ws: Any) -> None:
+        with clients_lock:
+            clients.add(ws)
+        try:
+            while True:
+                ws.receive()
+        finally:
+            with clients_lock:
+                clients.discard(ws)
+
+    def broadcast(task_id: str, task: dict[str, Any]) -> bool:
+        data = {"task_id": task_id, "board_id": "board-456", "action": "created", "task": task}
+        message = json.dumps({"type": "task.created", "timestamp": "2026-11-23T01:23:45.123456Z", "data": data})
+        with clients_lock:
+            receivers = list(clients)
+        for ws in receivers:
+            try:
+                ws.send(message)
+            except (ConnectionClosed, OSError):
+                with clients_lock:
+                    clients.discard(ws)
+        return True
+
+    _add_routes(app, broadcast, lambda: len(clients))
+    return app
+
+
+def _add_routes(app: Flask, broadcast: Broadcast, client_count: Callable[[], int]) -> None:
+    database = _Database()
+
+    @app.get("/blast")
+    def blast() -> dict[str, Any]:
+        n, hz = request.args.get("n", 0, int), request.args.get("hz", 0.0, float)
+        texts = _texts(request.args.get("size", 0, int))
+        rejected = 0
+        began = time.monotonic()
+        for i in range(n):
+            task_id = f"task-{i}"
+            task = {"id": task_id, "title": "Implement WebSocket", "status": "done", "t": time.time()}
+            if texts:
+                task["text"] = texts[i % len(texts)]
+            rejected += not broadcast(task_id, task)
+            rest = began + (i + 1) / hz - time.monotonic() if hz > 0 else 0
+            if rest > 0:
+                time.sleep(rest)
+        return {"seconds": time.monotonic() - began, "rejected": rejected}
+
+    @app.get("/busy")
+    def busy() -> dict[str, Any]:
+        end = time.monotonic() + request.args.get("s", 1.0, float)
+        turns = 0
+        while time.monotonic() < end:
+            for number in range(1000):
+                turns += number & 1
+        return {"turns": turns}
+
+    @app.get("/work")
+    def work() -> dict[str, Any]:
+        return {"bytes": sum(len(database.query(QUERY)) for _ in range(ROUND_TRIPS))}
+
+    @app.get("/hello")
+    def hello() -> str:
+        return "hello"
+
+    @app.get("/status")
+    def status() -> dict[str, Any]:
+        return {"pid": os.getpid(), "clients": client_count()}
+
+
+class _Database:
+    """Stand for a database driver: a connection per thread, and like a real one it lets the GIL go while it waits."""
+
+    def __init__(self) -> None:
+        # The connection of each request thread, made on its first query.
+        self._local = threading.local()
+
+    def query(self, text: bytes) -> bytes:
+        if not hasattr(self._local, "connection"):
+            connection = socket.create_connection(("127.0.0.1", int(os.environ["BENCH_ECHO_PORT"])), timeout=30)
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self._local.connection = connection
+        self._local.connection.sendall(text)
+        answer = b""
+        while len(answer) < len(text):
+            got = self._local.connection.recv(4096)
+            if not got:
+                raise ConnectionError("the benchmark's echo server closed the connection")
+            answer += got
+        return answer
+
+
+def _texts(size: int) -> list[str]:
+    """Make a few texts of so many bytes, always the same, which deflate to about a half."""
+    if size <= 0:
+        return []
+    chance = random.Random(size)
+    words = ["".join(chance.choices("etaoinshrdlcumwfgypbvk", k=chance.randint(2, 10))) for _ in range(2000)]
+    return [" ".join(chance.choices(words, k=size // 4))[:size] for _ in range(16)]

@@ -1,0 +1,225 @@
+"""What every row is measured with: the scale of the load, servers that are watched, and one blast to many clients.
+
+Threads: the caller's alone.
+Locks: none.
+Blocks: for the length of a measurement, which is bounded.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import resource
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from .processes import Call, Floor, Gunicorn, Loadgen, MeasureError, Server
+from .report import Figure, Outcome, Sample
+
+# gunicorn's own advice for a small app; what a user who copies the README has.
+THREADS = 8
+# A storm of reconnects rather than one visitor after the other, within gunicorn's default backlog.
+HANDSHAKES = "32"
+
+# CPUs that other processes may use during a run that counts, and how long one is put off for their sake.
+QUIET = 0.1
+QUIET_WAIT = 5.0
+REPEATS = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Scale:
+    """How much of everything; the targets are for the full scale."""
+
+    #: Clients of an ordinary row, and of the row about many.
+    clients: int = 1000
+    many: int = 10_000
+    #: Events of the unpaced flood.
+    flood: int = 10_000
+    #: Length of a paced measurement.
+    seconds: float = 5.0
+    #: HTTP requests behind one percentile.
+    probes: int = 2000
+
+
+QUICK = Scale(clients=100, many=500, flood=1000, seconds=1.0, probes=200)
+
+
+class Bench:
+    """One run of one row: hands out servers, and collects what is worth a sentence."""
+
+    def __init__(self, scale: Scale) -> None:
+        self.scale = scale
+        # Sentences for the report; each once, however many runs say it.
+        self.notes: list[str] = []
+
+    def note(self, sentence: str) -> None:
+        if sentence not in self.notes:
+            self.notes.append(sentence)
+
+    @contextlib.contextmanager
+    def cartows(self, threads: int = THREADS, env: Mapping[str, str] | None = None) -> Iterator[Gunicorn]:
+        """Serve the cartows app; every option at its default, the queue bounds above all."""
+        with self._watched(Gunicorn("cartows_app", threads, env=env)) as server:
+            yield server
+
+    @contextlib.contextmanager
+    def flask_sock(self, clients: int) -> Iterator[Gunicorn]:
+        """Serve the flask-sock loop, with the pool thread and the connection that each of its clients pins."""
+        connections = str(clients + 100)
+        with self._watched(Gunicorn("flask_sock_app", clients + 20, "--worker-connections", connections)) as server:
+            yield server
+
+    @contextlib.contextmanager
+    def _watched(self, server: Gunicorn) -> Iterator[Gunicorn]:
+        with server:
+            yield server
+            alive = Path(f"/proc/{server.worker}").exists()
+        tracebacks = server.log.read_text(errors="replace").count("Traceback (most recent call last)")
+        if not alive:
+            self.note(f"{server.name}: the worker died during the measurement, see {server.log}")
+        if tracebacks:
+            self.note(f"{server.name}: {tracebacks} tracebacks in its log, see {server.log}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Blast:
+    """So many events, hz a second (0: as fast as they are taken), each with size bytes of text."""
+
+    events: int
+    hz: float = 0.0
+    size: int = 0
+
+    @property
+    def path(self) -> str:
+        return f"/blast?n={self.events}&hz={self.hz}&size={self.size}"
+
+    @property
+    def seconds(self) -> float:
+        return self.events / self.hz if self.hz else 0.0
+
+
+class Delivery:
+    """Clients that are all connected, and one blast to them."""
+
+    def __init__(self, server: Server, load: Loadgen, blast: Blast, limit: float) -> None:
+        self._server, self._load, self._blast, self._limit = server, load, blast, limit
+        # The request that publishes, from start() on.
+        self._call: Call | None = None
+        # Seconds it took to connect all clients, each greeted where the server greets.
+        self.connect_s = load.ready()
+        if isinstance(server, Gunicorn):
+            server.await_clients(load.clients)
+
+    def start(self) -> None:
+        """Call the blast, and return at once."""
+        self._call = Call(self._server, self._blast.path, self._limit)
+
+    def finish(self) -> dict[str, Any]:
+        """Wait for the events; returns the load generator's result together with what the server said."""
+        if self._call is None:
+            self.start()
+        assert self._call is not None
+        result = self._load.result(self._limit + 20)
+        return {**result, **(self._call.answer(1.0) or {"seconds": 0.0, "rejected": 0})}
+
+
+@contextlib.contextmanager
+def delivery(server: Server, clients: int, blast: Blast, *options: str, limit: float = 60.0) -> Iterator[Delivery]:
+    """Connect the clients; the result of their blast tells what has come within `limit` seconds from then."""
+    greeting = ["-g"] if server.name == "cartows_app" else []
+    with Loadgen(server.port, clients, blast.events, "-j", HANDSHAKES, "-l", str(limit), *greeting, *options) as load:
+        yield Delivery(server, load, blast, limit)
+
+
+def deliver(server: Server, clients: int, blast: Blast, *options: str) -> dict[str, Any]:
+    with delivery(server, clients, blast, *options) as under_way:
+        return under_way.finish()
+
+
+def faults(result: Mapping[str, Any]) -> float:
+    """Count every event that was not delivered once, in its place, to each client, or was not accepted at all."""
+    return float(result["lost"] + result["surplus"] + result["misplaced"] + result["rejected"])
+
+
+def pace_reached(result: Mapping[str, Any], blast: Blast) -> bool:
+    """Tell whether the events came as often as asked: a publisher that falls behind would flatter the latency."""
+    return 0 < float(result["seconds"]) <= blast.seconds * 1.05 + 0.1
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One row of the benchmark."""
+
+    name: str
+    title: str
+    figures: Sequence[Figure]
+    #: Measures once; called for every run.
+    measure: Callable[[Bench], Sample]
+    #: Sockets one process has open at most.
+    sockets: Callable[[Scale], int] = lambda scale: scale.clients
+    #: Runs whose median counts where nobody asks for another number.
+    runs: int = 3
+
+
+def run(row: Row, scale: Scale, runs: int) -> Outcome:
+    """Measure a row so many times; a run that fails is told in a sentence and leaves the others standing.
+
+    Where other processes disturbed a run there are up to two more, and the least disturbed ones count.
+    """
+    outcome = Outcome(row.name, row.title, row.figures, [], [])
+    files = row.sockets(scale) + 500  # what the processes have open beside their sockets, with room
+    allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if files > allowed:
+        outcome.notes.append(f"skipped: needs {files} open files, and the hard limit is {allowed} (ulimit -Hn)")
+        return outcome
+    bench = Bench(scale)
+    began = time.monotonic()
+    samples: list[tuple[float, Sample]] = []
+    for turn in range(runs + REPEATS):
+        if turn >= runs and sum(others < QUIET for others, _ in samples) >= runs:
+            break
+        _await_quiet()
+        since, cpu = time.monotonic(), _other_cpu()
+        try:
+            sample = row.measure(bench)
+        except MeasureError as error:
+            bench.note(f"a run failed: {error}")
+            outcome.failed += 1
+            continue
+        others = (_other_cpu() - cpu) / (time.monotonic() - since)
+        samples.append((max(0.0, others), sample))
+    counted = sorted(samples, key=lambda each: max(each[0], QUIET))[:runs]
+    outcome.samples = [sample for _, sample in counted]
+    outcome.others = max((others for others, _ in counted), default=0.0)
+    outcome.seconds = time.monotonic() - began
+    if len(samples) > runs:
+        bench.note(f"{len(samples)} runs, of which the {runs} least disturbed by other processes count")
+    outcome.notes += bench.notes
+    return outcome
+
+
+def _await_quiet() -> None:
+    """Put a run off for a while until other processes are quiet."""
+    deadline = time.monotonic() + QUIET_WAIT
+    while time.monotonic() < deadline:
+        cpu = _other_cpu()
+        time.sleep(0.5)
+        if _other_cpu() - cpu < QUIET * 0.5:
+            return
+
+
+def _other_cpu() -> float:
+    """Seconds of CPU used so far by all processes but this one and those it has waited for."""
+    user, nice, system, _, _, _, _, steal = map(int, Path("/proc/stat").read_text().split()[1:9])
+    ours = sum(use.ru_utime + use.ru_stime for use in map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)))
+    return (user + nice + system + steal) / os.sysconf("SC_CLK_TCK") - ours
+
+
+def floor_result(clients: int, blast: Blast) -> dict[str, Any]:
+    """Deliver the same with the C floor, in a process of its own."""
+    with Floor() as floor:
+        return deliver(floor, clients, blast)

@@ -1,0 +1,282 @@
+"""The processes a measurement is made of, each a context manager that ends what it started, by id and within seconds.
+
+Threads: one daemon thread per Call, which does one HTTP request.
+Locks: none.
+Blocks: every wait here has a deadline; what misses it raises MeasureError.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import http.client
+import json
+import os
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+HERE = Path(__file__).parent
+ROOT = HERE.parent
+BUILD = HERE / "build"
+INSTRUMENTS = ("loadgen", "floor", "probe", "echo")
+
+START_WAIT = 20.0
+STOP_WAIT = 3.0
+
+
+class MeasureError(Exception):
+    """A measurement could not be made; the message says which part failed and shows its last words."""
+
+
+class NoCompiler(Exception):
+    """There is no C compiler to build the instruments with."""
+
+
+def instrument(name: str) -> Path:
+    """Return where a C program of this folder is built; the name changes with its source, so that none is ever stale."""
+    digest = hashlib.sha256((HERE / f"{name}.c").read_bytes()).hexdigest()
+    return BUILD / f"{name}-{digest[:12]}"
+
+
+def build() -> None:
+    """Compile the instruments that are not there yet."""
+    compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc")
+    if not compiler or not shutil.which(compiler):
+        raise NoCompiler(
+            "The benchmarks need a C compiler to build their load generator, and found neither cc nor gcc: "
+            "install one (on Debian and Ubuntu: apt-get install gcc libc6-dev), or name it in CC."
+        )
+    BUILD.mkdir(exist_ok=True)
+    for name in INSTRUMENTS:
+        if not instrument(name).exists():
+            command = [compiler, "-O2", "-Wall", "-Wextra", "-o", str(instrument(name)), str(HERE / f"{name}.c")]
+            subprocess.run(command, check=True, timeout=120)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class Process:
+    """Run a command, its standard error in a log file of its own."""
+
+    def __init__(self, name: str, command: Sequence[str], env: Mapping[str, str] | None = None, *, pipe: bool = False) -> None:
+        # For messages, and the log's file name.
+        self.name = name
+        # Both streams; with pipe= the standard error alone.
+        self.log = BUILD / f"{name}.log"
+        with self.log.open("wb") as log:
+            self._popen = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE if pipe else log,
+                stderr=log,
+                env={**os.environ, **(env or {})},
+            )
+
+    def __enter__(self) -> Any:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.stop()
+
+    @property
+    def pid(self) -> int:
+        return self._popen.pid
+
+    @property
+    def running(self) -> bool:
+        return self._popen.poll() is None
+
+    def stop(self) -> None:
+        """End the process, politely first, and wait until it is gone."""
+        self._popen.terminate()
+        try:
+            self._popen.wait(STOP_WAIT)
+        except subprocess.TimeoutExpired:
+            self._popen.kill()
+            self._popen.wait(STOP_WAIT)
+        if self._popen.stdout:
+            self._popen.stdout.close()
+
+    def failed(self, what: str) -> MeasureError:
+        words = self.log.read_text(errors="replace").strip()[-800:]
+        return MeasureError(f"{self.name}: {what}" + (f"; its last words: {words}" if words else ""))
+
+
+class Server(Process):
+    """A process that answers HTTP on a port of its own."""
+
+    def __init__(self, name: str, command: Sequence[str], port: int, env: Mapping[str, str] | None = None) -> None:
+        super().__init__(name, command, env)
+        self.port = port
+        deadline = time.monotonic() + START_WAIT
+        while True:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+                return
+            if not self.running or time.monotonic() > deadline:
+                self.stop()
+                raise self.failed("did not start")
+            time.sleep(0.05)
+
+    def get(self, path: str, timeout: float = 10.0) -> dict[str, Any]:
+        # Not urllib: a proxy in the environment is none of this.
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
+        try:
+            connection.request("GET", path, headers={"Connection": "close"})
+            answer = connection.getresponse()
+            body = answer.read()
+            if answer.status != 200:
+                raise self.failed(f"GET {path} answered {answer.status}")
+            found: dict[str, Any] = json.loads(body)
+            return found
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            raise self.failed(f"GET {path} failed: {error!r}") from error
+        finally:
+            connection.close()
+
+
+class Floor(Server):
+    """The C loop that only calls send."""
+
+    def __init__(self) -> None:
+        port = free_port()
+        super().__init__("floor", [str(instrument("floor")), str(port)], port)
+
+
+class Gunicorn(Server):
+    """One gthread worker with one of the apps; gunicorn's own defaults but for what is named here."""
+
+    def __init__(self, app: str, threads: int, *options: str, env: Mapping[str, str] | None = None) -> None:
+        port = free_port()
+        serve = [sys.executable, "-m", "gunicorn", "-k", "gthread", "--threads", str(threads)]
+        command = [*serve, "-b", f"127.0.0.1:{port}", *options, f"benchmarks.apps:{app}()"]
+        # The process that serves; 0 until it has told its id. The other one is gunicorn's master.
+        self.worker = 0
+        super().__init__(app, command, port, {"PYTHONPATH": str(ROOT), **(env or {})})
+        try:
+            self.worker = self.get("/status", START_WAIT)["pid"]
+        except MeasureError:
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        """End the master, and the worker where it does not follow: full of attached sockets it waits for them."""
+        self._popen.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._popen.wait(STOP_WAIT)
+        if self.running:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.worker or self.pid, signal.SIGKILL)
+        super().stop()
+
+    def await_clients(self, count: int, timeout: float = 30.0) -> None:
+        """Wait until the app itself counts so many clients: the answer to a handshake comes before that."""
+        deadline = time.monotonic() + timeout
+        while (found := self.get("/status")["clients"]) != count:
+            if time.monotonic() > deadline:
+                raise self.failed(f"has {found} clients where {count} are connected")
+            time.sleep(0.05)
+
+
+class Echo(Server):
+    """The stand-in for a database."""
+
+    def __init__(self) -> None:
+        port = free_port()
+        super().__init__("echo", [str(instrument("echo")), str(port)], port)
+
+
+class Loadgen(Process):
+    """Many WebSocket clients in one process."""
+
+    def __init__(self, port: int, clients: int, expect: int, *options: str) -> None:
+        # What has come on standard output and was not yet a whole line.
+        self._read = b""
+        self.clients = clients
+        command = [str(instrument("loadgen")), *options, str(port), "/ws", str(clients), str(expect)]
+        super().__init__("loadgen", command, pipe=True)
+
+    def ready(self, timeout: float = 60.0) -> float:
+        """Wait until all clients are connected; returns the seconds that took."""
+        line = self._line(timeout)
+        if not line.startswith("READY "):
+            raise self.failed("did not connect all clients")
+        connect_s: float = json.loads(line[6:])["connect_s"]
+        return connect_s
+
+    def result(self, timeout: float) -> dict[str, Any]:
+        line = self._line(timeout)
+        if not line:
+            raise self.failed("gave no result")
+        found: dict[str, Any] = json.loads(line)
+        return found
+
+    def _line(self, timeout: float) -> str:
+        assert self._popen.stdout is not None
+        deadline = time.monotonic() + timeout
+        while b"\n" not in self._read:
+            left = deadline - time.monotonic()
+            if left <= 0 or not select.select([self._popen.stdout], [], [], left)[0]:
+                raise self.failed(f"said nothing for {timeout:.0f} s")
+            got = os.read(self._popen.stdout.fileno(), 65536)
+            if not got:
+                self._popen.wait(STOP_WAIT)
+                return ""
+            self._read += got
+        line, _, self._read = self._read.partition(b"\n")
+        return line.decode()
+
+
+class Call:
+    """One HTTP request that goes on while the caller does something else."""
+
+    def __init__(self, server: Server, path: str, timeout: float) -> None:
+        # Written by the thread, read after it ended.
+        self._answer: dict[str, Any] | None = None
+        self._server, self._path, self._timeout = server, path, timeout
+        # A daemon: a request that hangs must not keep the benchmark from ending.
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        with contextlib.suppress(MeasureError):
+            self._answer = self._server.get(self._path, self._timeout)
+
+    @property
+    def pending(self) -> bool:
+        return self._thread.is_alive()
+
+    def answer(self, timeout: float) -> dict[str, Any] | None:
+        """Wait for the answer; None where it did not come, or was an error."""
+        self._thread.join(timeout)
+        return None if self._thread.is_alive() else self._answer
+
+
+def probe(
+    server: Server, path: str, count: int, *, hung_after: float = 5.0, seconds: float = 60.0, gap_ms: float = 0.0
+) -> dict[str, Any]:
+    """Ask one request after the other, `gap_ms` apart on average, each on a connection of its own, for `seconds` at most.
+
+    The first request without an answer after `hung_after` seconds ends it, with "hung" set.
+    """
+    command = [str(instrument("probe")), str(server.port), path, str(count), str(hung_after), str(seconds), str(gap_ms)]
+    try:
+        run = subprocess.run(command, stdout=subprocess.PIPE, timeout=seconds + hung_after + 10, check=True)
+    except subprocess.SubprocessError as error:
+        raise MeasureError(f"probe {path}: {error}") from error
+    found: dict[str, Any] = json.loads(run.stdout)
+    return found

@@ -1,0 +1,244 @@
+"""The rows about events on their way to many clients."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from .bench import Bench, Blast, Row, deliver, delivery, faults, floor_result, pace_reached
+from .processes import Call, Gunicorn, MeasureError
+from .report import Figure, Sample
+
+MILLION = 1e6
+
+FAULTS = Figure("faults", "events lost, repeated, out of place or refused", at_most=0, every_run=True, digits=0)
+CLOSED = Figure("closed", "clients lost", at_most=0, every_run=True, digits=0)
+
+
+def flood(bench: Bench) -> Sample:
+    """Floor and cartows one after the other, so that what disturbs the machine disturbs both."""
+    blast = Blast(bench.scale.flood)
+    floor = floor_result(bench.scale.clients, blast)
+    with bench.cartows() as server:
+        found = deliver(server, bench.scale.clients, blast)
+    return {
+        "ratio": found["rate"] / floor["rate"],
+        "rate": found["rate"] / MILLION,
+        "floor": floor["rate"] / MILLION,
+        "faults": faults(found),
+        "closed": found["closed"],
+    }
+
+
+def paced(bench: Bench) -> Sample:
+    blast = Blast(int(1000 * bench.scale.seconds), hz=1000)
+    floor = floor_result(bench.scale.clients, blast)
+    with bench.cartows() as server:
+        found = deliver(server, bench.scale.clients, blast)
+    return {
+        "p50": found["latency_ms"]["p50"],
+        "p99": found["latency_ms"]["p99"],
+        "floor": floor["latency_ms"]["p99"],
+        "pace": blast.events / found["seconds"] if found["seconds"] else 0,
+        "faults": faults(found),
+        "closed": found["closed"],
+    }
+
+
+def busy(bench: Bench) -> Sample:
+    blast = Blast(int(20 * bench.scale.seconds), hz=20)
+    with bench.cartows() as server:
+        found = _beside_busy(server, bench.scale.clients, blast, blast.seconds + 2)
+        if not pace_reached(found, blast):
+            bench.note(f"the publisher did not keep 20 events/s: {blast.events} took {found['seconds']:.1f} s")
+    # The loop needs seconds per event: what has come after a while is enough to see that.
+    limit = 2 * bench.scale.seconds
+    with bench.flask_sock(bench.scale.clients) as server:
+        loop = _beside_busy(server, bench.scale.clients, blast, limit)
+    return {
+        "p50": found["latency_ms"]["p50"],
+        "p99": found["latency_ms"]["p99"],
+        "loop": loop["latency_ms"]["p99"],
+        "late": 100 * loop["lost"] / (blast.events * bench.scale.clients),
+        "faults": faults(found),
+        "closed": found["closed"],
+    }
+
+
+def _beside_busy(server: Gunicorn, clients: int, blast: Blast, limit: float) -> dict[str, Any]:
+    with delivery(server, clients, blast, limit=limit) as under_way:
+        handler = Call(server, f"/busy?s={limit}", limit + 10)
+        found = under_way.finish()
+        if found["lost"] == 0 and not handler.pending:
+            raise MeasureError(f"{server.name}: the busy handler ended before the events did")
+    return found
+
+
+def many(bench: Bench) -> Sample:
+    clients, blast = bench.scale.many, Blast(int(2 * bench.scale.seconds), hz=2)
+    floor = floor_result(clients, blast)
+    with bench.cartows() as server:
+        before = _pss_kib(server.worker)
+        with delivery(server, clients, blast) as under_way:
+            memory = _pss_kib(server.worker) - before
+            found = under_way.finish()
+    return {
+        "memory": memory / clients,
+        "connect": under_way.connect_s,
+        "p99": found["latency_ms"]["p99"],
+        "floor": floor["latency_ms"]["p99"],
+        "faults": faults(found),
+        "closed": found["closed"],
+    }
+
+
+def deflate(bench: Bench) -> Sample:
+    size, clients = 16 * 1024, bench.scale.clients
+    with bench.cartows() as server:
+        found = deliver(server, clients, Blast(200, size=size), "-z")
+    # The loop compresses for each client anew: a twentieth of the events keeps it about as busy.
+    with bench.flask_sock(clients) as server:
+        loop = deliver(server, clients, Blast(10, size=size), "-z")
+    for name, result in (("cartows", found), ("flask-sock", loop)):
+        if result["compressed"] != result["total"]:
+            bench.note(f"{name} sent {result['total'] - result['compressed']} of {result['total']} events uncompressed")
+    return {
+        "ratio": found["rate"] / loop["rate"],
+        "rate": found["rate"],
+        "loop": loop["rate"],
+        "bytes": found["bytes"] / max(1, found["total"]),
+        "faults": faults(found),
+        "closed": found["closed"],
+    }
+
+
+def stalled(bench: Bench) -> Sample:
+    clients, stop = bench.scale.clients, bench.scale.clients // 20
+    blast = Blast(int(1000 * bench.scale.seconds), hz=1000)
+    alone, growth_alone = _peak_growth(bench, clients, blast)
+    beside, growth = _peak_growth(bench, clients, blast, "-s", str(stop))
+    return {
+        "ratio": beside["latency_ms"]["p99"] / alone["latency_ms"]["p99"],
+        "alone": alone["latency_ms"]["p99"],
+        "beside": beside["latency_ms"]["p99"],
+        "growth": growth,
+        "growth_alone": growth_alone,
+        "faults": faults(beside),
+        "closed": beside["closed"],
+    }
+
+
+def _peak_growth(bench: Bench, clients: int, blast: Blast, *options: str) -> tuple[dict[str, Any], float]:
+    """Deliver, and tell by how many MiB the worker's peak was over what it had with all clients connected."""
+    with bench.cartows() as server, delivery(server, clients, blast, *options) as under_way:
+        resting = _reset_peak_kib(server.worker)
+        found = under_way.finish()
+        return found, (_peak_kib(server.worker) - resting) / 1024
+
+
+def _pss_kib(pid: int) -> int:
+    """Proportional set size: pages shared with gunicorn's master count for the part that is this process's."""
+    return _kib(Path(f"/proc/{pid}/smaps_rollup"), "Pss:")
+
+
+def _reset_peak_kib(pid: int) -> int:
+    """Let the kernel take the process's peak anew, and return its resident size now."""
+    Path(f"/proc/{pid}/clear_refs").write_text("5")
+    return _kib(Path(f"/proc/{pid}/status"), "VmRSS:")
+
+
+def _peak_kib(pid: int) -> int:
+    return _kib(Path(f"/proc/{pid}/status"), "VmHWM:")
+
+
+def _kib(file: Path, key: str) -> int:
+    for line in file.read_text().splitlines():
+        if line.startswith(key):
+            return int(line.split()[1])
+    raise MeasureError(f"no {key} in {file}")
+
+
+ROWS = (
+    Row(
+        "flood",
+        "10,000 events to 1,000 clients, unpaced",
+        (
+            Figure("ratio", "rate, to the C floor's", at_least=0.8, digits=2),
+            Figure("rate", "rate", "M/s", digits=2),
+            Figure("floor", "C floor's rate", "M/s", digits=2),
+            FAULTS,
+            CLOSED,
+        ),
+        flood,
+        runs=5,
+    ),
+    Row(
+        "paced",
+        "1,000 events/s to 1,000 clients",
+        (
+            Figure("p50", "p50", "ms"),
+            Figure("p99", "p99", "ms", at_most=35),
+            Figure("floor", "C floor's p99", "ms"),
+            Figure("pace", "events published", "/s", digits=0),
+            FAULTS,
+            CLOSED,
+        ),
+        paced,
+    ),
+    Row(
+        "busy",
+        "20 events/s to 1,000 clients beside a handler busy in Python",
+        (
+            Figure("p50", "p50", "ms"),
+            Figure("p99", "p99", "ms", at_most=50),
+            Figure("loop", "flask-sock loop's p99, of what came in time", "ms", digits=0),
+            Figure("late", "flask-sock loop's share that did not", "%", digits=0),
+            FAULTS,
+            CLOSED,
+        ),
+        busy,
+    ),
+    Row(
+        "many",
+        "10,000 clients",
+        (
+            Figure("memory", "memory each (PSS)", "KiB", at_most=34),
+            Figure("connect", "time to connect all", "s", at_most=10, digits=2),
+            Figure("p99", "p99 of a broadcast", "ms", at_most=160),
+            Figure("floor", "C floor's p99", "ms"),
+            FAULTS,
+            CLOSED,
+        ),
+        many,
+        sockets=lambda scale: scale.many,
+    ),
+    Row(
+        "deflate",
+        "16 KB events to 1,000 clients that negotiated deflate",
+        (
+            Figure("ratio", "rate, to the flask-sock loop's", "times", at_least=20),
+            Figure("rate", "rate", "/s", digits=0),
+            Figure("loop", "flask-sock loop's rate", "/s", digits=0),
+            Figure("bytes", "bytes on the wire per event", digits=0),
+            FAULTS,
+            CLOSED,
+        ),
+        deflate,
+    ),
+    Row(
+        "stalled",
+        "1,000 events/s to 1,000 clients, 5 % of which stopped reading",
+        (
+            Figure("ratio", "p99 of the others, to that with none stopped", "times", at_most=1.5, digits=2),
+            Figure("alone", "p99 with none stopped", "ms"),
+            Figure("beside", "p99 of the others", "ms"),
+            # What send_queue_bytes allows fifty clients; the queues share their frames, so it ought to be far less.
+            Figure("growth", "memory growth, peak (RSS)", "MiB", at_most=50),
+            Figure("growth_alone", "memory growth with none stopped", "MiB"),
+            FAULTS,
+            CLOSED,
+        ),
+        stalled,
+        runs=5,
+    ),
+)

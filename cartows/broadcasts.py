@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Literal, NamedTuple
 
 from .errors import PublishRejected
@@ -26,7 +26,6 @@ from .message import (
     new_task_deleted_message,
     new_task_updated_message,
 )
-from .options import Options
 from .rooms import EVERYONE, Audience, room_value
 
 __all__ = ["Broadcasts", "PublishResult"]
@@ -66,8 +65,8 @@ class Broadcasts:
         self._unplaced_lock = threading.Lock()
 
     @property
-    def options(self) -> Options:
-        """The settings in force."""
+    def filter_keys(self) -> Collection[str]:
+        """The keys that clients may filter by."""
         raise NotImplementedError
 
     def publish(self, message: Message, audience: Audience) -> PublishResult:
@@ -165,8 +164,8 @@ class Broadcasts:
 
     def _check_keys(self, keys: Iterable[str]) -> None:
         for key in keys:
-            if key not in self.options.filter_keys:
-                allowed = ", ".join(self.options.filter_keys)
+            if key not in self.filter_keys:
+                allowed = ", ".join(sorted(self.filter_keys))
                 raise ValueError(f"No client can hold a filter {key!r}; filter keys are {allowed} (CARTOWS_FILTER_KEYS)")
 
 

@@ -31,6 +31,7 @@ class Channel(queue.Queue[Event], Generic[Event]):
         super().__init__(size)
         self.closed = False
         self._controls: deque[Control] = deque()
+        self._arrivals: deque[Control] = deque()
         self._number = 0
 
     @property
@@ -72,12 +73,26 @@ class Channel(queue.Queue[Event], Generic[Event]):
             self.not_empty.notify()
             return True
 
-    def take(self, most_events: int, most_controls: int) -> tuple[list[Control], list[Event]]:
-        """Wait for something to do and return it; nothing at all once the channel is closed and empty."""
+    def put_arrival(self, control: Control) -> bool:
+        """Have the hub thread call something when its turn comes: of these a bounded number is served at a time."""
         with self.mutex:
-            while not self._controls and not self._qsize() and not self.closed:
+            if self.closed:
+                return False
+            self._arrivals.append(control)
+            self.not_empty.notify()
+            return True
+
+    def take(self, most_events: int, most_arrivals: int) -> tuple[list[Control], list[Event]]:
+        """Wait for something to do and return it; nothing at all once the channel is closed and empty.
+
+        Every control is given out before an event that was put after it.
+        """
+        with self.mutex:
+            while not self._controls and not self._arrivals and not self._qsize() and not self.closed:
                 self.not_empty.wait()
-            controls = [self._controls.popleft() for _ in range(min(most_controls, len(self._controls)))]
+            controls = [*self._controls]
+            self._controls.clear()
+            controls += [self._arrivals.popleft() for _ in range(min(most_arrivals, len(self._arrivals)))]
             events = [self._get() for _ in range(min(most_events, self._qsize()))]
             if events:
                 self.not_full.notify_all()

@@ -19,6 +19,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from .connection import Connection
+from .errors import MessageError
 from .frames import Frame
 from .message import Message, MessageType, decode_object, encode_text, new_error_message, new_message
 from .rooms import room_value
@@ -29,8 +30,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Client"]
 
-# What the wire calls a restart and a slow client (SPEC: close codes).
-RESTART, SLOW_CONSUMER = 1012, 3008
+# What the wire calls an error of the server's, a restart and a slow client (SPEC: close codes).
+SERVER_ERROR, RESTART, SLOW_CONSUMER = 1011, 1012, 3008
+
+# How long the peer has to read that the server failed.
+_BREAK_OFF_WAIT = 1.0
 
 # Close codes that are nobody's fault.
 _ORDINARY_ENDS = frozenset({1000, 1001, 1005, 1006, 1012})
@@ -57,6 +61,8 @@ class Client:
         #: It holds one of the hub's places, given back when it has gone.
         self.placed = False
         self._end_logged = False
+        #: Its descriptor is closed; under the hub's lock.
+        self.gone = False
         # A new mapping with every change: readers take no lock.
         self._filters: Mapping[str, tuple[str, ...]] = {}
         connection.owner = self
@@ -93,7 +99,7 @@ class Client:
         """Send to this client alone: text for str, a binary message for bytes, JSON for a Message.
 
         False when the client is going, or has just been put out because its send queue is full. Never waits. Raises
-        MessageError for what cannot be serialised.
+        MessageError for what cannot be serialised or is larger than the queue.
         """
         if isinstance(message, Message):
             frame = Frame(message.encode(self.hub.enc_hook), compress_over=self.connection.options.compress_over)
@@ -101,6 +107,11 @@ class Client:
             frame = Frame(encode_text(message), compress_over=self.connection.options.compress_over)
         else:
             frame = Frame(bytes(message), binary=True)
+        if len(frame.plain) > self.connection.options.send_queue_bytes:
+            raise MessageError(
+                f"Cannot send {len(frame.plain)} bytes to one client: no client is sent more than "
+                f"CARTOWS_SEND_QUEUE_BYTES={self.connection.options.send_queue_bytes} in one message"
+            )
         outcome = self.connection.offer(Batch((frame,)))
         self.settle(outcome)
         return outcome not in (GONE, OVERFLOW)
@@ -131,6 +142,13 @@ class Client:
         advice = self.advise(RESTART, "service restart", reconnect=True, retry_after_ms=random.randint(*_RETRY_AFTER_MS))
         self.connection.close(RESTART, "service restart", advice=advice, within=within)
 
+    def break_off(self) -> None:
+        """Close with 1011 after an error of the server's own."""
+        try:
+            self.connection.close(SERVER_ERROR, "server error", drop_queue=True, within=_BREAK_OFF_WAIT)
+        except Exception:
+            self.connection.abort(SERVER_ERROR, "server error")
+
     def advise(self, code: int, reason: str, *, reconnect: bool, retry_after_ms: int) -> Frame | None:
         """Return the ``disconnect`` advice that goes before a close frame; None for a raw protocol."""
         if not self.connection.options.greeting:
@@ -147,7 +165,7 @@ class Client:
     def closing_begun(self, within: float) -> None:
         """Hear no event any more, and have the connection aborted unless it has ended in ``within`` seconds."""
         self.log_end()
-        self.hub.unregister_client(self)
+        self.hub.forget_client(self)
         self.hub.heartbeat.watch(self, time.monotonic() + within)
 
     def log_end(self) -> None:
@@ -167,11 +185,12 @@ class Client:
                 self._handle(message)
         except Exception:
             self.hub.logger.exception("cartows: reading from client %s failed; the client is put out", self.id)
-            self.connection.abort(1011, "server error")
+            self.break_off()
+            self.connection.flush(time.monotonic() + _BREAK_OFF_WAIT)
         finally:
             self.connection.finish()
             # Only now: what the hub thread registers after this is seen to have ended, and is not registered.
-            self.hub.unregister_client(self)
+            self.hub.forget_client(self)
             self.hub.client_gone(self)
 
     def write_pump(self) -> None:

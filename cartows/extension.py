@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any, cast
 
 from flask import Blueprint, Flask, Response, request
+from flask.blueprints import BlueprintSetupState
 from flask_sock import Sock
 
 from .client import Client
@@ -58,10 +59,14 @@ class CartoWS:
         Raises OptionsError for a setting that cannot work, ValueError when the app has a cartows route at that path already.
         """
         if isinstance(app, Blueprint):
-            name = app.name
-            app.record(lambda state: self._serve(cast(Flask, state.app), state.url_prefix or "", f"{name}."))
+            app.record(self._serve_blueprint)
         else:
             self._serve(app, "", "")
+
+    def _serve_blueprint(self, state: BlueprintSetupState) -> None:
+        # By this prefix Flask finds the blueprint's own before_request and its like, nested and renamed ones too.
+        blueprint = f"{state.name_prefix}.{state.name}".lstrip(".")
+        self._serve(cast(Flask, state.app), state.url_prefix or "", f"{blueprint}.")
 
     def _serve(self, app: Flask, prefix: str, blueprint: str) -> None:
         options = self._options(app)

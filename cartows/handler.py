@@ -13,6 +13,7 @@ import dataclasses
 import errno
 import logging
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -24,7 +25,7 @@ from . import handoff
 from .admission import Refusal, check_filters, check_handshake, check_origin, default_max_clients, unavailable
 from .client import Client
 from .connection import Connection
-from .errors import HubClosed
+from .errors import CartowsError, HubClosed
 from .heartbeat import Heartbeat
 from .hub import Hub
 from .options import Options, OriginCheck
@@ -122,6 +123,8 @@ class Handler:
         try:
             response = flask_sock_view()
         except Exception as error:
+            if stand_in.reply and not stand_in.accepted and isinstance(error, RuntimeError):
+                return self.refuse(unavailable("NO_THREAD", f"The server has no thread left for another client: {error}."))
             if stand_in.reply:
                 raise
             return self.refuse(Refusal(400, "BAD_HANDSHAKE", f"The WebSocket handshake failed: {error}"))
@@ -134,8 +137,13 @@ class Handler:
     def connect(self, sock: Any, reply: bytes, filters: dict[str, tuple[str, ...]]) -> tuple[Client, bool] | Refusal:
         """Make a client of the server's socket and register it; returns whether its reader runs in a thread of its own."""
         options = self.options
-        if self.hub.closed:
+        try:
+            self.hub.start()
+            handoff.dead_end()
+        except HubClosed:
             return unavailable("SHUTTING_DOWN", "The server is restarting; connect again.")
+        except (CartowsError, OSError) as error:
+            return unavailable("NO_RESOURCES", f"The server cannot take another client now: {error}.")
         if not self.hub.take_place(self.max_clients):
             return unavailable("FULL", f"This process serves {self.max_clients} clients and has no place left; try again.")
         hands_off = self._hands_off(sock)
@@ -157,7 +165,7 @@ class Handler:
             handoff.take_over(sock)
         try:
             self.hub.register_client(client)
-        except HubClosed:
+        except CartowsError:
             connection.abort(RESTART, "service restart")
         return client, hands_off
 
@@ -212,9 +220,10 @@ class Handler:
 
     def _check_worker(self, worker: Any) -> bool:
         if not worker.alive:
-            for client in self.hub.get_clients():
+            for client in self.hub.present_clients():
                 if client.attached:
                     client.dismiss(_WORKER_PATIENCE)
+                    self.hub.heartbeat.watch(client, time.monotonic() + _WORKER_PATIENCE)
         return True
 
     # A route of the app's own -------------------------------------------------------------------------------------
@@ -242,15 +251,22 @@ class Handler:
             )
             cut_off(ws)
             return
+        if self.hub.closed:
+            ws.close(RESTART, "service restart")
+            return
         if not self.hub.take_place(self.max_clients):
             ws.close(CONNECTION_LIMIT, "no place left")
             return
-        client = self._client(RouteConnection(ws, self.options), filters)
+        try:
+            client = self._client(RouteConnection(ws, self.options), filters)
+        except Exception:
+            self.logger.exception("cartows: the app's client class failed; the connection is cut off")
+            cut_off(ws)
+            return
         try:
             self.hub.register_client(client)
-        except HubClosed:
-            client.connection.open(None)
-            client.connection.close(RESTART, "service restart")
+        except CartowsError:
+            client.connection.abort(RESTART, "service restart")
         self.attach(client)
         client.read_pump()
 

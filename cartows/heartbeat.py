@@ -15,6 +15,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 
 from .client import Client
 
@@ -22,6 +23,9 @@ __all__ = ["Heartbeat"]
 
 # Clients that are due within this are served in one turn.
 _SLACK = 0.02
+
+# How often a writer is tried to be started that could not be.
+_WRITER_RETRY = 0.5
 
 # An app may close a dead peer's connection, but it will not answer: it is given this long to read the close frame.
 _SILENT_WAIT = 1.0
@@ -62,8 +66,9 @@ class Heartbeat:
         """Start the thread, once."""
         with self._lock:
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="cartows-heartbeat", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._run, name="cartows-heartbeat", daemon=True)
+                thread.start()
+                self._thread = thread
 
     def stop(self, timeout: float) -> None:
         """End the thread and wait for it ``timeout`` seconds at most."""
@@ -153,9 +158,25 @@ class Heartbeat:
             return
         try:
             threading.Thread(target=client.write_pump, name=f"cartows-writer-{client.id}", daemon=True).start()
-        except RuntimeError as error:
-            connection.writer_failed()
-            self._logger.error("cartows: client %s is put out: no thread for its writer (%s)", client.id, error)
+        except Exception as error:
+            # No thread to be had, or the interpreter is about to end and ``shutdown`` will send what waits.
+            connection.unclaim_writer()
+            self._logger.warning("cartows: no thread for the writer of client %s yet: %s", client.id, error)
+            give_up = time.monotonic() + connection.options.write_wait
+            self.check_every(_WRITER_RETRY, partial(self._retry_writer, client, give_up))
+
+    def _retry_writer(self, client: Client, give_up: float) -> bool:
+        connection = client.connection
+        if connection.flush(0) or not connection.claim_writer():
+            return False
+        try:
+            threading.Thread(target=client.write_pump, name=f"cartows-writer-{client.id}", daemon=True).start()
+        except Exception:
+            connection.unclaim_writer()
+            if time.monotonic() < give_up:
+                return True
+            connection.abort(1011, "no thread could be started for its writer")
+        return False
 
     def _serve(self, number: int) -> None:
         if number < 0:

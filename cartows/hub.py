@@ -78,6 +78,7 @@ class Hub(Broadcasts):
         self.logger = logger or logging.getLogger("cartows")
         self.enc_hook = enc_hook
         self._own_options = self._options = options
+        self._filter_keys = frozenset(self.options.filter_keys)
         self._start_afresh()
         _hubs.add(self)
 
@@ -99,6 +100,9 @@ class Hub(Broadcasts):
 
         self._state_lock = threading.Lock()
         self._closed = False
+        self._exit_handled = False
+        #: Set when a shutdown is over.
+        self._over = threading.Event()
         self._thread: threading.Thread | None = None
         self.heartbeat = Heartbeat(self.logger)
         self.turnstile = Turnstile()
@@ -107,6 +111,9 @@ class Hub(Broadcasts):
         self._rooms: Rooms[Client] = Rooms()
         #: The last event that has been handed to every client or its queue; others read it.
         self._position = 0
+        #: All sends so far, and whether the GIL is still offered in this pass.
+        self._sends = 0
+        self._polite = True
         #: The smallest send queue among the clients: batches are cut to it.
         self._shortest_queue = self.options.send_queue
 
@@ -123,25 +130,39 @@ class Hub(Broadcasts):
         """The settings the hub was made with, None when it takes those of the app."""
         return self._own_options
 
+    @property
+    def filter_keys(self) -> frozenset[str]:
+        """The keys that clients may filter by, those of every app that has the hub."""
+        return self._filter_keys
+
     def adopt_options(self, options: Options) -> None:
-        """Take the app's settings, unless the hub was made with its own or is already running."""
+        """Take the app's settings, unless the hub was made with its own or is already running; its filter keys always."""
         with self._state_lock:
+            self._filter_keys |= set(options.filter_keys)
             if self._options is None and self._thread is None:
                 self._options = options
                 self._channel = Channel(options.broadcast_queue)
+                self._shortest_queue = options.send_queue
 
     # Starting and stopping ----------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Run the hub in its thread, unless it runs already. Raises HubClosed after ``shutdown``."""
+        """Run the hub in its thread, unless it runs already.
+
+        Raises HubClosed after ``shutdown``, CartowsError when the process can have no thread for it; a later call tries again.
+        """
         if self._thread is not None and not self._closed:
             return
         with self._state_lock:
             self._check_open()
             if self._thread is None:
-                self._thread = threading.Thread(target=self._loop, name="cartows-hub", daemon=True)
-                self._thread.start()
-                self._start_helpers()
+                thread = threading.Thread(target=self._loop, name="cartows-hub", daemon=True)
+                try:
+                    self._start_helpers()
+                    thread.start()
+                except RuntimeError as error:
+                    raise CartowsError(f"The hub cannot run: the process has no thread left for it ({error})") from error
+                self._thread = thread
 
     def run(self) -> None:
         """Be the hub thread until ``shutdown``; Go's ``go hub.Run()``. ``start`` does this by itself.
@@ -157,9 +178,14 @@ class Hub(Broadcasts):
         self._loop()
 
     def _start_helpers(self) -> None:
+        if not self._exit_handled:
+            self._exit_handled = True
+            atexit.register(_shutdown_at_exit, weakref.ref(self))
         self.heartbeat.start()
-        self.turnstile.start()
-        atexit.register(_shutdown_at_exit, weakref.ref(self))
+        try:
+            self.turnstile.start()
+        except (OSError, RuntimeError) as error:
+            self.logger.warning("cartows: readers wait on their own sockets, since nobody can wake them in turn: %s", error)
 
     @property
     def closed(self) -> bool:
@@ -176,18 +202,25 @@ class Hub(Broadcasts):
         Runs on the caller's thread; idempotent; also runs at interpreter exit. It starts no thread.
         """
         with self._state_lock:
-            if self._closed:
-                return
-            self._closed = True
+            first, self._closed = not self._closed, True
             thread = self._thread
+        if not first:
+            # Another thread's goodbye, which the end of the process must not cut short.
+            self._over.wait(timeout)
+            return
+        try:
+            self._shut_down(thread, timeout)
+        finally:
+            self._over.set()
+
+    def _shut_down(self, thread: threading.Thread | None, timeout: float) -> None:
         deadline = time.monotonic() + timeout
         self._channel.close()
         if thread is None:
             return
         if thread is not threading.current_thread():
             thread.join(timeout / 2)
-        with self._lock:
-            clients = list(self._present)
+        clients = self.present_clients()
         for client in clients:
             client.dismiss(timeout)
         self._flush(clients, deadline - timeout / 4)
@@ -249,16 +282,21 @@ class Hub(Broadcasts):
 
     def _distribute(self, events: list[_Event]) -> None:
         """Send each client, in one go, the events it hears."""
+        self._polite = True
         frames = [event.frame for event in events]
         every = (1 << len(events)) - 1
         for heard, clients in self._rooms.hearers([event.audience for event in events]).items():
             mine = frames if heard == every else [frame for index, frame in enumerate(frames) if heard >> index & 1]
             self._send(Batch(mine), clients)
 
+    def _offer_gil(self) -> None:
+        offered = time.perf_counter()
+        time.sleep(0)
+        self._polite = time.perf_counter() - offered < _LONGEST_OFFER
+
     def _send(self, batch: Batch, clients: list[Client]) -> None:
         troubled: list[tuple[Client, int]] = []
-        polite = True
-        for sent, client in enumerate(clients, 1):
+        for client in clients:
             try:
                 outcome = client.connection.offer(batch)
             except Exception:
@@ -266,10 +304,9 @@ class Hub(Broadcasts):
                 continue
             if outcome > QUEUED:
                 troubled.append((client, outcome))
-            if polite and not sent % _SENDS_PER_OFFER:
-                offered = time.perf_counter()
-                time.sleep(0)
-                polite = time.perf_counter() - offered < _LONGEST_OFFER
+            self._sends += 1
+            if not self._sends % _SENDS_PER_OFFER and self._polite:
+                self._offer_gil()
         for client, outcome in troubled:
             try:
                 client.settle(outcome)
@@ -278,7 +315,7 @@ class Hub(Broadcasts):
 
     def _give_up(self, client: Client) -> None:
         self.logger.exception("cartows: sending to client %s failed; it is put out, the others go on", client.id)
-        client.connection.abort(1011, "server error")
+        client.break_off()
 
     # Publishing ---------------------------------------------------------------------------------------------------
 
@@ -298,7 +335,12 @@ class Hub(Broadcasts):
                 f"Cannot send a message of type {message.type!r}: it has {len(body)} bytes, and no client is sent more than "
                 f"CARTOWS_SEND_QUEUE_BYTES={options.send_queue_bytes} less {_ENVELOPE}. Send less, e.g. an id to fetch by"
             )
-        self.start()
+        try:
+            self.start()
+        except HubClosed:
+            raise
+        except CartowsError as error:
+            return self._reject(message.type, str(error))
         if not self._spoken_for:
             self._warn_if_nobody_can_hear()
         build = partial(self._event, body, audience, options.compress_over)
@@ -310,7 +352,8 @@ class Hub(Broadcasts):
             self._check_open()
             raise
         if event is None:
-            return self._reject(message.type)
+            full = f"the broadcast queue stayed full ({options.broadcast_queue} messages) for {options.publish_timeout:g} s"
+            return self._reject(message.type, full)
         if self._congested:
             self._decongest()
         return PublishResult(True, "queued", self._id(event.frame.number))
@@ -322,10 +365,7 @@ class Hub(Broadcasts):
     def _id(self, number: int) -> str:
         return f"{self._epoch}.{number}"
 
-    def _reject(self, type: str) -> PublishResult:
-        reason = (
-            f"the broadcast queue stayed full ({self.options.broadcast_queue} messages) for {self.options.publish_timeout:g} s"
-        )
+    def _reject(self, type: str, reason: str) -> PublishResult:
         with self._lock:
             self._counters["rejected"] += 1
             first, self._congested = not self._congested, True
@@ -367,21 +407,26 @@ class Hub(Broadcasts):
 
     def client_gone(self, client: Client) -> None:
         """Forget a client whose descriptor is closed. Its reader thread, last."""
-        self.heartbeat.discard(client)
-        connection = client.connection
-        self.count(f"closed_{connection.close_code}")
-        client.log_end()
         with self._lock:
+            client.gone = True
             self._places -= client.placed
             self._present.discard(client)
             self._departed.notify_all()
+            code = client.connection.close_code or 1006
+            # An app's codes, and a peer's, may be any.
+            self._counters[f"closed_{code}" if code < 4000 else "closed_by_app"] += 1
+        self.heartbeat.discard(client)
+        client.log_end()
 
     def register_client(self, client: Client) -> None:
         """Have the hub thread open a client's connection and send it events from then on. Raises HubClosed."""
         self.start()
         with self._lock:
+            # Its reader may have seen the peer go already.
+            if client.gone:
+                return
             self._present.add(client)
-        if not self._channel.put_control(partial(self._register, client)):
+        if not self._channel.put_arrival(partial(self._register, client)):
             self._check_open()
 
     def _register(self, client: Client) -> None:
@@ -408,7 +453,12 @@ class Hub(Broadcasts):
         return Frame(Message(type=MessageType.CONNECTED.value, id=position, data=data).encode())
 
     def unregister_client(self, client: Client) -> None:
-        """Send a client no event any more; its connection ends by itself. Idempotent."""
+        """Send a client no event any more and close its connection; Go's ``UnregisterClient``. Idempotent."""
+        self.forget_client(client)
+        client.close(1000, "unregistered")
+
+    def forget_client(self, client: Client) -> None:
+        """Take a client whose connection is closing out of the registry."""
         self._channel.put_control(partial(self._unregister, client))
 
     def _unregister(self, client: Client) -> None:
@@ -433,6 +483,11 @@ class Hub(Broadcasts):
         """Return the clients registered in this process: a snapshot."""
         with self._lock:
             return list(self._clients)
+
+    def present_clients(self) -> list[Client]:
+        """Return the clients whose descriptor is open, those that are being closed among them: a snapshot."""
+        with self._lock:
+            return list(self._present)
 
     def _has_filter(self, key: str) -> bool:
         return self._rooms.holds(key)

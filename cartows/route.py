@@ -26,6 +26,9 @@ from .transport import PlainTransport
 
 __all__ = ["RouteConnection", "cut_off"]
 
+# How often the request's thread looks whether simple-websocket still reads.
+_LOOK_AFTER = 1.0
+
 # How long simple-websocket's thread may take to see the end of its socket.
 _CUT_OFF_WAIT = 5.0
 
@@ -82,7 +85,9 @@ class RouteSocket:
         return descriptor
 
     def close(self) -> None:
-        """Leave the closing to the connection."""
+        """Leave the closing to the connection; simple-websocket's thread is at its end, and whoever waits for it is told."""
+        self._ws.connected = False
+        self._ws.event.set()
 
 
 def cut_off(ws: Any) -> None:
@@ -104,6 +109,7 @@ class RouteConnection(Connection):
 
     def __init__(self, ws: Any, options: Options) -> None:
         super().__init__(PlainTransport(ws.sock, borrowed=True), threading.Lock(), options)
+        self.transport.tune(options.write_buffer)
         self._ws = ws
         self._socket = RouteSocket(ws, self)
         if ws.max_message_size is None:
@@ -115,8 +121,11 @@ class RouteConnection(Connection):
         """See Connection.messages."""
         try:
             while True:
-                message = self._ws.receive()
+                # Its thread may end, or be about to, without waking whoever waits for a message.
+                message = self._ws.receive(timeout=_LOOK_AFTER)
                 self._socket.taken()
+                if message is None and (self.ended or not self._ws.thread.is_alive()):
+                    return
                 if message is None or self.closing:
                     continue
                 self.handling = True

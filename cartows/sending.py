@@ -283,10 +283,9 @@ class Sender:
             self._wakeup = self._wakeup or threading.Condition(self.lock)
             return True
 
-    def writer_failed(self) -> None:
-        """Take a claim back whose thread could not be started, and end the connection."""
+    def unclaim_writer(self) -> None:
+        """Take back a claim whose thread could not be started."""
         self._writer_over()
-        self.abort(1011, "no writer thread could be started")
 
     def write_pump(self) -> None:
         """Write what others had to leave, until the connection ends. Writer thread."""
@@ -304,9 +303,15 @@ class Sender:
             if self.ended:
                 return False
             moved = self._write_locked()
-        if not moved and not self.transport.wait_writable(self.options.write_wait):
+        if not moved and not self.transport.wait_writable(self.options.write_wait) and not self._takes_any():
             self.abort(3008, f"took nothing for {self.options.write_wait:g} s")
         return True
+
+    def _takes_any(self) -> bool:
+        """Try the socket itself: poll speaks of room only when a good part of the buffer is free."""
+        with self.lock:
+            before = len(self._queue), len(self._rest)
+            return self._pending_locked() and (self._write_locked() or (len(self._queue), len(self._rest)) != before)
 
     def _writer_over(self) -> None:
         with self.lock:

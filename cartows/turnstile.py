@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import select
 import threading
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 
 __all__ = ["Turnstile"]
 
@@ -39,16 +39,21 @@ class Turnstile:
         self._bell: tuple[int, int] | None = None
 
     def start(self) -> None:
-        """Start the thread, once."""
+        """Start the thread, once. Raises OSError or RuntimeError, and may be tried again, where that fails."""
         with self._lock:
             if not self.available or self._thread is not None:
                 return
-            self._epoll = select.epoll()
-            self._bell = os.pipe()
-            self._epoll.register(self._bell[0], select.EPOLLIN)
-            arguments = (self._epoll, self._bell)
-            self._thread = threading.Thread(target=self._run, args=arguments, name="cartows-turnstile", daemon=True)
-            self._thread.start()
+            with ExitStack() as on_failure:
+                epoll = select.epoll()
+                on_failure.callback(epoll.close)
+                bell = os.pipe()
+                for end in bell:
+                    on_failure.callback(os.close, end)
+                epoll.register(bell[0], select.EPOLLIN)
+                thread = threading.Thread(target=self._run, args=(epoll, bell), name="cartows-turnstile", daemon=True)
+                thread.start()
+                on_failure.pop_all()
+            self._epoll, self._bell, self._thread = epoll, bell, thread
 
     def wait(self, fd: int) -> bool:
         """Sleep until a socket can be read or has ended; False, at once, where there is nobody to wake the reader."""

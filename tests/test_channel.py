@@ -284,13 +284,22 @@ def test_an_event_wakes_the_taker(run: Run) -> None:
 
 def test_a_turn_takes_no_more_than_was_asked_for_and_keeps_the_order() -> None:
     channel: Channel[int] = Channel(10)
-    controls: list[Callable[[], None]] = [lambda: None for _ in range(5)]
+    arrivals: list[Callable[[], None]] = [lambda: None for _ in range(5)]
+    for arrival in arrivals:
+        channel.put_arrival(arrival)
+        channel.put_event(int, 0)
+    assert channel.take(3, 2) == (arrivals[:2], [1, 2, 3])
+    assert channel.take(3, 2) == (arrivals[2:4], [4, 5])
+    assert channel.take(3, 2) == (arrivals[4:], [])
+
+
+def test_no_event_overtakes_a_control_however_many_there_are() -> None:
+    channel: Channel[int] = Channel(10)
+    controls: list[Callable[[], None]] = [lambda: None for _ in range(500)]
     for control in controls:
         channel.put_control(control)
-        channel.put_event(int, 0)
-    assert channel.take(3, 2) == (controls[:2], [1, 2, 3])
-    assert channel.take(3, 2) == (controls[2:4], [4, 5])
-    assert channel.take(3, 2) == (controls[4:], [])
+    channel.put_event(int, 0)
+    assert channel.take(1, 1) == (controls, [1])
 
 
 # Its end ----------------------------------------------------------------------------------------------------------
@@ -331,7 +340,7 @@ def test_what_is_in_line_when_it_closes_is_still_given_out() -> None:
     channel = full(3)
     controls: list[Callable[[], None]] = [lambda: None for _ in range(3)]
     for control in controls:
-        channel.put_control(control)
+        channel.put_arrival(control)
     channel.close()
     assert channel.take(2, 1) == (controls[:1], [1, 2])
     assert channel.take(2, 1) == (controls[1:2], [3])
@@ -346,6 +355,7 @@ def test_nothing_is_taken_once_it_is_closed() -> None:
     with pytest.raises(ChannelClosed):
         channel.put_event(int, 0)
     assert channel.put_control(print) is False
+    assert channel.put_arrival(print) is False
     assert channel.take(10, 10) == ([], [1])
     with pytest.raises(ChannelClosed):
         channel.put_event(int, 0)

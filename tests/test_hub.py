@@ -405,15 +405,113 @@ def test_a_peer_that_is_gone_before_it_is_registered_leaves_no_ghost(hubs: Calla
         client.read_pump()
         hub.register_client(client)
     done = threading.Event()
-    hub._channel.put_control(done.set)
+    hub._channel.put_arrival(done.set)
     assert done.wait(10)
     assert hub.client_count() == 0
-    hub._present.clear()  # the reader had gone before: the test registered them out of order
+    assert hub.present_clients() == []
 
 
-def test_shutdown_sends_what_was_accepted_then_says_goodbye_and_ends_every_thread(
-    hubs: Callable[..., Hub], join: Join
+def test_unregistering_a_client_ends_its_connection(hubs: Callable[..., Hub], join: Join) -> None:
+    hub = hubs()
+    peer = join(hub)
+    hub.unregister_client(peer.client)
+    assert peer.close_code() == 1000
+    until(lambda: hub.client_count() == 0)
+
+
+def test_a_filter_change_is_not_overtaken_by_an_event_whatever_else_waits(hubs: Callable[..., Hub], join: Join) -> None:
+    hub = hubs()
+    peer = join(hub, board_id="b1")
+    held, release = threading.Event(), threading.Event()
+    hub._channel.put_control(lambda: (held.set(), release.wait(30)))  # type: ignore[arg-type,func-returns-value]
+    assert held.wait(10)
+    for _ in range(500):
+        hub._channel.put_control(lambda: None)
+    peer.client.set_filter("board_id", "b2")
+    hub.broadcast_task_deleted("secret", "b1")
+    hub.broadcast_task_deleted("open", "b2")
+    release.set()
+    assert peer.message()["data"]["task_id"] == "open"
+
+
+def test_a_message_larger_than_any_queue_is_refused_here_and_the_client_stays(hubs: Callable[..., Hub], join: Join) -> None:
+    peer = join(hubs(send_queue_bytes=10_000))
+    with pytest.raises(MessageError, match="CARTOWS_SEND_QUEUE_BYTES"):
+        peer.client.send("x" * 10_001)
+    assert peer.client.send("still here")
+    assert peer.frame() == (1, b"still here")
+
+
+def test_one_client_whose_offer_raises_costs_the_others_nothing(
+    hubs: Callable[..., Hub], join: Join, caplog: pytest.LogCaptureFixture
 ) -> None:
+    hub = hubs()
+    broken, fine = join(hub), join(hub)
+
+    class Broken(PlainTransport):
+        def send(self, data: bytes) -> int:
+            broken.client.connection.transport = whole
+            raise ZeroDivisionError
+
+    whole = broken.client.connection.transport
+    broken.client.connection.transport = Broken(whole.sock, borrowed=True)
+    hub.broadcast("one")
+    assert fine.message()["type"] == "one"
+    assert broken.close_code() == 1011
+    assert "ZeroDivisionError" in caplog.text
+
+
+def test_a_hub_without_a_thread_says_so_and_the_next_broadcast_tries_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    hub = Hub()
+    start = threading.Thread.start
+
+    def fail(thread: threading.Thread) -> None:
+        if thread.name == "cartows-hub":
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", fail)
+    result = hub.broadcast("x")
+    assert not result.accepted
+    assert "no thread" in str(result.reason)
+    monkeypatch.undo()
+    assert hub.broadcast("x").accepted
+    hub.shutdown(1)
+
+
+def test_a_writer_that_cannot_be_started_yet_is_started_later(
+    hubs: Callable[..., Hub], join: Join, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub = hubs(send_queue=5000, send_queue_bytes=50_000_000)
+    peer = join(hub)
+    start, failed = threading.Thread.start, threading.Event()
+
+    def fail(thread: threading.Thread) -> None:
+        if thread.name.startswith("cartows-writer"):
+            failed.set()
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", fail)
+    for n in range(500):
+        hub.broadcast("tick", {"n": n, "pad": "." * 2000})
+    assert failed.wait(10)
+    monkeypatch.undo()
+    assert [number(peer.message()) for _ in range(500)] == list(range(1, 501))
+
+
+def test_a_second_shutdown_waits_for_the_first(join: Join) -> None:
+    hub = Hub()
+    join(hub)
+    first = threading.Thread(target=hub.shutdown, args=(1.0,))
+    first.start()
+    until(lambda: hub.closed)
+    hub.shutdown(10)
+    assert hub.present_clients() == []
+    first.join(10)
+
+
+def test_shutdown_sends_what_was_accepted_then_says_goodbye_and_ends_every_thread(hubs: Callable[..., Hub], join: Join) -> None:
     hub = hubs(send_queue=5000)
     peers = [join(hub) for _ in range(20)]
     for n in range(200):

@@ -341,8 +341,10 @@ def test_a_writer_is_claimed_once() -> None:
     connection, _, _ = scripted()
     assert connection.claim_writer()
     assert not connection.claim_writer()
-    connection.writer_failed()
-    assert connection.ended
+    connection.unclaim_writer()
+    assert connection.claim_writer(), "what could not be started may be tried again"
+    connection.unclaim_writer()
+    connection.abort()
     assert not connection.claim_writer()
 
 

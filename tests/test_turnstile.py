@@ -125,3 +125,18 @@ def test_without_its_thread_readers_block_on_their_own_sockets() -> None:
     theirs.close()
     thread.join(10)
     assert got == [b"hello"]
+
+
+def test_a_turnstile_that_cannot_start_leaves_nothing_behind_and_may_try_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    turnstile = Turnstile()
+
+    def fail() -> tuple[int, int]:
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr("cartows.turnstile.os.pipe", fail)
+    with pytest.raises(OSError, match="Too many"):
+        turnstile.start()
+    assert not turnstile.wait(0), "readers must not sleep where nobody wakes them"
+    monkeypatch.undo()
+    turnstile.start()
+    turnstile.stop()

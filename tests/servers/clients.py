@@ -13,9 +13,11 @@ import http.client
 import io
 import json
 import os
+import select
 import socket
 import ssl
 import struct
+import threading
 import time
 import zlib
 from collections.abc import Mapping
@@ -83,6 +85,49 @@ class Peer:
 
     def close(self) -> None:
         self.connection.close()
+
+
+def without_tls(tls: ssl.SSLSocket) -> socket.socket:
+    """Return a plain socket whose other end a thread joins to a TLS connection; closing either ends both.
+
+    ``websockets`` reads in one thread and writes in another, and Python (before 3.13 at the least) lets both into OpenSSL at
+    once: now and then a request is lost, or the connection ends with UNEXPECTED_MESSAGE or an early EOF.
+    """
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        plain = socket.create_connection(listener.getsockname())
+        other, _ = listener.accept()
+    threading.Thread(target=_relay, args=(tls, other), name="tls-relay", daemon=True).start()
+    return plain
+
+
+def _relay(tls: ssl.SSLSocket, plain: socket.socket) -> None:
+    """Move bytes both ways until one side ends, then give the other what is left."""
+    ends: dict[socket.socket, bytes] = {tls: b"", plain: b""}  # and what waits to be sent there
+    waits = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
+    with tls, plain, contextlib.suppress(OSError):
+        tls.setblocking(False)
+        plain.setblocking(False)
+        over = False
+        while not over:
+            moved = False
+            for source, target in ((tls, plain), (plain, tls)):
+                if len(ends[target]) < 1 << 16:
+                    with contextlib.suppress(*waits):
+                        data = source.recv(1 << 16)
+                        ends[target] += data
+                        moved, over = True, over or not data
+                if ends[target]:
+                    with contextlib.suppress(*waits):
+                        sent = target.send(ends[target])
+                        ends[target] = ends[target][sent:]
+                        moved = moved or sent > 0
+            if not moved:
+                room = [end for end in ends if len(ends[plain if end is tls else tls]) < 1 << 16]
+                select.select(room, [end for end, data in ends.items() if data], [])
+        for end, data in ends.items():
+            with contextlib.suppress(OSError):
+                end.settimeout(DEADLINE)
+                end.sendall(data)
 
 
 class Response(NamedTuple):

@@ -144,8 +144,10 @@ def test_our_handler_in_their_route_sends_large_events(own: Server) -> None:
         assert [message["data"]["task"]["number"] for message in messages] == list(range(20))
 
 
-def test_a_refusal_in_their_route_comes_after_the_upgrade(own: Server) -> None:
+@pytest.mark.parametrize("kind", BOTH_WAYS, ids=str)
+def test_a_refusal_in_their_route_comes_after_the_upgrade(serve: Serve, kind: Kind) -> None:
     """Too late for HTTP: the close code has to say it, and says that trying again is no use."""
+    own = serve("own_route", kind=kind, threads=16)
     good = own.connect("/picky", origin="https://good.example")
     own.publish("broadcast", "app.refreshed")
     assert good.receive()["type"] == "app.refreshed"

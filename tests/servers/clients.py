@@ -87,6 +87,10 @@ class Peer:
         self.connection.close()
 
 
+# How much a relay keeps for a side that is slower than the other.
+_RELAYED = 1 << 16
+
+
 def without_tls(tls: ssl.SSLSocket) -> socket.socket:
     """Return a plain socket whose other end a thread joins to a TLS connection; closing either ends both.
 
@@ -104,30 +108,40 @@ def _relay(tls: ssl.SSLSocket, plain: socket.socket) -> None:
     """Move bytes both ways until one side ends, then give the other what is left."""
     ends: dict[socket.socket, bytes] = {tls: b"", plain: b""}  # and what waits to be sent there
     waits = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
-    with tls, plain, contextlib.suppress(OSError):
+    with tls, plain:
         tls.setblocking(False)
         plain.setblocking(False)
-        over = False
-        while not over:
-            moved = False
-            for source, target in ((tls, plain), (plain, tls)):
-                if len(ends[target]) < 1 << 16:
-                    with contextlib.suppress(*waits):
-                        data = source.recv(1 << 16)
-                        ends[target] += data
-                        moved, over = True, over or not data
-                if ends[target]:
-                    with contextlib.suppress(*waits):
-                        sent = target.send(ends[target])
-                        ends[target] = ends[target][sent:]
-                        moved = moved or sent > 0
-            if not moved:
-                room = [end for end in ends if len(ends[plain if end is tls else tls]) < 1 << 16]
-                select.select(room, [end for end, data in ends.items() if data], [])
+        with contextlib.suppress(OSError):
+            while _relay_once(tls, plain, ends, waits):
+                pass
         for end, data in ends.items():
             with contextlib.suppress(OSError):
                 end.settimeout(DEADLINE)
                 end.sendall(data)
+
+
+def _relay_once(
+    tls: ssl.SSLSocket, plain: socket.socket, ends: dict[socket.socket, bytes], waits: tuple[type[OSError], ...]
+) -> bool:
+    """Move what can be moved now, or else wait until something can; False when one side has ended."""
+    moved = False
+    for source, target in ((tls, plain), (plain, tls)):
+        if len(ends[target]) < _RELAYED:
+            with contextlib.suppress(*waits):
+                data = source.recv(_RELAYED)
+                if not data:
+                    return False
+                ends[target] += data
+                moved = True
+        if ends[target]:
+            with contextlib.suppress(*waits):
+                sent = target.send(ends[target])
+                ends[target] = ends[target][sent:]
+                moved = moved or sent > 0
+    if not moved:
+        room = [source for source, target in ((tls, plain), (plain, tls)) if len(ends[target]) < _RELAYED]
+        select.select(room, [end for end, data in ends.items() if data], [])
+    return True
 
 
 class Response(NamedTuple):

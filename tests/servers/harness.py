@@ -14,6 +14,7 @@ import json
 import os
 import re
 import signal
+import socket
 import ssl
 import subprocess
 import sys
@@ -26,7 +27,7 @@ from typing import Any
 from websockets.sync.client import connect
 
 from . import process
-from .clients import Json, Peer, Raw, Response
+from .clients import Json, Peer, Raw, Response, without_tls
 from .process import DEADLINE, wait_for
 
 HERE = Path(__file__).parent
@@ -330,14 +331,15 @@ class Server:
 
     # -- WebSocket
 
-    @property
-    def url(self) -> str:
-        return f"{'ws' if self.tls is None else 'wss'}://{HOST}:{self.port}"
-
     def connect(self, path: str = "/ws", *, greeted: bool = True, **options: Any) -> Peer:
         """Connect a ``websockets`` client and await its greeting; closed at the end of the test."""
         options = {"ping_interval": None, "proxy": None, "max_size": None, "close_timeout": DEADLINE, **options}
-        connection = connect(self.url + path, ssl=self.tls.client if self.tls else None, **options)
+        if self.tls is not None:
+            with contextlib.ExitStack() as stack:
+                plain = stack.enter_context(socket.create_connection((HOST, self.port), DEADLINE))
+                options["sock"] = without_tls(self.tls.client.wrap_socket(plain, server_hostname=HOST))
+                stack.pop_all()
+        connection = connect(f"ws://{HOST}:{self.port}{path}", **options)
         # Left with `close`, below and in Peer; entering it here is what newer versions want of those who keep it.
         connection.__enter__()
         try:

@@ -44,6 +44,9 @@ _CONTROLS_PER_TURN = 64
 _SENDS_PER_OFFER = 64
 _LONGEST_OFFER = 0.001
 
+# How long the goodbye at interpreter exit may take: gunicorn's worker has spent up to a second by then.
+_EXIT_TIMEOUT = 1.5
+
 # Room for the id and the frame's header beside an encoded event.
 _ENVELOPE = 64
 
@@ -224,7 +227,8 @@ class Hub(Broadcasts):
         for client in clients:
             client.dismiss(timeout)
         self._flush(clients, deadline - timeout / 4)
-        self._await_empty(deadline - timeout / 10)
+        # What was sent is on its way; a peer that does not answer the goodbye is not waited for long.
+        self._await_empty(min(deadline - timeout / 10, time.monotonic() + timeout / 4))
         for client in clients:
             client.connection.abort()
         self._await_empty(deadline)
@@ -519,7 +523,7 @@ _hubs: weakref.WeakSet[Hub] = weakref.WeakSet()
 def _shutdown_at_exit(reference: weakref.ref[Hub]) -> None:
     hub = reference()
     if hub is not None:
-        hub.shutdown()
+        hub.shutdown(_EXIT_TIMEOUT)
 
 
 def _start_afresh_in_child() -> None:

@@ -27,7 +27,7 @@ HANDSHAKES = "32"
 # CPUs that other processes may use during a run that counts, and how long one is put off for their sake.
 QUIET = 0.1
 QUIET_WAIT = 5.0
-REPEATS = 2
+REPEATS = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,7 +168,7 @@ class Row:
 def run(row: Row, scale: Scale, runs: int) -> Outcome:
     """Measure a row so many times; a run that fails is told in a sentence and leaves the others standing.
 
-    Where other processes disturbed a run there are up to two more, and the least disturbed ones count.
+    Where other processes disturbed a run there is one more, and the least disturbed ones count.
     """
     outcome = Outcome(row.name, row.title, row.figures, [], [])
     files = row.sockets(scale) + 500  # what the processes have open beside their sockets, with room

@@ -44,6 +44,14 @@ def test_more_than_one_worker_without_a_broker_is_warned_about_at_start(
     assert 1 <= len(lines) <= 2
     # what will go wrong, and the remedy
     assert "event" in lines[0] and ("--workers" in lines[0] or "-w" in lines[0])
+    # A worker that is told to stop while it boots does not hear it: both must be up.
+    seen: set[int] = set()
+
+    def both() -> bool:
+        seen.add(server.get("/remote/process").json["pid"])
+        return len(seen) == 2
+
+    wait_for(both, "both workers to answer")
 
 
 @pytest.mark.parametrize("kind", [*BOTH_WAYS, SYNC, FLASK], ids=str)

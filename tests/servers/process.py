@@ -12,7 +12,7 @@ from typing import TypeVar
 HAS_PROC = sys.platform == "linux" and Path("/proc/self/fd").is_dir()
 
 # Every wait of these tests ends here, in seconds; nothing that works comes near it.
-DEADLINE = 10.0
+DEADLINE = 30.0
 
 T = TypeVar("T")
 

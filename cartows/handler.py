@@ -46,8 +46,8 @@ _NO_SOCKET = Refusal(
 )
 
 # How often an attached client's worker is asked whether it goes on, and how long the client then has to go.
-_WORKER_CHECK = 0.5
-_WORKER_PATIENCE = 1.0
+_WORKER_CHECK = 0.25
+_WORKER_PATIENCE = 0.75
 
 
 class Handler:

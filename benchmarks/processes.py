@@ -114,7 +114,8 @@ class Process:
 
     def failed(self, what: str) -> MeasureError:
         words = self.log.read_text(errors="replace").strip()[-800:]
-        return MeasureError(f"{self.name}: {what}" + (f"; its last words: {words}" if words else ""))
+        ended = f", ended with status {self._popen.returncode}" if self._popen.poll() is not None else ""
+        return MeasureError(f"{self.name}: {what}{ended}" + (f"; its last words: {words}" if words else ""))
 
 
 class Server(Process):

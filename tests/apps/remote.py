@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import os
 import sys
@@ -66,6 +67,7 @@ def install(app: Flask, hub: Hub) -> None:
 
     @remote.get("/process")
     def process() -> ResponseReturnValue:
+        gc.collect()
         return {
             "pid": os.getpid(),
             "switch_interval": sys.getswitchinterval(),

@@ -62,7 +62,8 @@ static void answer_blast(int fd, const char *request) {
     double began = now();
     blast(n ? atoi(n + 2) : 0, hz ? atof(hz + 3) : 0);
     int length = snprintf(body, sizeof body, "{\"seconds\": %.4f, \"rejected\": 0}", now() - began);
-    int size = snprintf(reply, sizeof reply, "HTTP/1.1 200 OK\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s", length, body);
+    int size = snprintf(reply, sizeof reply, "HTTP/1.1 200 OK\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s",
+                        length, body);
     if (write(fd, reply, size) < 0) perror("reply");
     close(fd);
     while (count) close(clients[--count]);

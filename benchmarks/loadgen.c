@@ -259,8 +259,9 @@ static void report(void) {
     struct rusage use;
     getrusage(RUSAGE_SELF, &use);
     qsort(latency, samples, sizeof *latency, ascending);
-    printf("{\"clients\": %d, \"total\": %ld, \"lost\": %ld, \"surplus\": %ld, \"misplaced\": %ld, \"compressed\": %ld, \"closed\": %d, ",
-           options.clients - options.stalled, total, lost, surplus, misplaced, compressed, closed);
+    printf("{\"clients\": %d, \"total\": %ld, \"lost\": %ld, \"surplus\": %ld, \"misplaced\": %ld, \"compressed\": %ld, ",
+           options.clients - options.stalled, total, lost, surplus, misplaced, compressed);
+    printf("\"closed\": %d, ", closed);
     printf("\"close_codes\": {");
     for (int i = 0, comma = 0; i < 5000; i++)
         if (codes[i]) printf("%s\"%d\": %d", comma++ ? ", " : "", i, codes[i]);

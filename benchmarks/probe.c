@@ -66,7 +66,7 @@ int main(int argc, char **argv) {
     }
     qsort(took, answered, sizeof *took, ascending);
 #define AT(q) (answered ? took[(int)((answered - 1) * (q))] * 1e3 : 0)
-    printf("{\"answered\": %d, \"failed\": %d, \"hung\": %s, \"latency_ms\": {\"p50\": %.3f, \"p90\": %.3f, \"p99\": %.3f, \"max\": %.3f}}\n",
-           answered, failed, hung ? "true" : "false", AT(0.5), AT(0.9), AT(0.99), AT(1));
+    printf("{\"answered\": %d, \"failed\": %d, \"hung\": %s, ", answered, failed, hung ? "true" : "false");
+    printf("\"latency_ms\": {\"p50\": %.3f, \"p90\": %.3f, \"p99\": %.3f, \"max\": %.3f}}\n", AT(0.5), AT(0.9), AT(0.99), AT(1));
     return 0;
 }

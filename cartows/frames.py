@@ -14,7 +14,7 @@ import struct
 import threading
 import zlib
 
-__all__ = ["CONTROL_PAYLOAD", "Frame", "close_frame", "ping_frame", "pong_frame"]
+__all__ = ["CONTROL_PAYLOAD", "Entity", "Frame", "close_frame", "ping_frame", "pong_frame"]
 
 TEXT, BINARY, CLOSE, PING, PONG = 0x1, 0x2, 0x8, 0x9, 0xA
 FIN, RSV1 = 0x80, 0x40
@@ -27,6 +27,9 @@ _REASON_BYTES = CONTROL_PAYLOAD - 2
 
 # Codes that stand for "no close frame came" and must not be sent (RFC 6455, section 7.4.1).
 _NEVER_SENT = frozenset({1004, 1005, 1006, 1015})
+
+# A kind of thing and its id, as text: ("task", "t1").
+Entity = tuple[str, str]
 
 _twin_lock = threading.Lock()
 
@@ -42,18 +45,35 @@ def _header(first_byte: int, length: int) -> bytes:
 class Frame:
     """Be one whole message, ready to send.
 
-    ``number`` is the event's place in its hub's order, 0 for what is no event of the hub.
+    ``number`` is the event's place in its hub's order, 0 for what is no event of the hub. ``entity`` is what an event is
+    about, where that is known, and ``merges`` says that a newer update of the same entity can take it in.
     """
 
-    __slots__ = ("_head", "_twin", "compressible", "number", "plain")
+    __slots__ = ("_head", "_twin", "compressible", "entity", "merges", "number", "plain")
 
-    def __init__(self, payload: bytes, *, binary: bool = False, number: int = 0, compress_over: int | None = None) -> None:
+    def __init__(
+        self,
+        payload: bytes,
+        *,
+        binary: bool = False,
+        number: int = 0,
+        compress_over: int | None = None,
+        entity: Entity | None = None,
+        merges: bool = False,
+    ) -> None:
         self.number = number
+        self.entity = entity
+        self.merges = merges
         header = _header(FIN | (BINARY if binary else TEXT), len(payload))
         self.plain = header + payload
         self.compressible = compress_over is not None and len(payload) >= compress_over
         self._head = len(header)
         self._twin: bytes | None = None
+
+    @property
+    def payload(self) -> bytes:
+        """The message without its header."""
+        return self.plain[self._head :]
 
     def wire(self, deflate: bool) -> bytes:
         """Return the bytes to send to a client which can, or cannot, read a compressed message."""

@@ -11,7 +11,7 @@ import dataclasses
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from .errors import OptionsError
 
@@ -25,6 +25,12 @@ _LARGEST = 2**31 - 1
 
 # What a handler is asked before the upgrade: the Origin header and the request; True lets the browser in.
 OriginCheck = Callable[[Any], bool]
+
+# A slow client is disconnected, or loses the oldest events that wait, or has waiting updates of one thing merged.
+Policy = Literal["disconnect", "drop_oldest", "coalesce"]
+
+# What stands beside filters in the messages that name them.
+_RESERVED_KEYS = frozenset({"since", "presence", "recovered", "replayed"})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,6 +50,18 @@ class Options:
     send_queue: int = 256
     #: Bytes one client's send queue holds; whichever bound is reached first.
     send_queue_bytes: int = 1024 * 1024
+    #: What becomes of a client whose queue is over its bound.
+    slow_consumer: Policy = "disconnect"
+    #: Events kept for clients that come back.
+    history_size: int = 1024
+    #: Bytes of events kept for them, uncompressed; whichever bound is reached first.
+    history_bytes: int = 8 * 1024 * 1024
+    #: How long an event is kept for them.
+    history_ttl: float = 300.0
+    #: How long who has disconnected is still shown as present, so that a reload shows nothing.
+    presence_leave_wait: float = 15.0
+    #: People in a room above which only their number is sent.
+    presence_room_limit: int = 200
     #: How long a client's socket may take nothing at all while something waits for it.
     write_wait: float = 10.0
     #: How long a client may be silent before it is put out with 3012.
@@ -119,6 +137,10 @@ def _checked(name: str, value: Any) -> Any:
     if name == "filter_keys":
         return _checked_filter_keys(value)
     kinds = _KINDS[name]
+    if name == "slow_consumer":
+        if value not in kinds:
+            raise _refuse(name, value, f"one of {', '.join(map(repr, kinds))}")
+        return value
     if value is None and types.NoneType in kinds:
         return None
     if bool in kinds:
@@ -158,8 +180,9 @@ def _checked_filter_keys(value: Any) -> tuple[str, ...]:
         keys = tuple(key.strip() for key in found)
     except (TypeError, AttributeError):
         keys = ()
-    if not keys or not all(keys):
-        raise _refuse("filter_keys", value, 'a list of names such as ["project_id", "board_id"]')
+    if not keys or not all(keys) or _RESERVED_KEYS.intersection(keys):
+        allowed = f'a list of names such as ["project_id", "board_id"], none of them {", ".join(sorted(_RESERVED_KEYS))}'
+        raise _refuse("filter_keys", value, allowed)
     return keys
 
 

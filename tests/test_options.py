@@ -23,6 +23,11 @@ NUMBERS = {
     "max_clients": "a whole number above 0 or None",
     "max_filters": "a whole number above 0",
     "compress_over": "a whole number above 0 or None",
+    "history_size": "a whole number above 0",
+    "history_bytes": "a whole number above 0",
+    "history_ttl": "a number above 0",
+    "presence_leave_wait": "a number above 0",
+    "presence_room_limit": "a whole number above 0",
 }
 SECONDS = {name for name, allowed in NUMBERS.items() if "whole" not in allowed}
 
@@ -40,7 +45,8 @@ WRONG["origins"] = (
     '"*", a callable(request), or a list such as ["https://app.example.com"]',
     ["", "app.example.com", [], ["*"], ["app.example.com"], [None], 5, b"https://app.example.com"],
 )
-WRONG["filter_keys"] = ('a list of names such as ["project_id", "board_id"]', ["", ",", [], [""], [1], None, 5])
+WRONG["filter_keys"] = ('a list of names such as ["project_id", "board_id"]', ["", ",", [], [""], [1], None, 5, ["since"]])
+WRONG["slow_consumer"] = ("one of 'disconnect', 'drop_oldest', 'coalesce'", ["", "drop", None, 5, ["coalesce"]])
 
 
 def key_of(name: str) -> str:
@@ -54,6 +60,12 @@ def test_the_defaults_are_those_of_the_contract() -> None:
         "publish_timeout": 1.0,
         "send_queue": 256,
         "send_queue_bytes": 1024 * 1024,
+        "slow_consumer": "disconnect",
+        "history_size": 1024,
+        "history_bytes": 8 * 1024 * 1024,
+        "history_ttl": 300.0,
+        "presence_leave_wait": 15.0,
+        "presence_room_limit": 200,
         "write_wait": 10.0,
         "pong_wait": 60.0,
         "ping_period": 54.0,
@@ -155,6 +167,12 @@ def test_every_setting_is_a_key_and_the_keys_of_others_are_left_alone() -> None:
         "publish_timeout": 2.0,
         "send_queue": 3,
         "send_queue_bytes": 4,
+        "slow_consumer": "coalesce",
+        "history_size": 13,
+        "history_bytes": 14,
+        "history_ttl": 15.0,
+        "presence_leave_wait": 16.0,
+        "presence_room_limit": 17,
         "write_wait": 5.0,
         "pong_wait": 7.0,
         "ping_period": 6.0,

@@ -1,0 +1,823 @@
+"""Presence: what each member of a room is told, replayed against a plain model; when it is told; and what it costs."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, rule
+
+from cartows import presence as module_under_test
+from cartows.presence import News, Presence
+from cartows.rooms import Room
+
+LEAVE_WAIT = 5.0
+
+BOARD, OTHER = ("board_id", "b1"), ("project_id", "p1")
+
+# How long a test waits for what must not happen, and for what must, in seconds.
+A_MOMENT, AT_MOST = 0.2, 10.0
+
+_ids = itertools.count(1)
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@dataclass
+class Knowledge:
+    """What a member has been told of one room: its names by ref, None while it is told counts only."""
+
+    count: int
+    names: dict[str, tuple[str, Any]] | None
+
+
+@dataclass(eq=False)
+class Client:
+    """Be a client, and the page behind it: apply what it is sent, and object to what makes no sense."""
+
+    identity: Any = None
+    id: str = field(default_factory=lambda: f"client-{next(_ids)}")
+    rooms: dict[Room, Knowledge] = field(default_factory=dict)
+
+    def receive(self, type: str, data: dict[str, Any]) -> None:
+        room = data["key"], data["value"]
+        if type == "presence.state":
+            names = None
+            if "present" in data:
+                names = flat(data["present"])
+                assert len(data["present"]) == data["count"]
+            assert set(data) - {"present"} == {"key", "value", "count"}
+            self.rooms[room] = Knowledge(data["count"], names)
+            return
+        assert type == "presence.diff"
+        known = self.rooms[room]
+        known.count = data["count"]
+        if set(data) == {"key", "value", "count"}:
+            known.names = None
+            return
+        assert set(data) == {"key", "value", "count", "joins", "leaves"}
+        assert known.names is not None, "a diff of names it does not have"
+        joins, leaves = flat(data["joins"]), flat(data["leaves"])
+        assert joins or leaves, "a diff of nothing"
+        for ref, shown in joins.items():
+            assert known.names.get(ref) != shown, "a join of what it knows"
+            known.names[ref] = shown
+        for ref, shown in leaves.items():
+            assert known.names.pop(ref) == shown
+        assert len({identity for identity, _ in known.names.values()}) == known.count
+
+
+def flat(shown: dict[str, list[dict[str, Any]]]) -> dict[str, tuple[str, Any]]:
+    """Return what is shown by identity by its ref."""
+    found = {each["ref"]: (identity, each["meta"]) for identity, tabs in shown.items() for each in tabs}
+    assert len(found) == sum(map(len, shown.values())), "a ref stands for two"
+    assert all(shown.values()), "an identity without a tab"
+    return found
+
+
+def deliver(news: list[News]) -> dict[tuple[Client, Room], tuple[str, dict[str, Any]]]:
+    """Give the news to those it is for; return what each was told of each room, which is one thing at most."""
+    told: dict[tuple[Client, Room], tuple[str, dict[str, Any]]] = {}
+    for members, type, data in news:
+        assert members, "news for nobody"
+        for member in members:
+            place = member, (data["key"], data["value"])
+            assert place not in told, "told twice of one room"
+            told[place] = type, data
+            member.receive(type, data)
+    return told
+
+
+def remains(presence: Presence[Client]) -> dict[str, Any]:
+    """Return what a presence still holds of those who were there."""
+    return {name: held for name, held in vars(presence).items() if isinstance(held, dict | list) and held}
+
+
+# Against a model ---------------------------------------------------------------------------------------------------
+
+LIMIT, MOST_HELD_BACK = 2, 3
+ROOMS = st.sampled_from([BOARD, BOARD, BOARD, OTHER])
+METAS = st.sampled_from([{}, {"at": 1}, {"at": 2}])
+IDENTITIES = st.sampled_from(["ann", "ann", "ben", 5, "5", "__proto__", None])
+
+
+@dataclass
+class Person:
+    """Be an entry of the model; without a member, held back until ``due``."""
+
+    identity: str
+    meta: dict[str, Any]
+    member: Client | None
+    due: float = 0.0
+    ref: str | None = None
+
+
+@dataclass
+class Place:
+    """Be a room of the model."""
+
+    people: list[Person] = field(default_factory=list)
+    crowded: bool = False
+    #: When its members were last told a count only.
+    counted_at: float = float("-inf")
+
+    @property
+    def held_back(self) -> list[Person]:
+        return sorted((person for person in self.people if person.member is None), key=lambda person: person.due)
+
+    @property
+    def count(self) -> int:
+        return len({person.identity for person in self.people})
+
+
+class PresenceModel(RuleBasedStateMachine):
+    """Do the same to Presence and to plain lists, and compare what each member has been told with what is so."""
+
+    clients = Bundle("clients")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.least_held_back = module_under_test._LEAST_HELD_BACK
+        module_under_test._LEAST_HELD_BACK = MOST_HELD_BACK
+        self.clock = Clock()
+        self.presence: Presence[Client] = Presence(LEAVE_WAIT, LIMIT, self.clock)
+        self.places: dict[Room, Place] = {}
+        self.newcomers: set[tuple[Client, Room]] = set()
+        self.everybody: list[Client] = []
+
+    def person(self, client: Client, room: Room) -> Person | None:
+        people = self.places[room].people if room in self.places else []
+        return next((person for person in people if person.member is client), None)
+
+    def remove(self, person: Person, room: Room) -> None:
+        self.places[room].people.remove(person)
+        if not self.places[room].people:
+            del self.places[room]
+
+    @rule(target=clients, identity=IDENTITIES)
+    def connect(self, identity: Any) -> Client:
+        client = Client(identity)
+        self.everybody.append(client)
+        self.enter_one(client, BOARD, {})
+        return client
+
+    @rule(client=clients, room=ROOMS, meta=METAS)
+    def enter(self, client: Client, room: Room, meta: dict[str, Any]) -> None:
+        self.enter_one(client, room, meta)
+
+    def enter_one(self, client: Client, room: Room, meta: dict[str, Any]) -> None:
+        given = dict(meta)
+        self.presence.enter(client, room, given)
+        given["changed"] = "afterwards"
+        person = self.person(client, room)
+        if person is None:
+            identity = client.id if client.identity is None else str(client.identity)
+            place = self.places.setdefault(room, Place())
+            person = next((each for each in place.held_back if each.identity == identity), None)
+            if person is None:
+                person = Person(identity, meta, client)
+                place.people.append(person)
+            person.member = client
+            self.newcomers.add((client, room))
+        person.meta = meta
+
+    @rule(client=clients, room=ROOMS)
+    def leave_room(self, client: Client, room: Room) -> None:
+        self.leave(client, room)
+
+    def leave(self, client: Client, room: Room) -> None:
+        self.presence.leave(client, room)
+        person = self.person(client, room)
+        if person is not None:
+            self.newcomers.discard((client, room))
+            client.rooms.pop(room, None)
+            self.remove(person, room)
+
+    @rule(client=consumes(clients), at_once=st.booleans())
+    def go(self, client: Client, at_once: bool) -> None:
+        self.presence.gone(client, at_once=at_once)
+        self.everybody.remove(client)
+        for room in list(self.places):
+            person = self.person(client, room)
+            if person is None:
+                continue
+            self.newcomers.discard((client, room))
+            if at_once:
+                self.remove(person, room)
+                continue
+            person.member, person.due = None, self.clock.now + LEAVE_WAIT
+            held_back = self.places[room].held_back
+            if len(held_back) > MOST_HELD_BACK:
+                self.remove(held_back[0], room)
+
+    @rule(seconds=st.sampled_from([0.25, 0.5, 1.0, LEAVE_WAIT]))
+    def wait(self, seconds: float) -> None:
+        self.clock.now += seconds
+
+    @rule(clients=st.lists(clients, min_size=1, max_size=4))
+    def leave_and_turn(self, clients: list[Client]) -> None:
+        self.turn()
+        for client in clients:
+            self.leave(client, BOARD)
+        self.turn()
+
+    @rule()
+    def turn(self) -> None:
+        told = deliver(self.presence.take_news())
+        for room, place in list(self.places.items()):
+            for person in [each for each in place.held_back if each.due <= self.clock.now]:
+                self.remove(person, room)
+        for client, room in told:
+            assert self.person(client, room), "told of a room it is not in"
+        for newcomer in self.newcomers:
+            assert told[newcomer][0] == "presence.state", "a newcomer is told of its own join"
+        for room, place in self.places.items():
+            place.crowded = place.count * 4 > LIMIT * 3 if place.crowded else place.count > LIMIT
+            self.check_rosters(room, place)
+            self.check_what_is_known(room, place, told)
+        self.check_next_due()
+        self.newcomers.clear()
+
+    def check_rosters(self, room: Room, place: Place) -> None:
+        present = self.presence.present(*room)
+        for identity in {person.identity for person in place.people}:
+            people = [person for person in place.people if person.identity == identity]
+            tabs = present.pop(identity)
+            assert [tab["meta"] for tab in tabs] == [person.meta for person in people]
+            for tab, person in zip(tabs, people, strict=True):
+                # A ref stays what it was, whoever takes it over.
+                assert person.ref in (None, tab["ref"])
+                person.ref = tab["ref"]
+        assert not present
+
+    def check_what_is_known(self, room: Room, place: Place, told: dict[tuple[Client, Room], tuple[str, Any]]) -> None:
+        entries = {person.ref: (person.identity, person.meta) for person in place.people}
+        members = [person.member for person in place.people if person.member]
+        if not place.crowded:
+            for member in members:
+                assert member.rooms[room] == Knowledge(place.count, entries)  # type: ignore[arg-type]
+            return
+        counts = [data for (_, where), (type, data) in told.items() if where == room and type == "presence.diff"]
+        if counts:
+            assert self.clock.now >= place.counted_at + 1, "counts more than once a second"
+            place.counted_at = self.clock.now
+        wrong = [member for member in members if member.rooms[room].count != place.count]
+        if wrong:
+            due = self.presence.next_due()
+            assert due is not None
+            assert self.clock.now < due <= self.clock.now + 1
+
+    def check_next_due(self) -> None:
+        due = self.presence.next_due()
+        leaves = [person.due for place in self.places.values() for person in place.held_back]
+        crowded = any(place.crowded for place in self.places.values())
+        if leaves:
+            assert due is not None
+            assert due <= min(leaves)
+        if not crowded:
+            assert due == min(leaves, default=None)
+
+    def teardown(self) -> None:
+        try:
+            for client in self.everybody:
+                self.presence.gone(client, at_once=False)
+            self.clock.now += LEAVE_WAIT
+            assert self.presence.take_news() == []
+            assert self.presence.next_due() is None
+            assert remains(self.presence) == {}
+        finally:
+            module_under_test._LEAST_HELD_BACK = self.least_held_back
+
+
+PresenceModel.TestCase.settings = settings(
+    deadline=None,
+    report_multiple_bugs=False,
+    max_examples=150,
+    stateful_step_count=50,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+TestPresenceAgainstAModel = PresenceModel.TestCase
+
+
+# What is told, and when --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def presence(clock: Clock) -> Presence[Client]:
+    return Presence(LEAVE_WAIT, 200, clock)
+
+
+def enter(presence: Presence[Client], *members: Client, room: Room = BOARD) -> None:
+    """Let members enter, and be told."""
+    for member in members:
+        presence.enter(member, room, {})
+    deliver(presence.take_news())
+
+
+def crowd(presence: Presence[Client], number: int) -> list[Client]:
+    members = [Client(f"person {index}") for index in range(number)]
+    enter(presence, *members)
+    return members
+
+
+def test_who_enters_gets_the_state_and_the_others_a_diff(presence: Presence[Client]) -> None:
+    ann, ben = Client("ann"), Client("ben")
+    presence.enter(ann, BOARD, {"at": 1})
+    ((ref, _),) = flat(presence.present(*BOARD)).items()
+    head = {"key": "board_id", "value": "b1"}
+    anns = {"ann": [{"ref": ref, "meta": {"at": 1}}]}
+    assert presence.take_news() == [News([ann], "presence.state", {**head, "count": 1, "present": anns})]
+    presence.enter(ben, BOARD, {})
+    bens = {"ben": presence.present(*BOARD)["ben"]}
+    assert presence.take_news() == [
+        News([ben], "presence.state", {**head, "count": 2, "present": anns | bens}),
+        News([ann], "presence.diff", {**head, "count": 2, "joins": bens, "leaves": {}}),
+    ]
+    presence.leave(ben, BOARD)
+    assert presence.take_news() == [News([ann], "presence.diff", {**head, "count": 1, "joins": {}, "leaves": bens})]
+    assert presence.take_news() == []
+
+
+def test_all_that_happens_in_one_turn_is_one_diff(presence: Presence[Client]) -> None:
+    ann, ben = Client("ann"), Client("ben")
+    enter(presence, ann, ben)
+    cat, dan = Client("cat"), Client("dan")
+    presence.enter(cat, BOARD, {})
+    presence.leave(ben, BOARD)
+    presence.enter(dan, BOARD, {})
+    presence.enter(ann, BOARD, {"at": 2})
+    state, diff = presence.take_news()
+    assert (state.members, set(state.data["present"])) == ([cat, dan], {"ann", "cat", "dan"})
+    assert (diff.members, set(diff.data["joins"]), set(diff.data["leaves"])) == ([ann], {"ann", "cat", "dan"}, {"ben"})
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_nobody_is_told_of_who_came_and_went_in_one_turn(clock: Clock, at_once: bool) -> None:
+    presence: Presence[Client] = Presence(0.0, 200, clock)
+    enter(presence, Client("ann"))
+    visitor = Client("ben")
+    presence.enter(visitor, BOARD, {})
+    presence.gone(visitor, at_once=at_once)
+    assert presence.take_news() == []
+
+
+def test_a_new_meta_is_a_join_with_the_same_ref_and_an_equal_one_is_nothing(presence: Presence[Client]) -> None:
+    ann, ben = Client("ann"), Client("ben")
+    enter(presence, ann, ben)
+    (ref,) = (tab["ref"] for tab in presence.present(*BOARD)["ann"])
+    presence.enter(ann, BOARD, {"at": 1})
+    (diff,) = presence.take_news()
+    assert (diff.members, diff.data["joins"]) == ([ann, ben], {"ann": [{"ref": ref, "meta": {"at": 1}}]})
+    presence.enter(ann, BOARD, {"at": 1})
+    assert presence.take_news() == []
+    # There and back within one turn.
+    presence.enter(ann, BOARD, {"at": 2})
+    presence.enter(ann, BOARD, {"at": 1})
+    assert presence.take_news() == []
+
+
+def test_who_leaves_is_shown_as_the_others_knew_it(presence: Presence[Client]) -> None:
+    ann, ben = Client("ann"), Client("ben")
+    enter(presence, ann, ben)
+    presence.enter(ben, BOARD, {"at": 1})
+    presence.leave(ben, BOARD)
+    ((_, _, data),) = presence.take_news()
+    assert (data["joins"], data["leaves"]["ben"][0]["meta"]) == ({}, {})
+
+
+def test_a_deep_meta_is_no_trouble(presence: Presence[Client]) -> None:
+    # What fits into 1024 bytes.
+    deep: Any = 1
+    for _ in range(500):
+        deep = [deep]
+    enter(presence, Client("ann"), member := Client("ben"))
+    presence.enter(member, BOARD, {"a": deep})
+    assert len(presence.take_news()) == 1
+    presence.enter(member, BOARD, {"a": [*deep]})
+    assert presence.take_news() == []
+
+
+def test_each_tab_is_an_entry_below_one_identity(presence: Presence[Client]) -> None:
+    first, second = Client("ann"), Client("ann")
+    enter(presence, first)
+    presence.enter(second, BOARD, {"tab": 2})
+    news = presence.take_news()
+    assert [each.data["count"] for each in news] == [1, 1]
+    assert [tab["meta"] for tab in presence.present(*BOARD)["ann"]] == [{}, {"tab": 2}]
+    assert len({tab["ref"] for tab in presence.present(*BOARD)["ann"]}) == 2
+    presence.leave(first, BOARD)
+    assert [tab["meta"] for tab in presence.present(*BOARD)["ann"]] == [{"tab": 2}]
+
+
+def test_an_identity_is_its_text_and_without_one_the_clients_id(presence: Presence[Client]) -> None:
+    nobody = Client()
+    enter(presence, Client(5), Client(0), Client("__proto__"), nobody)
+    assert list(presence.present(*BOARD)) == ["5", "0", "__proto__", nobody.id]
+
+
+def test_an_identity_stays_what_it_was_at_the_door(presence: Presence[Client]) -> None:
+    ann = Client("ann")
+    enter(presence, ann)
+    ann.identity = "ben"
+    presence.enter(ann, BOARD, {"at": 1})
+    assert list(presence.present(*BOARD)) == ["ann"]
+    presence.leave(ann, BOARD)
+    assert remains(presence).keys() <= {"_changed"}
+
+
+def test_refs_of_two_processes_differ(clock: Clock) -> None:
+    refs = set()
+    for _ in range(2):
+        presence: Presence[Client] = Presence(LEAVE_WAIT, 200, clock)
+        crowd(presence, 10)
+        refs.update(flat(presence.present(*BOARD)))
+    assert len(refs) == 20
+    assert max(map(len, refs)) <= 16
+
+
+def test_who_leaves_a_room_leaves_only_that(presence: Presence[Client]) -> None:
+    ann = Client("ann")
+    enter(presence, ann)
+    enter(presence, ann, room=OTHER)
+    presence.leave(ann, BOARD)
+    presence.leave(ann, BOARD)
+    presence.leave(Client("ben"), OTHER)
+    assert presence.present(*BOARD) == {}
+    assert list(presence.present(*OTHER)) == ["ann"]
+
+
+def test_a_disconnect_is_told_of_when_the_wait_is_over(presence: Presence[Client], clock: Clock) -> None:
+    ann, ben = Client("ann"), Client("ben")
+    enter(presence, ann, ben)
+    enter(presence, ann, ben, room=OTHER)
+    start = clock.now
+    presence.gone(ben, at_once=False)
+    assert presence.next_due() == start + LEAVE_WAIT
+    clock.now = start + LEAVE_WAIT - 0.01
+    assert presence.take_news() == []
+    assert list(presence.present(*BOARD)) == ["ann", "ben"]
+    clock.now = start + LEAVE_WAIT
+    news = presence.take_news()
+    assert [(each.members, set(each.data["leaves"]), each.data["count"]) for each in news] == [([ann], {"ben"}, 1)] * 2
+    assert presence.next_due() is None
+
+
+def test_a_final_disconnect_is_told_of_at_once(presence: Presence[Client]) -> None:
+    ann, ben = Client("ann"), Client("ben")
+    enter(presence, ann, ben)
+    presence.gone(ben, at_once=True)
+    ((members, _, data),) = presence.take_news()
+    assert (members, set(data["leaves"])) == ([ann], {"ben"})
+    assert presence.next_due() is None
+
+
+def test_who_comes_back_in_time_takes_over_its_entry_and_nothing_is_told(presence: Presence[Client], clock: Clock) -> None:
+    ann, ben = Client("ann"), Client("ben")
+    enter(presence, ann, ben)
+    before = presence.present(*BOARD)
+    presence.gone(ben, at_once=False)
+    clock.now += LEAVE_WAIT - 0.01
+    back = Client("ben")
+    presence.enter(back, BOARD, {})
+    (state,) = presence.take_news()
+    assert (state.members, state.type, state.data["present"]) == ([back], "presence.state", before)
+    assert presence.next_due() is None
+    clock.now += LEAVE_WAIT
+    assert presence.take_news() == []
+    assert presence.present(*BOARD) == before
+
+
+def test_who_comes_back_with_another_meta_is_an_update(presence: Presence[Client]) -> None:
+    ann, ben = Client("ann"), Client("ben")
+    enter(presence, ann, ben)
+    (tab,) = presence.present(*BOARD)["ben"]
+    presence.gone(ben, at_once=False)
+    presence.enter(Client("ben"), BOARD, {"at": 2})
+    _, diff = presence.take_news()
+    assert (diff.data["joins"], diff.data["leaves"]) == ({"ben": [{"ref": tab["ref"], "meta": {"at": 2}}]}, {})
+
+
+def test_a_returning_tab_takes_over_the_oldest_entry_of_its_identity(presence: Presence[Client], clock: Clock) -> None:
+    tabs = [Client("ann"), Client("ann"), Client("ben")]
+    enter(presence, *tabs)
+    first, second = (tab["ref"] for tab in presence.present(*BOARD)["ann"])
+    for tab in (tabs[2], tabs[1], tabs[0]):
+        presence.gone(tab, at_once=False)
+        clock.now += 1
+    enter(presence, Client("ann"))
+    clock.now += LEAVE_WAIT
+    presence.take_news()
+    assert [tab["ref"] for tab in presence.present(*BOARD)["ann"]] == [second]
+    assert first != second
+
+
+def test_after_the_wait_who_comes_back_is_new(presence: Presence[Client], clock: Clock) -> None:
+    ann, ben = Client("ann"), Client("ben")
+    enter(presence, ann, ben)
+    (old,) = presence.present(*BOARD)["ben"]
+    presence.gone(ben, at_once=False)
+    clock.now += LEAVE_WAIT
+    deliver(presence.take_news())
+    enter(presence, Client("ben"))
+    (new,) = presence.present(*BOARD)["ben"]
+    assert new["ref"] != old["ref"]
+
+
+def test_an_entry_that_nobody_is_left_to_see_still_goes(presence: Presence[Client], clock: Clock) -> None:
+    ann = Client("ann")
+    enter(presence, ann)
+    presence.gone(ann, at_once=False)
+    clock.now += LEAVE_WAIT
+    assert presence.take_news() == []
+    assert remains(presence) == {}
+
+
+def test_when_too_many_are_held_back_the_oldest_goes(clock: Clock) -> None:
+    presence: Presence[Client] = Presence(LEAVE_WAIT, 20, clock)
+    watcher = Client("watcher")
+    members = [Client("ann") for _ in range(22)]
+    enter(presence, watcher, *members)
+    refs = [tab["ref"] for tab in presence.present(*BOARD)["ann"]]
+    for member in members[:20]:
+        presence.gone(member, at_once=False)
+    assert presence.take_news() == []
+    for member in members[20:]:
+        presence.gone(member, at_once=False)
+    ((_, _, data),) = presence.take_news()
+    assert [tab["ref"] for tab in data["leaves"]["ann"]] == refs[:2]
+    # A room that is small on purpose still lets its people reload at once.
+    small: Presence[Client] = Presence(LEAVE_WAIT, 1, clock)
+    members = crowd(small, 17)
+    for member in members:
+        small.gone(member, at_once=False)
+    assert list(small.present(*BOARD)) == [member.identity for member in members[1:]]
+
+
+# A room too large for names ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small(clock: Clock) -> Presence[Client]:
+    return Presence(LEAVE_WAIT, 4, clock)
+
+
+def test_a_room_over_the_limit_is_told_counts_only(small: Presence[Client]) -> None:
+    members = crowd(small, 4)
+    last = Client("last")
+    small.enter(last, BOARD, {})
+    head = {"key": "board_id", "value": "b1", "count": 5}
+    assert small.take_news() == [News([last], "presence.state", head), News(members, "presence.diff", head)]
+    assert len(small.present(*BOARD)) == 5
+
+
+def test_tabs_do_not_fill_a_room(small: Presence[Client]) -> None:
+    enter(small, *(Client("ann") for _ in range(9)))
+    small.enter(Client("ben"), BOARD, {})
+    state, diff = small.take_news()
+    assert ("present" in state.data, "joins" in diff.data) == (True, True)
+
+
+def test_counts_are_told_once_a_second_at_most_and_the_last_is_always_told(small: Presence[Client], clock: Clock) -> None:
+    members = crowd(small, 4)
+    enter(small, Client("5"))
+    start = clock.now
+    for name in range(6, 10):
+        clock.now += 0.2
+        small.enter(late := Client(str(name)), BOARD, {})
+        (state,) = small.take_news()
+        assert (state.members, state.data["count"]) == ([late], name)
+        assert small.next_due() == start + 1
+    clock.now = start + 1
+    ((told, type, data),) = small.take_news()
+    assert (told[:4], type, data["count"]) == (members, "presence.diff", 9)
+    # With nothing to tell nothing waits, and what comes after a quiet second is told at once.
+    assert small.next_due() is None
+    clock.now += 1
+    assert small.take_news() == []
+    small.leave(members[0], BOARD)
+    assert [each.data["count"] for each in small.take_news()] == [8]
+
+
+def test_a_newcomer_whose_count_is_no_longer_right_is_told(small: Presence[Client], clock: Clock) -> None:
+    members = crowd(small, 6)
+    enter(small, newcomer := Client("newcomer"))
+    clock.now += 0.1
+    small.enter(late := Client("late"), BOARD, {})
+    deliver(small.take_news())
+    small.leave(members[0], BOARD)
+    deliver(small.take_news())
+    assert late.rooms[BOARD].count == 8
+    clock.now += 1
+    deliver(small.take_news())
+    assert {member.rooms[BOARD].count for member in [*members[1:], newcomer, late]} == {7}
+
+
+def test_a_new_meta_or_another_tab_does_not_change_the_count(small: Presence[Client], clock: Clock) -> None:
+    members = crowd(small, 6)
+    clock.now += 1
+    deliver(small.take_news())
+    clock.now += 1
+    small.enter(members[0], BOARD, {"at": 1})
+    assert small.take_news() == []
+    small.enter(Client(members[0].identity), BOARD, {})
+    (state,) = small.take_news()
+    assert state.type == "presence.state"
+    assert small.next_due() is None
+
+
+def test_a_room_that_has_shrunk_to_three_quarters_is_told_names_again(small: Presence[Client], clock: Clock) -> None:
+    members = crowd(small, 6)
+    clock.now += 1
+    deliver(small.take_news())
+    small.enter(members[5], BOARD, {"at": 1})
+    for member in members[:2]:
+        small.leave(member, BOARD)
+    # Four of four: a room about the limit does not change its mind with every visitor.
+    ((_, type, data),) = small.take_news()
+    assert (type, set(data)) == ("presence.diff", {"key", "value", "count"})
+    small.leave(members[2], BOARD)
+    news = small.take_news()
+    deliver(news)
+    ((told, type, data),) = news
+    assert (told, type, data["present"]) == (members[3:], "presence.state", small.present(*BOARD))
+    assert data["present"]["person 5"][0]["meta"] == {"at": 1}
+    assert small.next_due() is None
+    enter(small, newcomer := Client("newcomer"))
+    assert members[5].rooms[BOARD].names == newcomer.rooms[BOARD].names == flat(small.present(*BOARD))
+
+
+def test_a_room_that_fills_up_again_is_told(small: Presence[Client], clock: Clock) -> None:
+    members = crowd(small, 5)
+    for member in members[:2]:
+        small.leave(member, BOARD)
+    deliver(small.take_news())
+    clock.now += 1
+    enter(small, Client("a"), Client("b"))
+    # The fifth identity, as there were five before: no name is told from here, and everybody must know.
+    assert small.take_news() == []
+    assert {member.rooms[BOARD].names is None for member in members[2:]} == {True}
+
+
+# Other threads -----------------------------------------------------------------------------------------------------
+
+
+def test_what_present_returns_is_the_callers_own(presence: Presence[Client]) -> None:
+    presence.enter(Client("ann"), BOARD, meta := {"at": 1})
+    meta["at"] = 2
+    found = presence.present(*BOARD)
+    found["ann"][0]["meta"]["at"] = 3
+    found["ann"][0]["ref"] = "mine"
+    del found["ann"][:]
+    (again,) = presence.present(*BOARD)["ann"]
+    assert again["meta"] == {"at": 1}
+    assert again["ref"] != "mine"
+
+
+def test_present_takes_a_value_as_rooms_do(presence: Presence[Client]) -> None:
+    presence.enter(Client("ann"), ("board_id", "5"), {})
+    assert list(presence.present("board_id", 5)) == ["ann"]
+    assert presence.present("board_id", "nobody's") == {}
+
+
+@pytest.mark.parametrize("action", ["present", "enter", "leave"])
+def test_the_roster_is_read_and_changed_under_the_lock(presence: Presence[Client], action: str) -> None:
+    enter(presence, ann := Client("ann"))
+    actions = {
+        "present": lambda: presence.present(*BOARD),
+        "enter": lambda: presence.enter(Client("ben"), BOARD, {}),
+        "leave": lambda: presence.leave(ann, BOARD),
+    }
+    done = threading.Event()
+    thread = threading.Thread(target=lambda: (actions[action](), done.set()))
+    with presence._lock:
+        thread.start()
+        assert not done.wait(A_MOMENT)
+    assert done.wait(AT_MOST)
+    thread.join(AT_MOST)
+
+
+# What it costs -----------------------------------------------------------------------------------------------------
+
+
+class Lines:
+    """Count the lines that presence.py runs: the work, whatever the machine."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def __enter__(self) -> Lines:
+        self._before = sys.gettrace()
+        sys.settrace(self._trace)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        sys.settrace(self._before)
+
+    def _trace(self, frame: FrameType, event: str, argument: Any) -> Any:
+        if frame.f_code.co_filename != module_under_test.__file__:
+            return None
+        self.count += event == "line"
+        return self._trace
+
+
+@pytest.fixture
+def costs() -> Iterator[list[int]]:
+    """Take what the same work cost among few and among many, and see that it was the same."""
+    found: list[int] = []
+    yield found
+    assert 0 < found[0] == found[1], found
+
+
+def test_a_change_costs_its_room_and_not_the_others(clock: Clock, costs: list[int]) -> None:
+    for others in (10, 2000):
+        presence: Presence[Client] = Presence(LEAVE_WAIT, 200, clock)
+        for index in range(others):
+            presence.enter(other := Client(f"other {index}"), ("board_id", f"other {index}"), {})
+            presence.enter(Client("somebody"), ("board_id", f"other {index}"), {})
+            presence.take_news()
+            if index % 2:
+                clock.now += 0.0001
+                presence.gone(other, at_once=False)
+        members = crowd(presence, 5)
+        with Lines() as lines:
+            presence.enter(Client("ann"), BOARD, {})
+            presence.take_news()
+            presence.leave(members[0], BOARD)
+            presence.gone(members[1], at_once=True)
+            presence.take_news()
+            presence.next_due()
+        costs.append(lines.count)
+
+
+def test_a_join_over_the_limit_does_not_cost_the_room(small: Presence[Client], clock: Clock, costs: list[int]) -> None:
+    for size in (10, 2000):
+        room = ("board_id", str(size))
+        enter(small, *(Client(f"person {index}") for index in range(size)), room=room)
+        enter(small, Client("the first to be counted"), room=room)
+        with Lines() as lines:
+            small.enter(Client("ann"), room, {})
+            small.take_news()
+        costs.append(lines.count)
+        # That the count above can tell the difference.
+        clock.now += 1
+        with Lines() as lines:
+            small.take_news()
+        assert lines.count > size
+
+
+def test_who_comes_back_does_not_cost_those_who_are_held_back(clock: Clock, costs: list[int]) -> None:
+    for size in (10, 2000):
+        presence: Presence[Client] = Presence(LEAVE_WAIT, 5000, clock)
+        members = crowd(presence, size)
+        for member in members:
+            presence.gone(member, at_once=False)
+        with Lines() as lines:
+            presence.enter(Client(members[-2].identity), BOARD, {})
+            presence.enter(Client("new"), BOARD, {})
+        costs.append(lines.count)
+
+
+def test_a_room_that_lives_on_keeps_nothing_of_its_visitors(presence: Presence[Client], clock: Clock) -> None:
+    enter(presence, Client("ann"))
+    for index in range(300):
+        presence.enter(visitor := Client(f"visitor {index}"), BOARD, {})
+        presence.gone(visitor, at_once=False)
+        for _ in range(3):
+            presence.enter(passer := Client("passer"), BOARD, {})
+            presence.take_news()
+            presence.leave(passer, BOARD)
+        assert len(presence._schedule) <= 2
+        clock.now += LEAVE_WAIT
+        presence.take_news()
+    (roster,) = presence._rosters.values()
+    assert sum(len(held) for held in vars(roster).values() if isinstance(held, dict)) == 3, vars(roster)
+
+
+def test_what_is_left_of_rooms_that_have_gone_goes_with_time(presence: Presence[Client], clock: Clock) -> None:
+    for index in range(1000):
+        presence.enter(first := Client("ann"), ("board_id", str(index)), {})
+        presence.gone(first, at_once=False)
+        presence.enter(second := Client("ann"), ("board_id", str(index)), {})
+        presence.leave(second, ("board_id", str(index)))
+    presence.take_news()
+    assert presence.next_due() is None
+    assert remains(presence) == {}

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, Literal, NamedTuple
 
 from .errors import PublishRejected
@@ -61,6 +61,8 @@ class Broadcasts:
     logger: logging.Logger
 
     def __init__(self) -> None:
+        #: The app's own knowledge of which project a board belongs to.
+        self.project_of_board: Callable[[Any], Any] | None = None
         self._unplaced: set[str] = set()
         self._unplaced_lock = threading.Lock()
 
@@ -143,10 +145,18 @@ class Broadcasts:
         return self.publish(message, _about(project_id=project_id, board_id=board_id))
 
     def _project(self, board_id: Any, task: Any, project_id: Any) -> Any:
-        """Return the project that a task event belongs to, or say once per board that none is known."""
+        """Return the project that a task event belongs to, or say once per board that none is known.
+
+        What the app's ``project_of_board`` raises is logged: the board's subscribers get the event all the same.
+        """
         project_id = given(project_id)
         if project_id is None and task is not None:
             project_id = task.get("project_id") if isinstance(task, Mapping) else getattr(task, "project_id", None)
+        if project_id is None and self.project_of_board is not None:
+            try:
+                project_id = given(self.project_of_board(board_id))
+            except Exception:
+                self.logger.exception("cartows: project_of_board failed for board %r", board_id)
         if project_id is None and self._has_filter("project_id"):
             board = room_value(board_id)
             with self._unplaced_lock:
@@ -157,7 +167,7 @@ class Broadcasts:
             if not said:
                 self.logger.warning(
                     "cartows: a task event of board %r names no project, so clients that filter by project_id do not get it; "
-                    "pass project_id= or put project_id into the task",
+                    "pass project_id=, put project_id into the task, or say it with @ws.project_of_board",
                     board,
                 )
         return project_id

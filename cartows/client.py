@@ -2,7 +2,8 @@
 
 Threads: ``read_pump`` and ``handle_incoming_message`` on the reader thread, ``write_pump`` on the writer thread; everything
     else on any thread.
-Locks: ``_filters_lock``, shared by all clients, guards the change of a client's filters.
+Locks: ``_filters_lock``, shared by all clients, guards the change of a client's filters, and that the hub hears of changes in
+    their order; the channel's is taken within it.
 Blocks: the pumps; nothing else.
 
 Go counterpart: ``client.go``.
@@ -15,15 +16,18 @@ import os
 import random
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from .connection import Connection
 from .errors import MessageError
 from .frames import Frame
+from .hooks import AppHooks
 from .message import Message, MessageType, decode_object, encode_text, new_error_message, new_message
-from .rooms import room_value
+from .rooms import Hearing, room_value
 from .sending import GONE, OVERFLOW, WANTS_WRITER, Batch
+from .subscriptions import BadSubscription, Change, Subscription, parse, with_rooms, without_rooms
 
 if TYPE_CHECKING:
     from .hub import Hub
@@ -46,16 +50,21 @@ _filters_lock = threading.Lock()
 
 
 class Client:
-    """Serve one connection of one hub; override ``handle_incoming_message`` for a protocol of your own.
-
-    ``identity`` is free for the app to use.
-    """
+    """Serve one connection of one hub; override ``handle_incoming_message`` for a protocol of your own."""
 
     def __init__(self, hub: Hub, connection: Connection, id: str) -> None:
         self.hub = hub
         self.connection = connection
         self.id = id
-        self.identity: Any = None
+        #: The identity; under the registry lock.
+        self.known_as: Any = None
+        #: The id behind which it asks for what it missed.
+        self.since: str | None = None
+        #: The app's functions, None where it has none.
+        self.hooks: AppHooks | None = None
+        #: What asks the app and registers it, at the beginning of its reader thread; None when that is done elsewhere.
+        self.entrance: Callable[[], None] | None = None
+        self._let_in = False
         #: The reader is a request's own thread.
         self.attached = False
         #: It holds one of the hub's places, given back when it has gone.
@@ -65,12 +74,38 @@ class Client:
         self.gone = False
         # A new mapping with every change: readers take no lock.
         self._filters: Mapping[str, tuple[str, ...]] = {}
+        #: It has named rooms itself, and does not hear everything for want of them.
+        self._selective = False
         connection.owner = self
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.id}>"
 
+    @property
+    def identity(self) -> Any:
+        """Who it is: the app's to set, in ``@ws.on_connect`` for example; anything that can be the key of a dict."""
+        return self.known_as
+
+    @identity.setter
+    def identity(self, identity: Any) -> None:
+        self.hub.registry.identify(self, identity)
+
+    @property
+    def close_code(self) -> int | None:
+        """The code that the connection is closed with, by whichever side; None while it is open."""
+        return self.connection.close_code
+
+    @property
+    def close_reason(self) -> str:
+        """The reason that goes with the code."""
+        return self.connection.close_reason
+
     # Filters ------------------------------------------------------------------------------------------------------
+
+    @property
+    def hearing(self) -> Hearing:
+        """What it hears, by its filters."""
+        return Hearing.of(self._filters, self._selective)
 
     @property
     def filters(self) -> dict[str, tuple[str, ...]]:
@@ -86,8 +121,13 @@ class Client:
         values = tuple(dict.fromkeys(room_value(each) for each in (value if several else [value])))
         with _filters_lock:
             filters = {**self._filters, key: values}
-            self._filters = {each: held for each, held in filters.items() if held}
-        self.hub.refilter_client(self)
+            self._refilter_locked({each: held for each, held in filters.items() if held})
+
+    def _refilter_locked(
+        self, filters: Mapping[str, tuple[str, ...]], answer: str | None = None, subscription: Subscription | None = None
+    ) -> None:
+        self._filters = filters
+        self.hub.change_client(self, Change(self.hearing, filters, answer, subscription or Subscription(())))
 
     def get_filter(self, key: str) -> str | None:
         """Return the value held for the key, the first where there are several, or None; Go's ``GetFilter``."""
@@ -121,11 +161,15 @@ class Client:
         if outcome == WANTS_WRITER:
             self.start_writer()
         elif outcome == OVERFLOW:
-            self.hub.count("slow_consumers")
-            options = self.connection.options
-            reason = f"slow consumer: over {options.send_queue} messages or {options.send_queue_bytes} bytes waited"
-            advice = self.advise(SLOW_CONSUMER, reason, reconnect=True, retry_after_ms=0)
-            self.connection.close(SLOW_CONSUMER, reason, advice=advice, drop_queue=True)
+            self.overflow()
+
+    def overflow(self) -> None:
+        """Put out a client that takes less than it is sent; it may come back for the rest."""
+        options = self.connection.options
+        reason = f"slow consumer: over {options.send_queue} messages or {options.send_queue_bytes} bytes waited"
+        advice = self.advise(SLOW_CONSUMER, reason, reconnect=True, retry_after_ms=0)
+        if self.connection.close(SLOW_CONSUMER, reason, advice=advice, drop_queue=True):
+            self.hub.registry.count("slow_consumers")
 
     def close(self, code: int = 1000, reason: str = "") -> bool:
         """Close the connection behind what is queued; False when that had begun before. Any thread; never waits.
@@ -162,6 +206,10 @@ class Client:
         """Ask for a writer thread; it is started elsewhere, since starting one beside a busy handler takes long."""
         self.hub.heartbeat.start_writer(self)
 
+    def incomplete_frame(self, number: int) -> Frame:
+        """Return the ``pong`` that stands for lost events up to a number."""
+        return self.hub.position_frame(MessageType.PONG.value, number, True)
+
     def closing_begun(self, within: float) -> None:
         """Hear no event any more, and have the connection aborted unless it has ended in ``within`` seconds."""
         self.log_end()
@@ -181,6 +229,7 @@ class Client:
     def read_pump(self) -> None:
         """Handle what the client says until it is gone, then leave nothing behind. Reader thread; Go's ``ReadPump``."""
         try:
+            self._enter()
             for message in self.connection.messages():
                 self._handle(message)
         except Exception:
@@ -191,7 +240,23 @@ class Client:
             self.connection.finish()
             # Only now: what the hub thread registers after this is seen to have ended, and is not registered.
             self.hub.forget_client(self)
+            if self._let_in and self.hooks is not None:
+                self.hooks.disconnected(self)
             self.hub.client_gone(self)
+
+    def _enter(self) -> None:
+        entrance, self.entrance = self.entrance, None
+        if entrance is not None and not self.connection.ended:
+            entrance()
+
+    def let_in(self) -> bool:
+        """Ask the app whether the client may come in; one that may not is shown out with a close code. Reader thread."""
+        code = self.hooks.connected(self) if self.hooks is not None else None
+        self._let_in = code is None
+        if code is not None:
+            self.connection.open(None)
+            self.close(code, "refused by the app")
+        return self._let_in
 
     def write_pump(self) -> None:
         """Write what the hub had to leave. Writer thread; Go's ``WritePump``."""
@@ -202,8 +267,7 @@ class Client:
             self.handle_incoming_message(message)
         except Exception:
             self.hub.logger.exception("cartows: handling a message of client %s failed; it stays connected", self.id)
-            if self.connection.options.greeting:
-                self.send_error("INTERNAL", "The server failed to handle the message.")
+            self.send_internal_error()
 
     def handle_incoming_message(self, data: str | bytes) -> None:
         """Handle one whole message: override for a raw protocol. Reader thread; Go's ``handleIncomingMessage``.
@@ -212,16 +276,51 @@ class Client:
         """
         found = decode_object(data)
         kind = found.get("type") if found is not None else None
-        if not isinstance(kind, str) or not kind:
+        if found is None or not isinstance(kind, str) or not kind:
             self.send_error("INVALID_MESSAGE", 'A message must be one JSON object with a "type".')
         elif kind == MessageType.PING:
-            self.send(self.hub.position_message(MessageType.PONG))
+            build = partial(self.hub.position_frame, MessageType.PONG.value)
+            self.settle(self.connection.offer_position(build, self.hub.position))
+        elif kind in (MessageType.SUBSCRIBE, MessageType.UNSUBSCRIBE):
+            self._change_rooms(found.get("data"), joins=kind == MessageType.SUBSCRIBE)
+        elif self.hooks is not None and kind in self.hooks.hooks.messages:
+            self.hooks.call(self.hooks.hooks.messages[kind], self, new_message(kind, found.get("data")))
         elif kind != MessageType.PONG:
             self.send_error("UNKNOWN_TYPE", "The server knows no message of this type.", kind[:100])
+
+    def _change_rooms(self, data: Any, *, joins: bool) -> None:
+        options = self.connection.options
+        try:
+            subscription = parse(data, options.filter_keys, joins=joins)
+        except BadSubscription as error:
+            self.send_error("INVALID_MESSAGE", str(error), error.details)
+            return
+        if joins and self.hooks is not None:
+            for key, value in subscription.rooms:
+                if not self.hooks.may_hear(self.identity, key, value):
+                    self.send_error("FORBIDDEN", "You may not hear this room.", f"{key}={value[:100]}")
+                    return
+        with _filters_lock:
+            if joins:
+                filters = with_rooms(self._filters, subscription.rooms)
+                fits = sum([len(values) for values in filters.values()]) <= options.max_filters
+            else:
+                filters, fits = without_rooms(self._filters, subscription.rooms), True
+            if fits:
+                answer = MessageType.SUBSCRIBED if joins else MessageType.UNSUBSCRIBED
+                self._selective = self._selective or joins or filters != self._filters
+                self._refilter_locked(filters, answer.value, subscription)
+        if not fits:
+            self.send_error("FORBIDDEN", f"A client may hold {options.max_filters} rooms at most.", "max_filters")
 
     def send_error(self, code: str, message: str, details: str = "") -> bool:
         """Send an ``error`` message."""
         return self.send(new_error_message(code, message, details))
+
+    def send_internal_error(self) -> None:
+        """Say that the app's own code failed, unless the protocol is the app's own."""
+        if self.connection.options.greeting:
+            self.send_error("INTERNAL", "The server failed to handle the message.")
 
 
 def _unlock_in_child() -> None:

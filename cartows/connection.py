@@ -16,7 +16,8 @@ from typing import Protocol
 from .frames import Frame, close_frame
 from .options import Options
 from .protocol import Closed, Extensions, Inbound, Pinged
-from .sending import WANTS_WRITER, Sender
+from .replay import Replay
+from .sending import OVERFLOW, WANTS_WRITER, Sender
 from .transport import Transport
 
 __all__ = ["Connection", "Owner"]
@@ -36,6 +37,12 @@ class Owner(Protocol):
 
     def closing_begun(self, within: float) -> None:
         """See that the connection is aborted unless it has ended in so many seconds."""
+
+    def overflow(self) -> None:
+        """Put out a client that cannot be brought what it has missed."""
+
+    def incomplete_frame(self, number: int) -> Frame:
+        """Return the message that stands for lost events up to a number; called with the send lock held, so take none."""
 
 
 class Connection(Sender):
@@ -57,18 +64,25 @@ class Connection(Sender):
 
     # Opening, control frames, closing ------------------------------------------------------------------------------
 
-    def open(self, greeting: Frame | None) -> None:
-        """Send the handshake's reply and the greeting, ahead of everything that was queued. Hub thread."""
+    def open(self, greeting: Frame | None, seen: int = 0, replay: Replay | None = None) -> None:
+        """Send the handshake's reply and the greeting, ahead of everything that was queued, then a replay. Hub thread.
+
+        Events up to number ``seen`` are not for this client: it has had them, or came after them.
+        """
         with self.lock:
             self._opened = True
-            self._rest, self._reply = self._reply + (greeting.plain if greeting is not None else b""), b""
+            self._out.seen, self._out.replay = seen, replay
+            self._out.rest, self._reply = self._reply + (greeting.plain if greeting is not None else b""), b""
+            if self._asked is not None and not self.closing:
+                self._position_locked(self._asked, seen)
+            self._asked = None
             outcome = self._push_locked()
         self._tell(outcome)
 
     def ping(self) -> None:
         """Send a ping, or have one sent as soon as a frame that was cut is whole."""
         with self.lock:
-            self._ping = not self.closing
+            self._out.ping = not self.closing
             outcome = self._push_locked()
         self._tell(outcome)
 
@@ -76,7 +90,7 @@ class Connection(Sender):
         """Answer a ping."""
         with self.lock:
             if not self.closing:
-                self._pong = payload
+                self._out.pong = payload
             outcome = self._push_locked()
         self._tell(outcome)
 
@@ -102,10 +116,10 @@ class Connection(Sender):
                 return False
             self.closing = True
             self.close_code, self.close_reason = (1005 if code is None else code), reason
-            if drop_queue:
-                self._drop_locked()
+            if drop_queue or self._out.lost:
+                self._out.drop()
             self._hangs_up = hang_up
-            self._farewell = farewell
+            self._out.farewell = farewell
             outcome = self._push_locked()
         self._tell(outcome)
         if self.owner is not None:
@@ -115,6 +129,18 @@ class Connection(Sender):
     def _tell(self, outcome: int) -> None:
         if outcome == WANTS_WRITER and self.owner is not None:
             self.owner.start_writer()
+        elif outcome == OVERFLOW:
+            self.overrun()
+
+    def overrun(self) -> None:
+        """See Sender.overrun."""
+        if self.owner is not None:
+            self.owner.overflow()
+
+    def _notice(self, number: int) -> Frame:
+        """See Sender._notice."""
+        assert self.owner is not None
+        return self.owner.incomplete_frame(number)
 
     # Reading ------------------------------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from flask import Blueprint, Flask, Response, request
 from flask.blueprints import BlueprintSetupState
@@ -17,11 +17,14 @@ from flask_sock import Sock
 
 from .client import Client
 from .handler import Handler
+from .hooks import AppHooks, Hooks
 from .hub import Hub
 from .options import Options
 from .servers import configured_workers
 
 __all__ = ["CartoWS"]
+
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 class CartoWS:
@@ -43,6 +46,7 @@ class CartoWS:
         self.client_class = client_class
         self._overrides = options
         self._handlers: list[Handler] = []
+        self._hooks = Hooks()
         if app is not None:
             self.init_app(app)
 
@@ -52,6 +56,57 @@ class CartoWS:
         if not self._handlers:
             raise RuntimeError("This CartoWS serves no app yet: call init_app(app) first")
         return self._handlers[-1]
+
+    # The app's own functions ----------------------------------------------------------------------------------------
+
+    def on(self, type: str) -> Callable[[Function], Function]:
+        """Have ``function(client, message)`` called for each message of a type that a client sends.
+
+        Runs on the client's reader thread in an app context. What it raises is logged and answered with ``error INTERNAL``.
+        Raises ValueError for a type that has a handler, or that cartows answers itself.
+        """
+
+        def add(function: Function) -> Function:
+            self._hooks.add_message(type, function)
+            return function
+
+        return add
+
+    def on_connect(self, function: Function) -> Function:
+        """Have ``function(client)`` called for each client before it hears anything; False, or a close code, refuses it.
+
+        Runs on the client's reader thread in the context of the upgrade request, whose ``session`` can be read. What it raises
+        is logged and answered with ``error INTERNAL``, and the client stays: refuse whom you could not check.
+        """
+        self._hooks.connect.append(function)
+        return function
+
+    def on_disconnect(self, function: Function) -> Function:
+        """Have ``function(client)`` called once for each client that has gone; ``client.close_code`` says how.
+
+        Runs on the client's reader thread in an app context. What it raises is logged.
+        """
+        self._hooks.disconnect.append(function)
+        return function
+
+    def authorize(self, function: Function) -> Function:
+        """Have ``function(identity, key, value) -> bool`` asked who may hear a room; (None, None) is to hear everything.
+
+        Asked for the filters of the query, on the request's thread and in its context: no is 403. Asked for each room of a
+        ``subscribe``, on the client's reader thread in an app context: no is ``error FORBIDDEN``. Raising is no.
+        """
+        self._hooks.authorize = function
+        return function
+
+    def project_of_board(self, function: Function) -> Function:
+        """Have ``function(board_id)`` asked for the project of a task event that does not carry it; None where there is none.
+
+        Runs on the publisher's thread in whatever context it has, once for each such event.
+        """
+        self.hub.project_of_board = function
+        return function
+
+    # Apps -----------------------------------------------------------------------------------------------------------
 
     def init_app(self, app: Flask | Blueprint) -> None:
         """Put the route into an app, or into every app that registers this blueprint.
@@ -73,7 +128,8 @@ class CartoWS:
         self.hub.adopt_options(options)
         if self.hub.enc_hook is None:
             self.hub.enc_hook = lambda value: app.json.default(value)  # type: ignore[attr-defined]
-        handler = Handler(self.hub, options=options, client_class=self.client_class)
+        hooks = AppHooks(self._hooks, app, self.hub.logger)
+        handler = Handler(self.hub, options=options, client_class=self.client_class, hooks=hooks)
         path = f"{prefix.rstrip('/')}{options.path}"
         endpoint = f"{blueprint}cartows"
         if endpoint in app.view_functions:

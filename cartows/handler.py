@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
-from flask import Response, current_app, request
+from flask import Response, copy_current_request_context, current_app, request
 
 from . import handoff
 from .admission import Refusal, check_filters, check_handshake, check_origin, default_max_clients, unavailable
@@ -27,16 +27,18 @@ from .client import Client
 from .connection import Connection
 from .errors import CartowsError, HubClosed
 from .heartbeat import Heartbeat
+from .hooks import FORBIDDEN, AppHooks
 from .hub import Hub
 from .options import Options, OriginCheck
 from .route import RouteConnection, cut_off
 from .servers import gunicorn_worker
+from .subscriptions import Filters
 from .transport import PlainTransport, SharedTransport, Transport
 
 __all__ = ["Handler"]
 
-# Final close codes for a route of the app's own, where the handshake is over before anything can be refused.
-FORBIDDEN, CONNECTION_LIMIT, RESTART = 3507, 3504, 1012
+# Close codes for a route of the app's own, where the handshake is over before anything can be refused.
+CONNECTION_LIMIT, RESTART = 3504, 1012
 
 _NO_SOCKET = Refusal(
     501,
@@ -53,7 +55,8 @@ _WORKER_PATIENCE = 0.75
 class Handler:
     """Turn requests into clients of a hub; Go's ``NewHandler``.
 
-    ``options`` defaults to the hub's, ``logger`` to the hub's, ``client_class`` to Client.
+    ``options`` defaults to the hub's, ``logger`` to the hub's, ``client_class`` to Client; ``hooks`` are the functions that an
+    extension was given for its app.
     """
 
     def __init__(
@@ -63,8 +66,10 @@ class Handler:
         *,
         options: Options | None = None,
         client_class: type[Client] = Client,
+        hooks: AppHooks | None = None,
     ) -> None:
         self.hub = hub
+        self.hooks = hooks
         self.logger = logger or hub.logger
         self.client_class = client_class
         self._options = options
@@ -110,7 +115,7 @@ class Handler:
         refusal = check_handshake(request) or check_origin(request, self.options)
         if refusal is not None:
             return self.refuse(refusal)
-        filters = check_filters(request, self.options)
+        filters = self._check_filters()
         if isinstance(filters, Refusal):
             return self.refuse(filters)
         environ = request.environ
@@ -132,9 +137,20 @@ class Handler:
             environ[key] = sock
         return _UpgradeResponse(self, sock, stand_in.reply, filters, response)
 
+    def _check_filters(self) -> Filters | Refusal:
+        """Return the filters of the query, or why the client may not have them."""
+        filters = check_filters(request, self.options)
+        if isinstance(filters, Refusal) or self.hooks is None:
+            return filters
+        refused = self.hooks.refused(None, filters)
+        if refused is None:
+            return filters
+        what = "everything: name rooms in the query" if refused[0] is None else f"{refused[0]}={str(refused[1])[:100]}"
+        return Refusal(403, "FORBIDDEN", f"You may not hear {what}.")
+
     # Connecting ---------------------------------------------------------------------------------------------------
 
-    def connect(self, sock: Any, reply: bytes, filters: dict[str, tuple[str, ...]]) -> tuple[Client, bool] | Refusal:
+    def connect(self, sock: Any, reply: bytes, filters: Filters) -> tuple[Client, bool] | Refusal:
         """Make a client of the server's socket and register it; returns whether its reader runs in a thread of its own."""
         options = self.options
         try:
@@ -144,30 +160,47 @@ class Handler:
             return unavailable("SHUTTING_DOWN", "The server is restarting; connect again.")
         except (CartowsError, OSError) as error:
             return unavailable("NO_RESOURCES", f"The server cannot take another client now: {error}.")
-        if not self.hub.take_place(self.max_clients):
+        if not self.hub.registry.take_place(self.max_clients):
             return unavailable("FULL", f"This process serves {self.max_clients} clients and has no place left; try again.")
         hands_off = self._hands_off(sock)
         try:
             transport, lock = self._transport(sock, hands_off)
         except OSError as error:
-            self.hub.give_place_back()
+            self.hub.registry.give_place_back()
             return unavailable("NO_DESCRIPTOR", f"The server has no descriptor left for another client: {error.strerror}.")
         connection = Connection(transport, lock, options, reply)
         client = self._client(connection, filters)
+        asks = self._prepare(client)
         if hands_off:
             try:
                 threading.Thread(target=client.read_pump, name=f"cartows-reader-{client.id}", daemon=True).start()
             except RuntimeError as error:
                 connection.release()
-                self.hub.give_place_back()
+                self.hub.registry.give_place_back()
                 return unavailable("NO_THREAD", f"The server has no thread left for another client: {error}.")
         if hands_off:
             handoff.take_over(sock)
+        if not asks:
+            self._enter(client)
+        return client, hands_off
+
+    def _prepare(self, client: Client) -> bool:
+        """Have the app asked at the beginning of the reader thread, where it wants to be; returns whether it does."""
+        client.hooks = self.hooks
+        if client.connection.options.greeting:
+            client.since = request.args.get("since")
+        asks = self.hooks is not None and bool(self.hooks.hooks.connect)
+        if asks:
+            client.entrance = copy_current_request_context(partial(self._enter, client))
+        return asks
+
+    def _enter(self, client: Client) -> None:
+        if not client.let_in():
+            return
         try:
             self.hub.register_client(client)
         except CartowsError:
-            connection.abort(RESTART, "service restart")
-        return client, hands_off
+            client.connection.abort(RESTART, "service restart")
 
     def _hands_off(self, sock: Any) -> bool:
         """Choose between a thread of the client's own and the request's, and say so once."""
@@ -197,7 +230,7 @@ class Handler:
         transport.tune(self.options.write_buffer)
         return transport, lock
 
-    def _client(self, connection: Connection, filters: dict[str, tuple[str, ...]]) -> Client:
+    def _client(self, connection: Connection, filters: Filters) -> Client:
         """Make the client that takes the place which was taken; an app's own class may fail, and leaves nothing behind."""
         try:
             client = self.client_class(self.hub, connection, uuid.uuid4().hex)
@@ -205,7 +238,7 @@ class Handler:
                 client.set_filter(key, values)
         except BaseException:
             connection.release()
-            self.hub.give_place_back()
+            self.hub.registry.give_place_back()
             raise
         client.placed = True
         return client
@@ -220,7 +253,7 @@ class Handler:
 
     def _check_worker(self, worker: Any) -> bool:
         if not worker.alive:
-            for client in self.hub.present_clients():
+            for client in self.hub.registry.present():
                 if client.attached:
                     client.dismiss(_WORKER_PATIENCE)
                     self.hub.heartbeat.watch(client, time.monotonic() + _WORKER_PATIENCE)
@@ -237,7 +270,7 @@ class Handler:
         if isinstance(ws.sock, handoff.HandshakeSocket):
             ws.sock.accepted = True
             return
-        filters = check_origin(request, self.options) or check_filters(request, self.options)
+        filters = check_origin(request, self.options) or self._check_filters()
         if isinstance(filters, Refusal):
             self.logger.info("cartows: refused %s: %s %s", request.remote_addr, filters.message, filters.aside)
             ws.close(FORBIDDEN, filters.message[:120])
@@ -254,7 +287,7 @@ class Handler:
         if self.hub.closed:
             ws.close(RESTART, "service restart")
             return
-        if not self.hub.take_place(self.max_clients):
+        if not self.hub.registry.take_place(self.max_clients):
             ws.close(CONNECTION_LIMIT, "no place left")
             return
         try:
@@ -263,10 +296,8 @@ class Handler:
             self.logger.exception("cartows: the app's client class failed; the connection is cut off")
             cut_off(ws)
             return
-        try:
-            self.hub.register_client(client)
-        except CartowsError:
-            client.connection.abort(RESTART, "service restart")
+        if not self._prepare(client):
+            self._enter(client)
         self.attach(client)
         client.read_pump()
 
@@ -274,9 +305,7 @@ class Handler:
 class _UpgradeResponse(Response):
     """Connect the client at the last moment: when the app is done with the request and the server asks for the response."""
 
-    def __init__(
-        self, handler: Handler, sock: Any, reply: bytes, filters: dict[str, tuple[str, ...]], ending: Response
-    ) -> None:
+    def __init__(self, handler: Handler, sock: Any, reply: bytes, filters: Filters, ending: Response) -> None:
         super().__init__()
         self._connect = partial(handler.connect, sock, reply, filters)
         self._handler = handler

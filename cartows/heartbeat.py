@@ -60,7 +60,8 @@ class Heartbeat:
         self._beats: dict[int, _Beat] = {}
         self._numbers: dict[Client, int] = {}
         self._writers: deque[Client] = deque()
-        self._checks: list[tuple[float, Callable[[], bool]]] = []
+        #: What else is to be called, by negative numbers: each returns after how many seconds it wants to be called again.
+        self._calls: dict[int, Callable[[], float | None]] = {}
 
     def start(self) -> None:
         """Start the thread, once."""
@@ -105,9 +106,17 @@ class Heartbeat:
 
     def check_every(self, period: float, check: Callable[[], bool]) -> None:
         """Call ``check`` every so many seconds for as long as it returns True."""
+        self._call_at(time.monotonic() + period, lambda: period if check() else None)
+
+    def call_at(self, when: float, call: Callable[[], None]) -> None:
+        """Call something once, at a monotonic time or a moment before it."""
+        self._call_at(when, call)
+
+    def _call_at(self, when: float, call: Callable[[], float | None]) -> None:
         with self._lock:
-            self._checks.append((period, check))
-            self._push_locked(time.monotonic() + period, -len(self._checks))
+            number = -1 - next(self._serial)
+            self._calls[number] = call
+            self._push_locked(when, number)
 
     def _schedule_locked(self, client: Client, next_ping: float, abort_at: float | None) -> None:
         number = self._numbers.get(client)
@@ -180,7 +189,7 @@ class Heartbeat:
 
     def _serve(self, number: int) -> None:
         if number < 0:
-            self._check(number)
+            self._call(number)
             return
         with self._lock:
             beat = self._beats.get(number)
@@ -195,12 +204,15 @@ class Heartbeat:
             if number in self._beats:
                 self._push_locked(due, number)
 
-    def _check(self, number: int) -> None:
+    def _call(self, number: int) -> None:
         with self._lock:
-            period, check = self._checks[-number - 1]
-        if check():
-            with self._lock:
-                self._push_locked(time.monotonic() + period, number)
+            call = self._calls[number]
+        again = call()
+        with self._lock:
+            if again is None:
+                del self._calls[number]
+            else:
+                self._push_locked(time.monotonic() + again, number)
 
     def _beat(self, beat: _Beat, now: float) -> float:
         """Do what is due for one client and return when it is due again."""

@@ -1,8 +1,8 @@
-"""The hub: one thread that takes from the broadcast channel, owns the client registry and sends.
+"""The hub: one thread that takes from the broadcast channel and sends, and what the app may ask of it.
 
 Threads: ``run`` is the hub thread, one per process; everything else may be called on any thread.
-Locks: ``_lock``, the registry lock, guards the registry, the places and the counters. It is held to copy or change them,
-    never to send, to call the app, or while a client's lock is taken. ``_state_lock`` guards starting and stopping.
+Locks: ``_state_lock`` guards starting and stopping, ``_congestion_lock`` what was said of a full channel. The client registry
+    has its own lock (see ``registry``), what only the hub thread changes has none (see ``dispatch``).
 Blocks: the hub thread on its channel; ``publish`` for room in it, ``publish_timeout`` at most; ``shutdown`` within its time.
 
 Go counterpart: ``hub.go``.
@@ -17,22 +17,24 @@ import secrets
 import threading
 import time
 import weakref
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 from .broadcasts import Broadcasts, PublishResult
 from .channel import Channel, ChannelClosed
 from .client import Client
+from .dispatch import Dispatcher
 from .errors import CartowsError, HubClosed, MessageError
 from .frames import Frame
 from .heartbeat import Heartbeat
-from .message import EncodeHook, Message, MessageType, new_message
+from .history import Event
+from .message import EncodeHook, Message, entity_of
 from .options import Options
-from .rooms import Audience, Rooms
-from .sending import QUEUED, Batch
+from .registry import Registry
+from .rooms import Audience, room_value
 from .servers import replaced_threads, serving
+from .subscriptions import Change
 from .turnstile import Turnstile
 
 __all__ = ["Hub"]
@@ -40,20 +42,11 @@ __all__ = ["Hub"]
 # Registrations and the like served per turn, so that a storm of reconnects does not stop live traffic.
 _CONTROLS_PER_TURN = 64
 
-# Sends between two offers of the GIL, and how long an offer may take before no more are made in that pass.
-_SENDS_PER_OFFER = 64
-_LONGEST_OFFER = 0.001
-
 # How long the goodbye at interpreter exit may take: gunicorn's worker has spent up to a second by then.
 _EXIT_TIMEOUT = 1.5
 
 # Room for the id and the frame's header beside an encoded event.
 _ENVELOPE = 64
-
-
-class _Event(NamedTuple):
-    frame: Frame
-    audience: Audience
 
 
 class Hub(Broadcasts):
@@ -88,15 +81,7 @@ class Hub(Broadcasts):
     def _start_afresh(self) -> None:
         """Make all state of a process anew: in ``__init__``, and in the child of a fork."""
         self._unplaced_lock = threading.Lock()
-        self._lock = threading.Lock()
-        #: The registry: changed by the hub thread under the lock. A dict for its order.
-        self._clients: dict[Client, None] = {}
-        #: Clients from their registration to the end of their descriptor.
-        self._present: set[Client] = set()
-        self._departed = threading.Condition(self._lock)
-        #: Places taken: sockets between their admission and the end of their descriptor.
-        self._places = 0
-        self._counters: Counter[str] = Counter()
+        self._congestion_lock = threading.Lock()
         self._congested = False
         #: A client has registered, or the warning that none is served has been given.
         self._spoken_for = False
@@ -107,21 +92,18 @@ class Hub(Broadcasts):
         #: Set when a shutdown is over.
         self._over = threading.Event()
         self._thread: threading.Thread | None = None
+
+        self.registry = Registry()
         self.heartbeat = Heartbeat(self.logger)
         self.turnstile = Turnstile()
-
-        # Of the hub thread alone.
-        self._rooms: Rooms[Client] = Rooms()
-        #: The last event that has been handed to every client or its queue; others read it.
-        self._position = 0
-        #: All sends so far, and whether the GIL is still offered in this pass.
-        self._sends = 0
-        self._polite = True
-        #: The smallest send queue among the clients: batches are cut to it.
-        self._shortest_queue = self.options.send_queue
-
         self._epoch = secrets.token_hex(4)
-        self._channel: Channel[_Event] = Channel(self.options.broadcast_queue)
+        self._set_up()
+
+    def _set_up(self) -> None:
+        """Make what depends on the options."""
+        options = self.options
+        self._channel: Channel[Event] = Channel(options.broadcast_queue)
+        self._dispatcher = Dispatcher(self.registry, self.heartbeat, self._channel, options, self.logger, self._epoch)
 
     @property
     def options(self) -> Options:
@@ -144,8 +126,7 @@ class Hub(Broadcasts):
             self._filter_keys |= set(options.filter_keys)
             if self._options is None and self._thread is None:
                 self._options = options
-                self._channel = Channel(options.broadcast_queue)
-                self._shortest_queue = options.send_queue
+                self._set_up()
 
     # Starting and stopping ----------------------------------------------------------------------------------------
 
@@ -223,19 +204,19 @@ class Hub(Broadcasts):
             return
         if thread is not threading.current_thread():
             thread.join(timeout / 2)
-        clients = self.present_clients()
+        clients = self.registry.present()
         for client in clients:
             client.dismiss(timeout)
         self._flush(clients, deadline - timeout / 4)
         # What was sent is on its way; a peer that does not answer the goodbye is not waited for long.
-        self._await_empty(min(deadline - timeout / 10, time.monotonic() + timeout / 4))
+        self.registry.await_empty(min(deadline - timeout / 10, time.monotonic() + timeout / 4))
         for client in clients:
             client.connection.abort()
-        self._await_empty(deadline)
+        # A reader that shuts the hub down itself cannot depart before this returns.
+        self.registry.await_empty(deadline)
         self.heartbeat.stop(deadline - time.monotonic())
         self.turnstile.stop()
-        with self._lock:
-            self._clients.clear()
+        self.registry.clear()
 
     def _flush(self, clients: list[Client], deadline: float) -> None:
         pending = [client.connection for client in clients]
@@ -246,80 +227,26 @@ class Hub(Broadcasts):
                 return
             pending[0].transport.wait_writable(min(left, 0.01))
 
-    def _await_empty(self, deadline: float) -> None:
-        # A reader that shuts the hub down itself cannot depart before this returns.
-        with self._lock:
-            while self._present and deadline > time.monotonic():
-                self._departed.wait(deadline - time.monotonic())
-
     # The hub thread -----------------------------------------------------------------------------------------------
 
     def _loop(self) -> None:
+        dispatcher = self._dispatcher
         while True:
-            # One short send must never overflow a client that keeps up.
-            most = max(1, self._shortest_queue * 3 // 4)
-            controls, events = self._channel.take(most, _CONTROLS_PER_TURN)
+            controls, events = self._channel.take(dispatcher.most_events, _CONTROLS_PER_TURN)
             if not controls and not events:
                 return
             for control in controls:
-                try:
-                    control()
-                except Exception:
-                    self.logger.exception("cartows: a registration failed; the hub goes on")
-            for batch in self._batches(events):
-                try:
-                    self._distribute(batch)
-                except Exception:
-                    self.logger.exception("cartows: sending %d events failed; the hub goes on", len(batch))
-                self._position = batch[-1].frame.number
+                self._guard(control)
+            if controls:
+                self._guard(dispatcher.tell_presence)
+            if events:
+                self._guard(partial(dispatcher.distribute, events))
 
-    def _batches(self, events: list[_Event]) -> Iterator[list[_Event]]:
-        """Cut a run of events by bytes as the channel's turn does by number."""
-        most, size, start = self.options.send_queue_bytes // 4, 0, 0
-        for index, event in enumerate(events):
-            size += len(event.frame.plain)
-            if size > most and index > start:
-                yield events[start:index]
-                start, size = index, len(event.frame.plain)
-        if events:
-            yield events[start:]
-
-    def _distribute(self, events: list[_Event]) -> None:
-        """Send each client, in one go, the events it hears."""
-        self._polite = True
-        frames = [event.frame for event in events]
-        every = (1 << len(events)) - 1
-        for heard, clients in self._rooms.hearers([event.audience for event in events]).items():
-            mine = frames if heard == every else [frame for index, frame in enumerate(frames) if heard >> index & 1]
-            self._send(Batch(mine), clients)
-
-    def _offer_gil(self) -> None:
-        offered = time.perf_counter()
-        time.sleep(0)
-        self._polite = time.perf_counter() - offered < _LONGEST_OFFER
-
-    def _send(self, batch: Batch, clients: list[Client]) -> None:
-        troubled: list[tuple[Client, int]] = []
-        for client in clients:
-            try:
-                outcome = client.connection.offer(batch)
-            except Exception:
-                self._give_up(client)
-                continue
-            if outcome > QUEUED:
-                troubled.append((client, outcome))
-            self._sends += 1
-            if not self._sends % _SENDS_PER_OFFER and self._polite:
-                self._offer_gil()
-        for client, outcome in troubled:
-            try:
-                client.settle(outcome)
-            except Exception:
-                self._give_up(client)
-
-    def _give_up(self, client: Client) -> None:
-        self.logger.exception("cartows: sending to client %s failed; it is put out, the others go on", client.id)
-        client.break_off()
+    def _guard(self, action: Callable[[], None]) -> None:
+        try:
+            action()
+        except Exception:
+            self.logger.exception("cartows: a turn of the hub failed; the hub goes on")
 
     # Publishing ---------------------------------------------------------------------------------------------------
 
@@ -347,7 +274,10 @@ class Hub(Broadcasts):
             return self._reject(message.type, str(error))
         if not self._spoken_for:
             self._warn_if_nobody_can_hear()
-        build = partial(self._event, body, audience, options.compress_over)
+        entity = entity_of(message.data)
+        merges = entity is not None and message.type.endswith(".updated")
+        frame = partial(Frame, compress_over=options.compress_over, entity=entity, merges=merges)
+        build = partial(self._event, body, audience, frame)
         # The hub thread makes the room that others wait for.
         wait = threading.current_thread() is not self._thread
         try:
@@ -362,26 +292,25 @@ class Hub(Broadcasts):
             self._decongest()
         return PublishResult(True, "queued", self._id(event.frame.number))
 
-    def _event(self, body: bytes, audience: Audience, compress_over: int | None, number: int) -> _Event:
-        payload = b'%s,"id":"%s"}' % (body[:-1], self._id(number).encode())
-        return _Event(Frame(payload, number=number, compress_over=compress_over), audience)
+    def _event(self, body: bytes, audience: Audience, frame: Callable[..., Frame], number: int) -> Event:
+        return Event(frame(b'%s,"id":"%s"}' % (body[:-1], self._id(number).encode()), number=number), audience)
 
     def _id(self, number: int) -> str:
-        return f"{self._epoch}.{number}"
+        return self._dispatcher.history.id(number)
 
     def _reject(self, type: str, reason: str) -> PublishResult:
-        with self._lock:
-            self._counters["rejected"] += 1
+        self.registry.count("rejected")
+        with self._congestion_lock:
             first, self._congested = not self._congested, True
         if first:
             self.logger.warning("cartows: %r was not sent: %s. Said once until there is room again", type, reason)
         return PublishResult(False, None, None, reason)
 
     def _decongest(self) -> None:
-        with self._lock:
+        with self._congestion_lock:
             was, self._congested = self._congested, False
-            rejected = self._counters["rejected"]
         if was:
+            rejected = self.registry.stats()["rejected"]
             self.logger.warning("cartows: the broadcast queue has room again; %d messages were rejected so far", rejected)
 
     def _warn_if_nobody_can_hear(self) -> None:
@@ -394,67 +323,17 @@ class Hub(Broadcasts):
                 os.getpid(),
             )
 
-    # The registry -------------------------------------------------------------------------------------------------
-
-    def take_place(self, most: int) -> bool:
-        """Take one of ``most`` places for a socket that is about to become a client; ``client_gone`` gives it back."""
-        with self._lock:
-            if self._places >= most:
-                return False
-            self._places += 1
-            return True
-
-    def give_place_back(self) -> None:
-        """Give back the place of a socket that did not become a client, or has ended."""
-        with self._lock:
-            self._places -= 1
-
-    def client_gone(self, client: Client) -> None:
-        """Forget a client whose descriptor is closed. Its reader thread, last."""
-        with self._lock:
-            client.gone = True
-            self._places -= client.placed
-            self._present.discard(client)
-            self._departed.notify_all()
-            code = client.connection.close_code or 1006
-            # An app's codes, and a peer's, may be any.
-            self._counters[f"closed_{code}" if code < 4000 else "closed_by_app"] += 1
-        self.heartbeat.discard(client)
-        client.log_end()
+    # Clients ------------------------------------------------------------------------------------------------------
 
     def register_client(self, client: Client) -> None:
         """Have the hub thread open a client's connection and send it events from then on. Raises HubClosed."""
         self.start()
-        with self._lock:
-            # Its reader may have seen the peer go already.
-            if client.gone:
-                return
-            self._present.add(client)
-        if not self._channel.put_arrival(partial(self._register, client)):
-            self._check_open()
-
-    def _register(self, client: Client) -> None:
-        if client.connection.ended:
+        # Its reader may have seen the peer go already.
+        if not self.registry.arrive(client):
             return
         self._spoken_for = True
-        self._shortest_queue = min(self._shortest_queue, client.connection.options.send_queue)
-        with self._lock:
-            self._clients[client] = None
-            self._counters["registered"] += 1
-        try:
-            self._rooms.join(client, client.filters)
-            client.connection.open(self._greeting(client))
-            self.heartbeat.add(client)
-        except Exception:
-            self._give_up(client)
-
-    def _greeting(self, client: Client) -> Frame | None:
-        options = client.connection.options
-        if not options.greeting:
-            return None
-        position = self._id(self._position)
-        data = {"client_id": client.id, "id": position, "ping_interval_ms": round(options.ping_period * 1000)}
-        return Frame(Message(type=MessageType.CONNECTED.value, id=position, data=data).encode())
+        if not self._channel.put_arrival(partial(self._dispatcher.register, client)):
+            self._check_open()
 
     def unregister_client(self, client: Client) -> None:
         """Send a client no event any more and close its connection; Go's ``UnregisterClient``. Idempotent."""
@@ -463,57 +342,54 @@ class Hub(Broadcasts):
 
     def forget_client(self, client: Client) -> None:
         """Take a client whose connection is closing out of the registry."""
-        self._channel.put_control(partial(self._unregister, client))
+        self._channel.put_control(partial(self._dispatcher.unregister, client))
 
-    def _unregister(self, client: Client) -> None:
-        self._rooms.leave(client)
-        with self._lock:
-            self._clients.pop(client, None)
+    def change_client(self, client: Client, change: Change) -> None:
+        """Have a client hear something else, from the next event on."""
+        self._channel.put_control(partial(self._dispatcher.change, client, change))
 
-    def refilter_client(self, client: Client) -> None:
-        """Put a client whose filters changed into its rooms."""
-        self._channel.put_control(partial(self._refilter, client))
-
-    def _refilter(self, client: Client) -> None:
-        if client in self._clients:
-            self._rooms.join(client, client.filters)
+    def client_gone(self, client: Client) -> None:
+        """Forget a client whose descriptor is closed. Its reader thread, last."""
+        self.registry.gone(client)
+        self.heartbeat.discard(client)
+        client.log_end()
 
     def client_count(self) -> int:
         """Return how many clients are registered in this process."""
-        with self._lock:
-            return len(self._clients)
+        return self.registry.count_clients()
 
     def get_clients(self) -> list[Client]:
         """Return the clients registered in this process: a snapshot."""
-        with self._lock:
-            return list(self._clients)
+        return self.registry.clients()
 
-    def present_clients(self) -> list[Client]:
-        """Return the clients whose descriptor is open, those that are being closed among them: a snapshot."""
-        with self._lock:
-            return list(self._present)
+    def send_to(self, who: Any, message: str | bytes | Message) -> int:
+        """Send to the client with that id, or to every client of that identity; returns to how many it was handed.
+
+        It is no event: it has no id and is not replayed. Any thread; never waits. Raises MessageError for what cannot be
+        serialised or is larger than a send queue, TypeError for what can be neither an id nor an identity.
+        """
+        return sum([client.send(message) for client in self.registry.find(who)])
+
+    def presence(self, key: str, value: Any) -> dict[str, list[dict[str, Any]]]:
+        """Return who shows itself in a room: each identity, as text, with one entry for each of its tabs. Any thread."""
+        return self._dispatcher.presence.present(key, room_value(value))
 
     def _has_filter(self, key: str) -> bool:
-        return self._rooms.holds(key)
+        return self._dispatcher.rooms.holds(key)
 
-    def position_message(self, type: str) -> Message:
-        """Return a message that carries the position: the last event that the hub has finished handing out."""
-        message = new_message(type)
-        message.id = self._id(self._position)
-        return message
+    @property
+    def position(self) -> int:
+        """The number of the last event that the hub has finished handing out."""
+        return self._dispatcher.position
 
-    def count(self, name: str) -> None:
-        """Move a counter."""
-        with self._lock:
-            self._counters[name] += 1
+    def position_frame(self, type: str, number: int, incomplete: bool) -> Frame:
+        """Return a message that carries a position, and with ``incomplete`` says that the client lost something."""
+        data = {"incomplete": True} if incomplete else None
+        return Frame(Message(type=type, id=self._id(number), data=data).encode())
 
     def stats(self) -> dict[str, Any]:
         """Return the counters of this process: clients, places taken, events published and waiting, and what went wrong."""
-        with self._lock:
-            found: dict[str, Any] = {"clients": len(self._clients), "places": self._places, **self._counters}
-        found["published"] = self._channel.number
-        found["waiting"] = self._channel.qsize()
-        return found
+        return {**self.registry.stats(), "published": self._channel.number, "waiting": self._channel.qsize()}
 
 
 _DEFAULTS = Options()

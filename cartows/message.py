@@ -55,6 +55,12 @@ class MessageType(str, enum.Enum):
     PING = "ping"
     PONG = "pong"
     ERROR = "error"
+    SUBSCRIBE = "subscribe"
+    SUBSCRIBED = "subscribed"
+    UNSUBSCRIBE = "unsubscribe"
+    UNSUBSCRIBED = "unsubscribed"
+    PRESENCE_STATE = "presence.state"
+    PRESENCE_DIFF = "presence.diff"
 
 
 class TaskEvent(msgspec.Struct, kw_only=True, omit_defaults=True):
@@ -169,6 +175,22 @@ def decode_object(data: str | bytes) -> dict[str, Any] | None:
     except (msgspec.DecodeError, UnicodeError, RecursionError):
         return None
     return found if isinstance(found, dict) else None
+
+
+def encoded_size(value: Any) -> int:
+    """Return how many bytes a value that was decoded from JSON has as JSON."""
+    return len(_ENCODER.encode(value))
+
+
+def entity_of(data: Any) -> tuple[str, str] | None:
+    """Return the kind and the id, as text, of what one of the typed events is about."""
+    if isinstance(data, TaskEvent):
+        return "task", str(data.task_id)
+    if isinstance(data, ProjectEvent):
+        return "project", str(data.project_id)
+    if isinstance(data, BoardEvent):
+        return "board", str(data.board_id)
+    return None
 
 
 def encode_text(text: str) -> bytes:

@@ -11,7 +11,7 @@ import enum
 from collections.abc import Iterable, Mapping
 from typing import Any, Generic, NamedTuple, TypeVar
 
-__all__ = ["Audience", "Rooms", "room_value"]
+__all__ = ["Audience", "Hearing", "Room", "Rooms", "room_value"]
 
 Member = TypeVar("Member")
 Room = tuple[str, str]
@@ -29,6 +29,23 @@ class Audience(NamedTuple):
 EVERYONE = Audience(everyone=True)
 
 
+class Hearing(NamedTuple):
+    """Say what one client hears: the events of its ``rooms``, and with ``unfiltered`` all that an Audience lets it hear."""
+
+    rooms: frozenset[Room] = frozenset()
+    unfiltered: bool = True
+
+    @classmethod
+    def of(cls, filters: Mapping[str, Iterable[str]], selective: bool) -> Hearing:
+        """Return what a client with these filters hears; one that is ``selective`` hears nothing for want of filters."""
+        rooms = frozenset((key, value) for key, values in filters.items() for value in values)
+        return cls(rooms, not rooms and not selective)
+
+    def hears(self, audience: Audience) -> bool:
+        """Return whether an event is for this client; the same answer that ``Rooms.hearers`` gives."""
+        return audience.everyone or (self.unfiltered and audience.unfiltered) or not self.rooms.isdisjoint(audience.rooms)
+
+
 def room_value(value: Any) -> str:
     """Return a filter value as the text that stands in a URL: ``5``, a UUID or an enum match what a browser asks for."""
     return str(value.value if isinstance(value, enum.Enum) else value)
@@ -38,7 +55,7 @@ class Rooms(Generic[Member]):
     """Hold each member's rooms and each room's members. Dicts stand for ordered sets."""
 
     def __init__(self) -> None:
-        self._held: dict[Member, tuple[Room, ...]] = {}
+        self._held: dict[Member, frozenset[Room]] = {}
         self._members: dict[Room, dict[Member, None]] = {}
         self._unfiltered: dict[Member, None] = {}
         self._rooms_of_key: dict[str, int] = {}
@@ -46,17 +63,16 @@ class Rooms(Generic[Member]):
     def __len__(self) -> int:
         return len(self._held)
 
-    def join(self, member: Member, filters: Mapping[str, Iterable[str]]) -> None:
-        """Put a member into the rooms of its filters, and of no others; without filters it hears everything."""
+    def join(self, member: Member, hearing: Hearing) -> None:
+        """Put a member into the rooms that it hears, and into no others."""
         self.leave(member)
-        held = tuple(dict.fromkeys((key, value) for key, values in filters.items() for value in values))
-        self._held[member] = held
-        for room in held:
+        self._held[member] = hearing.rooms
+        for room in hearing.rooms:
             if room not in self._members:
                 self._members[room] = {}
                 self._rooms_of_key[room[0]] = self._rooms_of_key.get(room[0], 0) + 1
             self._members[room][member] = None
-        if not held:
+        if hearing.unfiltered:
             self._unfiltered[member] = None
 
     def leave(self, member: Member) -> None:
@@ -95,8 +111,8 @@ class Rooms(Generic[Member]):
                     found[member] = found.get(member, 0) | heard
         groups: dict[int, list[Member]] = {}
         if everyone:
-            for member, held in self._held.items():
-                if held:
+            for member in self._held:
+                if member not in self._unfiltered:
                     groups.setdefault(everyone | found.get(member, 0), []).append(member)
         else:
             for member, heard in found.items():

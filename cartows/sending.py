@@ -1,8 +1,8 @@
 """The sending half of a connection: its send queue and the rules of sending. Nothing else writes to the socket.
 
 Threads: the hub thread offers batches; the writer thread runs ``write_pump``; any thread may offer one frame or ``flush``.
-Locks: ``lock``, the send lock, guards every attribute of a Sender. Nobody waits while holding it, and nobody takes another lock
-    of cartows while holding it.
+Locks: ``lock``, the send lock, guards every attribute of a Sender. Nobody waits while holding it; the history's lock, a leaf,
+    is the only lock of cartows that is taken while holding it.
 Blocks: ``write_pump`` and ``flush`` on room in the socket; nothing else.
 
 The rules of sending:
@@ -11,19 +11,22 @@ The rules of sending:
 2. ``writer_owns`` is set when a send falls short and cleared only when nothing at all is left; meanwhile others only queue,
    save that the socket is tried once more before a client is called slow.
 3. The rest of a cut frame goes out before anything else does; what stands behind it is kept as single messages.
-4. Others end a connection with ``shutdown``; the reader closes the descriptor, last (see ``connection``).
+4. A client that replays is offered no events: its cursor follows the history until it meets the head, under ``lock``, and what
+   the cursor has passed is not offered again.
+5. Others end a connection with ``shutdown``; the reader closes the descriptor, last (see ``connection``).
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections import deque
-from collections.abc import Sequence
-from itertools import islice
+from collections.abc import Callable, Sequence
 
-from .frames import Frame, ping_frame, pong_frame
+from .frames import Frame
+from .history import History
 from .options import Options
+from .outbox import Outbox
+from .replay import Hears, Past, Replay
 from .transport import Transport
 
 __all__ = ["GONE", "OVERFLOW", "QUEUED", "SENT", "WANTS_WRITER", "Batch", "Sender"]
@@ -41,13 +44,19 @@ _CHUNK = 64 * 1024
 _CHUNK_REPEATED = 16 * 1024
 
 
+# Makes a message of a position, and of whether something was dropped or merged since the last one said so.
+Position = Callable[[int, bool], Frame]
+
+
 class Batch:
     """Join the frames of one send, once for all clients that hear the same."""
 
-    __slots__ = ("_deflated", "_plain", "compressible", "frames")
+    __slots__ = ("_deflated", "_plain", "compressible", "first", "frames", "last")
 
     def __init__(self, frames: Sequence[Frame]) -> None:
         self.frames = frames
+        #: The numbers of the first and the last event; 0 where these are no events.
+        self.first, self.last = frames[0].number, frames[-1].number
         self.compressible = any(frame.compressible for frame in frames)
         self._plain = b""
         self._deflated = b""
@@ -71,16 +80,12 @@ class Sender:
     """
 
     __slots__ = (
+        "_asked",
         "_deflate",
-        "_farewell",
         "_hangs_up",
         "_opened",
-        "_ping",
-        "_pong",
-        "_queue",
-        "_queued_bytes",
+        "_out",
         "_reply",
-        "_rest",
         "_wakeup",
         "_writer_active",
         "close_code",
@@ -100,15 +105,9 @@ class Sender:
         self.lock = lock
         self._deflate = deflate
         self._reply = reply
-        #: The rest of a cut frame; before anything else.
-        self._rest = b""
-        #: Pings are answered with the newest pong only (RFC 6455, section 5.5.3), so a flood of them cannot pile up.
-        self._pong: bytes | None = None
-        self._ping = False
-        self._queue: deque[Frame] = deque()
-        self._queued_bytes = 0
-        #: Advice and close frame; behind everything.
-        self._farewell = b""
+        self._out = Outbox(options, deflate, self._notice if options.greeting else None)
+        #: What was asked of ``offer_position`` before the connection was opened.
+        self._asked: Position | None = None
         #: Once all is sent, so is a FIN: what was wrong with the peer's bytes has been said.
         self._hangs_up = False
         #: Others only queue. So it begins: nothing may go out before the reply.
@@ -131,62 +130,96 @@ class Sender:
     def offer(self, batch: Batch) -> int:
         """Send a batch, or as much of it as the socket takes, and queue the rest; returns SENT … GONE.
 
-        The caller acts on WANTS_WRITER and OVERFLOW. Any thread; never waits.
+        A batch holds events, or messages that are none, never both. The caller acts on WANTS_WRITER and OVERFLOW. Any thread;
+        never waits.
         """
         with self.lock:
             if self.closing:
                 return GONE
-            if self.writer_owns:
-                return self._enqueue_locked(batch.frames)
-            data = batch.wire(self._deflate)
-            try:
-                taken = self.transport.send(data)
-            except OSError as error:
-                self._break_locked(str(error))
-                return GONE
-            if taken == len(data):
-                return SENT
-            return self._cut_locked(batch.frames, taken)
+            out = self._out
+            if batch.last:
+                if out.replay is not None:
+                    return QUEUED
+                if batch.first <= out.seen:
+                    news = [frame for frame in batch.frames if frame.number > out.seen]
+                    if not news:
+                        return SENT
+                    batch = Batch(news)
+                out.seen = batch.last
+            elif out.replay is not None:
+                return QUEUED if out.say(out.replay, batch.frames) else OVERFLOW
+            return self._offer_locked(batch)
 
-    def _enqueue_locked(self, frames: Sequence[Frame]) -> int:
-        deflate = self._deflate
-        self._queue.extend(frames)
-        self._queued_bytes += sum([len(frame.wire(deflate)) for frame in frames])
+    def offer_position(self, build: Position, position: int) -> int:
+        """Send a message that carries the position, right for its place in the stream; the caller acts as for ``offer``.
+
+        ``position`` is the hub's. ``build`` makes the message, under the send lock, of the number up to which the client will
+        have had everything when it comes, and of whether something was dropped or merged since the last one said so.
+        """
+        with self.lock:
+            if self.closing:
+                return GONE
+            if not self._opened:
+                # In a route of the app's own a client may speak before it is registered, and its place is not known yet.
+                self._asked = build
+                return QUEUED
+            return self._position_locked(build, position)
+
+    def _position_locked(self, build: Position, position: int) -> int:
+        out = self._out
+        incomplete, out.backlog.incomplete = out.backlog.incomplete, False
+        if out.replay is not None:
+            number = max(position, out.replay.cursor)
+            return QUEUED if out.say(out.replay, (build(number, incomplete),), number) else OVERFLOW
+        return self._offer_locked(Batch((build(max(position, out.seen), incomplete),)))
+
+    def turn(self, history: History, at: int, hears: Hears, frames: Sequence[Frame], past: Past | None) -> int:
+        """Hear something else behind the event numbered ``at``, the head of the history; first bring a past and ``frames``.
+
+        The caller acts as for ``offer``. Hub thread, between two batches.
+        """
+        with self.lock:
+            if self.closing:
+                return GONE
+            out = self._out
+            if out.replay is None:
+                if past is None:
+                    return self._offer_locked(Batch(frames)) if frames else SENT
+                out.replay = Replay(history, at, hears)
+            out.replay.turn(at, hears, frames, past)
+            return self._push_locked()
+
+    def _offer_locked(self, batch: Batch) -> int:
+        if self.writer_owns:
+            self._out.backlog.extend(batch.frames)
+            return self._queued_locked()
+        data = batch.wire(self._deflate)
+        try:
+            taken = self.transport.send(data)
+        except OSError as error:
+            self._break_locked(str(error))
+            return GONE
+        if taken == len(data):
+            return SENT
+        self._out.cut(batch.frames, taken)
+        self.writer_owns = True
         return self._queued_locked()
 
-    def _cut_locked(self, frames: Sequence[Frame], taken: int) -> int:
-        """Keep the cut frame's rest as bytes and everything behind it as single events again."""
-        deflate = self._deflate
-        for index, frame in enumerate(frames):
-            wire = frame.wire(deflate)
-            if taken < len(wire):
-                if taken:
-                    self._rest = wire[taken:]
-                    index += 1
-                self.writer_owns = True
-                return self._enqueue_locked(frames[index:])
-            taken -= len(wire)
-        return SENT
-
     def _queued_locked(self) -> int:
-        if self._over_locked():
+        out = self._out
+        if out.over():
             # Its writer may only be waiting for the GIL: what counts is whether the socket takes more.
-            while self._opened and self._pending_locked() and self._write_locked():
+            while self._opened and out.pending() and self._write_locked():
                 pass
             if self.ended:
                 return GONE
-            if self._over_locked():
+            if out.over() and not out.relieve():
                 return OVERFLOW
-            if not self._pending_locked():
+            if not out.pending():
                 return SENT
         if not self._opened:
             return QUEUED
         return self._call_writer_locked()
-
-    def _over_locked(self) -> bool:
-        options = self.options
-        waiting = self._queued_bytes + len(self._rest)
-        return len(self._queue) > options.send_queue or waiting > options.send_queue_bytes
 
     def _call_writer_locked(self) -> int:
         if not self._writer_active:
@@ -195,84 +228,49 @@ class Sender:
             self._wakeup.notify_all()
         return QUEUED
 
-    def _pending_locked(self) -> bool:
-        return bool(self._rest or self._queue or self._farewell or self._ping or self._pong is not None)
-
     # Writing ------------------------------------------------------------------------------------------------------
 
     def _push_locked(self) -> int:
-        """Send what waits, unless a writer owns the socket or the connection has not been opened."""
+        """Send what waits, unless a writer owns the socket or the connection has not been opened.
+
+        Of a replay one page is sent: more is a writer's work, lest the hub thread be kept from everybody else.
+        """
         if self.ended or not self._opened:
             return GONE if self.ended else QUEUED
         if self.transport.repeats or (self.writer_owns and self._writer_active):
             return self._call_writer_locked()
-        while self._pending_locked() and not self.ended:
-            if not self._write_locked():
+        turned = False
+        while self._out.pending() and not self.ended:
+            turns = self._out.at_page()
+            if (turns and turned) or not self._write_locked():
                 self.writer_owns = True
-                return self._call_writer_locked()
+                return OVERFLOW if self._out.lost else self._call_writer_locked()
+            turned = turned or turns
         self.writer_owns = False
         return SENT
 
     def _write_locked(self) -> bool:
         """Make one send of what is next in line; False when the socket takes no more."""
-        popped = 0
-        if self._rest:
-            pieces = [self._rest]
-        elif self._pong is not None or self._ping:
-            pieces = [pong_frame(self._pong)] if self._pong is not None else []
-            pieces += [ping_frame()] if self._ping else []
-            self._pong, self._ping = None, False
-        elif self._queue:
-            pieces = self._next_frames_locked()
-            popped = len(pieces)
-        else:
-            pieces = [self._farewell]
-            self._farewell = b""
+        out, whole = self._out, self.transport.repeats
+        pieces, queue = out.next(_CHUNK_REPEATED if whole else _CHUNK, self.closing)
+        if not pieces:
+            return not out.lost
         data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
         try:
             taken = self.transport.send(data)
         except OSError as error:
             self._break_locked(str(error))
             return True
-        if taken == len(data):
-            self._rest = b""
-            self._pop_locked(popped)
-        elif not popped or self.transport.repeats:
-            self._rest = data[taken:]
-            self._pop_locked(popped)
-        else:
-            self._rest = self._pop_sent_locked(pieces, taken)
-        if not self._pending_locked():
-            self.writer_owns = self.transport.repeats
+        out.took(pieces, queue, taken, whole)
+        if not out.pending():
+            self.writer_owns = whole
             if self._hangs_up:
                 self.transport.hang_up()
         return taken == len(data)
 
-    def _next_frames_locked(self) -> list[bytes]:
-        room = _CHUNK_REPEATED if self.transport.repeats else _CHUNK
-        pieces: list[bytes] = []
-        for frame in islice(self._queue, 256):
-            wire = frame.wire(self._deflate)
-            room -= len(wire)
-            if room < 0 and pieces:
-                break
-            pieces.append(wire)
-        return pieces
-
-    def _pop_locked(self, count: int) -> None:
-        for _ in range(count):
-            self._queued_bytes -= len(self._queue.popleft().wire(self._deflate))
-
-    def _pop_sent_locked(self, pieces: list[bytes], taken: int) -> bytes:
-        """Drop the frames that went out whole and return the rest of the one that was cut."""
-        for piece in pieces:
-            if taken <= 0:
-                return b""
-            self._pop_locked(1)
-            if taken < len(piece):
-                return piece[taken:]
-            taken -= len(piece)
-        return b""
+    def _notice(self, number: int) -> Frame:
+        """Return the message that says, in their place, that events up to a number were dropped or merged."""
+        raise NotImplementedError
 
     def claim_writer(self) -> bool:
         """Return whether the caller shall start a thread for ``write_pump``; True once. Any thread."""
@@ -298,20 +296,26 @@ class Sender:
     def _write_more(self) -> bool:
         with self.lock:
             wakeup = self._wakeup
-            while wakeup is not None and not self.ended and not self._pending_locked():
+            while wakeup is not None and not self.ended and not self._out.pending():
                 wakeup.wait()
             if self.ended:
                 return False
-            moved = self._write_locked()
-        if not moved and not self.transport.wait_writable(self.options.write_wait) and not self._takes_any():
+            moved, lost = self._write_locked(), self._out.lost
+        if lost:
+            self.overrun()
+        elif not moved and not self.transport.wait_writable(self.options.write_wait) and not self._takes_any():
             self.abort(3008, f"took nothing for {self.options.write_wait:g} s")
         return True
+
+    def overrun(self) -> None:
+        """Act on a replay that the history has left behind; with no lock held."""
+        raise NotImplementedError
 
     def _takes_any(self) -> bool:
         """Try the socket itself: poll speaks of room only when a good part of the buffer is free."""
         with self.lock:
-            before = len(self._queue), len(self._rest)
-            return self._pending_locked() and (self._write_locked() or (len(self._queue), len(self._rest)) != before)
+            before = self._out.size()
+            return self._out.pending() and (self._write_locked() or self._out.size() != before)
 
     def _writer_over(self) -> None:
         with self.lock:
@@ -323,12 +327,17 @@ class Sender:
         """Write what is pending until the monotonic ``deadline``; False when something is left. Any thread."""
         while True:
             with self.lock:
-                if self.ended or not self._pending_locked():
+                if self.ended or not self._out.pending():
                     return True
                 if not self._opened:
                     return False
-                moved = self._write_locked()
-            if not moved:
+                turned = self._out.at_page()
+                moved, lost = self._write_locked(), self._out.lost
+            if lost:
+                self.overrun()
+            elif turned and time.monotonic() >= deadline:
+                return False
+            elif not moved:
                 left = deadline - time.monotonic()
                 if left <= 0 or not self.transport.wait_writable(left):
                     return False
@@ -336,7 +345,7 @@ class Sender:
     def backlog(self) -> tuple[int, int]:
         """Return how many messages and bytes wait in the send queue."""
         with self.lock:
-            return len(self._queue), self._queued_bytes + len(self._rest)
+            return len(self._out.backlog), self._out.backlog.bytes + len(self._out.rest)
 
     # Ending -----------------------------------------------------------------------------------------------------------
 
@@ -347,17 +356,11 @@ class Sender:
                 self.close_code, self.close_reason = code, reason
             self._break_locked(reason)
 
-    def _drop_locked(self) -> None:
-        self._queue.clear()
-        self._queued_bytes = 0
-        self._ping, self._pong = False, None
-
     def _break_locked(self, reason: str) -> None:
         if self.close_code is None:
             self.close_code, self.close_reason = 1006, reason
         self.closing = self.ended = True
-        self._drop_locked()
-        self._rest = self._farewell = b""
+        self._out.clear()
         if not self.closed:
             self.transport.shutdown()
         if self._wakeup is not None:

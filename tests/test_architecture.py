@@ -11,10 +11,10 @@ PACKAGE = Path(__file__).parents[1] / "cartows"
 
 # Lowest floor first. A module may import from the floors below, and on its own floor from those that stand left of it.
 FLOORS = [
-    "errors options message frames",
-    "turnstile transport protocol sending connection rooms channel servers",
-    "client route broadcasts",
-    "heartbeat hub",
+    "errors options message frames merging",
+    "turnstile transport protocol rooms history replay backlog outbox sending connection channel servers",
+    "hooks subscriptions presence client route broadcasts",
+    "heartbeat registry dispatch hub",
     "admission handoff handler",
     "extension",
 ]
@@ -23,7 +23,7 @@ FLOORS = [
 DEPENDENCIES = {
     "flask": {"extension", "handler"},
     "flask_sock": {"extension"},
-    "msgspec": {"message"},
+    "msgspec": {"merging", "message"},
     "simple_websocket": {"route"},
     "wsproto": {"protocol"},
 }

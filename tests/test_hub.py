@@ -408,7 +408,7 @@ def test_a_peer_that_is_gone_before_it_is_registered_leaves_no_ghost(hubs: Calla
     hub._channel.put_arrival(done.set)
     assert done.wait(10)
     assert hub.client_count() == 0
-    assert hub.present_clients() == []
+    assert hub.registry.present() == []
 
 
 def test_unregistering_a_client_ends_its_connection(hubs: Callable[..., Hub], join: Join) -> None:
@@ -507,7 +507,7 @@ def test_a_second_shutdown_waits_for_the_first(join: Join) -> None:
     first.start()
     until(lambda: hub.closed)
     hub.shutdown(10)
-    assert hub.present_clients() == []
+    assert hub.registry.present() == []
     first.join(10)
 
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from websockets.exceptions import InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
 import cartows
@@ -115,9 +116,56 @@ def test_the_first_program_is_served_as_told_and_announces_what_curl_posts(app_f
         created = hear(ws)
     # What the README shows of the wire has the same shape.
     shown = [json.loads(line[2:]) for line in README.splitlines() if line.startswith("< {")]
-    assert [list(message) for message in shown] == [list(connected), list(created)]
-    assert [list(message["data"]) for message in shown] == [list(connected["data"]), list(created["data"])]
+    assert [list(message) for message in shown[:2]] == [list(connected), list(created)]
+    assert [list(message["data"]) for message in shown[:2]] == [list(connected["data"]), list(created["data"])]
     assert shown[1]["data"] == created["data"]
+
+
+WHO = """
+from flask import session
+app.secret_key = "for this test alone"
+
+@app.before_request
+def log_in():
+    if "user" in request.args:
+        session["user"] = request.args["user"]
+
+def boards_of(user):
+    return {"ann": ["b1", "b2"], "bob": ["b1"]}.get(user, [])
+"""
+
+
+def test_the_handlers_and_who_may_hear_what_and_presence_are_as_shown(app_folder: Path) -> None:
+    rest = [block_with(needle) for needle in ("@ws.on_connect", "@ws.authorize")]
+    # The first program has the extension without a name; the block with the handlers gives it one.
+    first = blocks("python")[0].replace("CartoWS(app, hub)  ", "#")
+    (app_folder / "app.py").write_text("\n".join([first, WHO, *rest]), encoding="utf-8")
+    joins = re.search(r"JSON.stringify\((\{type: 'subscribe', data: \{board_id: 'b1', presence.*\})\)\);", README)
+    assert joins is not None
+    subscribe = re.sub(r"(\w+):", r'"\1":', joins[1]).replace("'", '"')
+    shown = [json.loads(line[2:]) for line in README.splitlines() if line.startswith("< {")][2:]
+    with served(["-k", "gthread", "--threads", "4", "app:app"], app_folder) as host:
+        with pytest.raises(InvalidStatus, match="403"):
+            connect(f"ws://{host}/ws?user=ann")
+        with pytest.raises(InvalidStatus, match="403"):
+            connect(f"ws://{host}/ws?user=bob&board_id=b2")
+        with connect(f"ws://{host}/ws?user=ann&board_id=b2") as ann, connect(f"ws://{host}/ws?user=bob&board_id=b1") as bob:
+            assert hear(ann)["type"] == hear(bob)["type"] == "connected"
+            bob.send('{"type": "subscribe", "data": {"board_id": "b2"}}')
+            refusal = hear(bob)["data"]
+            assert refusal["code"] == "FORBIDDEN" and refusal["details"] == "board_id=b2"
+            ann.send(subscribe)
+            heard = [hear(ann), hear(ann)]
+            bob.send('{"type": "subscribe", "data": {"board_id": "b1", "presence": {"name": "Bob"}}}')
+            heard.append(hear(ann))
+            ann.send('{"type": "cursor.moved", "data": {"board_id": "b1", "x": 5}}')
+            moved = next(message for message in iter(lambda: hear(bob), None) if message["type"] == "cursor.moved")
+            assert moved["data"] == {"who": "ann", "board_id": "b1", "x": 5}
+    assert heard[0].pop("data") == {"board_id": ["b2", "b1"]}
+    assert [list(message) for message in heard[1:]] == [list(message) for message in shown[1:]]
+    for message, example in zip(heard[1:], shown[1:], strict=True):
+        text = re.sub(r'"ref": "[^"]*"', '"ref": "x"', json.dumps(message["data"]))
+        assert text == re.sub(r'"ref": "[^"]*"', '"ref": "x"', json.dumps(example["data"]))
 
 
 def test_the_way_to_test_an_app_works(app_folder: Path) -> None:
@@ -160,7 +208,7 @@ def test_the_options_table_names_every_option_and_its_default() -> None:
         shown |= dict(zip(options, values, strict=True))
     fields = {field.name: field.default for field in dataclasses.fields(cartows.Options)}
     assert set(shown) == set(fields)
-    sizes = {"1 MiB": 1024 * 1024, "512 KiB": 512 * 1024}
+    sizes = {"1 MiB": 1024 * 1024, "8 MiB": 8 * 1024 * 1024, "512 KiB": 512 * 1024}
     for name, text in shown.items():
         if fields[name] is None:
             assert not text[0].isdigit(), name

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from cartows import rooms as module_under_test
-from cartows.rooms import EVERYONE, Audience, Rooms, room_value
+from cartows.rooms import EVERYONE, Audience, Hearing, Rooms, room_value
 
 KEYS = ["project_id", "board_id"]
 VALUES = ["a", "b", "c"]
@@ -29,13 +29,17 @@ AUDIENCES = st.builds(
 )
 
 
-def hears(filters: dict[str, tuple[str, ...]], audience: Audience) -> bool:
+def hearing(selective: bool = False, **filters: list[str]) -> Hearing:
+    return Hearing.of(filters, selective)
+
+
+def hears(filters: dict[str, tuple[str, ...]], selective: bool, audience: Audience) -> bool:
     """Say in the plainest words whether somebody with these filters hears an event."""
     held = {(key, value) for key, values in filters.items() for value in values}
     if audience.everyone:
         return True
     if not held:
-        return audience.unfiltered
+        return audience.unfiltered and not selective
     return any(room in held for room in audience.rooms)
 
 
@@ -45,12 +49,12 @@ class RoomsModel(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.rooms: Rooms[int] = Rooms()
-        self.model: dict[int, dict[str, tuple[str, ...]]] = {}
+        self.model: dict[int, tuple[dict[str, tuple[str, ...]], bool]] = {}
 
-    @rule(member=MEMBERS, filters=FILTERS)
-    def join(self, member: int, filters: dict[str, tuple[str, ...]]) -> None:
-        self.rooms.join(member, filters)
-        self.model[member] = filters
+    @rule(member=MEMBERS, filters=FILTERS, selective=st.booleans())
+    def join(self, member: int, filters: dict[str, tuple[str, ...]], selective: bool) -> None:
+        self.rooms.join(member, Hearing.of(filters, selective))
+        self.model[member] = filters, selective
 
     @rule(member=MEMBERS)
     def leave(self, member: int) -> None:
@@ -64,9 +68,14 @@ class RoomsModel(RuleBasedStateMachine):
         assert len(grouped) == len(set(grouped)), "a member is in two groups, or in one twice"
         found = {member: heard for heard, members in groups.items() for member in members}
         expected = {
-            member: sum(1 << index for index, audience in enumerate(audiences) if hears(filters, audience))
-            for member, filters in self.model.items()
+            member: sum(1 << index for index, audience in enumerate(audiences) if hears(filters, selective, audience))
+            for member, (filters, selective) in self.model.items()
         }
+        alone = {
+            member: sum(1 << index for index, each in enumerate(audiences) if Hearing.of(filters, selective).hears(each))
+            for member, (filters, selective) in self.model.items()
+        }
+        assert alone == expected, "one by one it is another answer than by the index"
         assert found == {member: heard for member, heard in expected.items() if heard}
 
     @invariant()
@@ -76,7 +85,7 @@ class RoomsModel(RuleBasedStateMachine):
     @invariant()
     def knows_which_keys_are_held(self) -> None:
         for key in KEYS:
-            assert self.rooms.holds(key) == any(filters.get(key) for filters in self.model.values())
+            assert self.rooms.holds(key) == any(filters.get(key) for filters, _ in self.model.values())
 
 
 RoomsModel.TestCase.settings = settings(
@@ -91,11 +100,11 @@ TestRoomsAgainstANaiveModel = RoomsModel.TestCase
 
 def test_those_who_hear_the_same_are_one_group_in_the_order_they_came() -> None:
     rooms: Rooms[str] = Rooms()
-    rooms.join("first", {"board_id": ["a"]})
-    rooms.join("second", {"board_id": ["a"]})
-    rooms.join("both", {"board_id": ["a", "b"]})
-    rooms.join("nobody", {"board_id": ["z"]})
-    rooms.join("all", {})
+    rooms.join("first", hearing(board_id=["a"]))
+    rooms.join("second", hearing(board_id=["a"]))
+    rooms.join("both", hearing(board_id=["a", "b"]))
+    rooms.join("nobody", hearing(board_id=["z"]))
+    rooms.join("all", hearing())
     events = [Audience((("board_id", "a"),)), Audience((("board_id", "b"),), unfiltered=False)]
     assert rooms.hearers(events) == {0b01: ["first", "second", "all"], 0b11: ["both"]}
 
@@ -103,7 +112,7 @@ def test_those_who_hear_the_same_are_one_group_in_the_order_they_came() -> None:
 def test_an_empty_room_is_forgotten() -> None:
     rooms: Rooms[int] = Rooms()
     for value in range(1000):
-        rooms.join(1, {"board_id": [str(value)]})
+        rooms.join(1, hearing(board_id=[str(value)]))
     rooms.leave(1)
     assert not rooms.holds("board_id")
     assert len(rooms) == 0
@@ -141,9 +150,9 @@ def test_an_event_for_a_room_costs_its_members_and_not_the_others(audience: Audi
     for others in (10, 3000):
         rooms: Rooms[int] = Rooms()
         for member in range(10):
-            rooms.join(member, {"board_id": ["b1"]})
+            rooms.join(member, hearing(board_id=["b1"]))
         for member in range(10, 10 + others):
-            rooms.join(member, {"board_id": [f"other {member % 100}"], "project_id": ["p2"]})
+            rooms.join(member, hearing(board_id=[f"other {member % 100}"], project_id=["p2"]))
         with Lines() as lines:
             groups = rooms.hearers([audience] * 5)
         assert groups == {0b11111: list(range(10))}
@@ -157,7 +166,7 @@ def test_an_event_for_everyone_costs_everyone() -> None:
     for others in (10, 1000):
         rooms: Rooms[int] = Rooms()
         for member in range(others):
-            rooms.join(member, {"board_id": ["b1"]})
+            rooms.join(member, hearing(board_id=["b1"]))
         with Lines() as lines:
             rooms.hearers([EVERYONE])
         costs.append(lines.count)

@@ -30,7 +30,7 @@ def until(condition: Callable[[], bool]) -> None:
 
 
 def frames(count: int, size: int = 50, start: int = 0) -> list[Frame]:
-    return [Frame(f"{number:06d}".encode().ljust(size, b"."), number=number) for number in range(start, start + count)]
+    return [Frame(f"{number:06d}".encode().ljust(size, b".")) for number in range(start, start + count)]
 
 
 def joined(several: list[Frame]) -> bytes:
@@ -365,7 +365,7 @@ def test_stress_a_half_reading_peer_gets_every_frame_whole_and_in_order(seed: in
     rng = random.Random(seed)
     options = Options(send_queue=1_000_000, send_queue_bytes=1 << 30, write_wait=30)
     with on_sockets(options, buffer=8192) as (connection, theirs):
-        several = [Frame(f"{number:06d}".encode().ljust(rng.randint(10, 3000), b"."), number=number) for number in range(3000)]
+        several = [Frame(f"{number:06d}".encode().ljust(rng.randint(10, 3000), b".")) for number in range(3000)]
         connection.open(None)
 
         def publish() -> None:

@@ -1,0 +1,246 @@
+"""What the hub thread does: register clients, put them into rooms, keep the history, send.
+
+Threads: the hub thread alone, save ``position`` and what is said to be for any thread.
+Locks: none of its own; it takes those of the registry, the history and the connections, one at a time.
+Blocks: never.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+from .channel import Channel
+from .client import Client
+from .frames import Frame
+from .heartbeat import Heartbeat
+from .history import Event, Heard, History
+from .message import Message, MessageType, new_message
+from .options import Options
+from .presence import Presence
+from .registry import Registry
+from .replay import Past, Replay
+from .rooms import Hearing, Rooms
+from .sending import QUEUED, Batch
+from .subscriptions import Change
+
+__all__ = ["Dispatcher"]
+
+# Sends between two offers of the GIL, and how long an offer may take before no more are made in that pass.
+_SENDS_PER_OFFER = 64
+_LONGEST_OFFER = 0.001
+
+# How long after it is due news of presence is asked for: the heartbeat may call a moment early.
+_AFTER = 0.05
+
+
+class Dispatcher:
+    """Own what only the hub thread may change: rooms, history, presence and the position."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        heartbeat: Heartbeat,
+        channel: Channel[Event],
+        options: Options,
+        logger: logging.Logger,
+        epoch: str,
+    ) -> None:
+        self._registry = registry
+        self._heartbeat = heartbeat
+        self._channel = channel
+        self._options = options
+        self._logger = logger
+        self.history = History(epoch, options.history_size, options.history_bytes, options.history_ttl)
+        self.presence: Presence[Client] = Presence(options.presence_leave_wait, options.presence_room_limit)
+        self.rooms: Rooms[Client] = Rooms()
+        #: What each client has been brought.
+        self._heard: dict[Client, Heard] = {}
+        #: The last event that has been handed to every client or its queue; others read it.
+        self.position = 0
+        #: When the heartbeat is to wake the hub thread for presence, None when it is not.
+        self._alarm: float | None = None
+        #: All sends so far, and whether the GIL is still offered in this pass.
+        self._sends = 0
+        self._polite = True
+        #: The smallest send queue among the clients: batches are cut to it.
+        self._shortest_queue = options.send_queue
+
+    @property
+    def most_events(self) -> int:
+        """How many events may be taken in one turn: one short send must never overflow a client that keeps up."""
+        return max(1, self._shortest_queue * 3 // 4)
+
+    # Events -------------------------------------------------------------------------------------------------------
+
+    def distribute(self, events: Sequence[Event]) -> None:
+        """Keep a run of events for those who come back, and send them."""
+        for batch in self._batches(events):
+            try:
+                self.history.append(batch)
+                self._send_batch(batch)
+            except Exception:
+                self._logger.exception("cartows: sending %d events failed; the hub goes on", len(batch))
+            self.position = batch[-1].frame.number
+
+    def _batches(self, events: Sequence[Event]) -> Iterator[Sequence[Event]]:
+        """Cut a run of events by bytes as the channel's turn does by number."""
+        most, size, start = self._options.send_queue_bytes // 4, 0, 0
+        for index, event in enumerate(events):
+            size += len(event.frame.plain)
+            if size > most and index > start:
+                yield events[start:index]
+                start, size = index, len(event.frame.plain)
+        if events:
+            yield events[start:]
+
+    def _send_batch(self, events: Sequence[Event]) -> None:
+        """Send each client, in one go, the events it hears."""
+        self._polite = True
+        frames = [event.frame for event in events]
+        every = (1 << len(events)) - 1
+        for heard, clients in self.rooms.hearers([event.audience for event in events]).items():
+            mine = frames if heard == every else [frame for index, frame in enumerate(frames) if heard >> index & 1]
+            self._send(Batch(mine), clients)
+
+    def _offer_gil(self) -> None:
+        offered = time.perf_counter()
+        time.sleep(0)
+        self._polite = time.perf_counter() - offered < _LONGEST_OFFER
+
+    def _send(self, batch: Batch, clients: Sequence[Client]) -> None:
+        troubled: list[tuple[Client, int]] = []
+        for client in clients:
+            try:
+                outcome = client.connection.offer(batch)
+            except Exception:
+                self._give_up(client)
+                continue
+            if outcome > QUEUED:
+                troubled.append((client, outcome))
+            self._sends += 1
+            if not self._sends % _SENDS_PER_OFFER and self._polite:
+                self._offer_gil()
+        for client, outcome in troubled:
+            try:
+                client.settle(outcome)
+            except Exception:
+                self._give_up(client)
+
+    def _give_up(self, client: Client) -> None:
+        self._logger.exception("cartows: sending to client %s failed; it is put out, the others go on", client.id)
+        client.break_off()
+
+    # Clients ------------------------------------------------------------------------------------------------------
+
+    def register(self, client: Client) -> None:
+        """Open a client's connection, bring it what it has missed, and send it events from then on."""
+        if client.connection.ended or self._is_ahead(client):
+            return
+        self._shortest_queue = min(self._shortest_queue, client.connection.options.send_queue)
+        self._registry.enter(client)
+        try:
+            hearing, head = client.hearing, self.history.head
+            number = None if client.since is None else self.history.number(client.since)
+            missed = None if number is None or number > head else self.history.count(number, _hears(hearing))
+            since = head if number is None or missed is None else number
+            # Whoever is to be replayed something has had nothing yet of what lies behind the place it names.
+            position = since if missed else head
+            replay = Replay(self.history, since, _hears(hearing)) if missed else None
+            self.rooms.join(client, hearing)
+            self._heard[client] = Heard(since, hearing)
+            told = {} if client.since is None else {"recovered": missed is not None, "replayed": missed or 0}
+            client.connection.open(self._greeting(client, position, told), position, replay)
+            self._heartbeat.add(client)
+        except Exception:
+            self._give_up(client)
+
+    def _is_ahead(self, client: Client) -> bool:
+        """Have a client wait its turn again that was told of an event, by the answer to a POST, before the hub came to it."""
+        number = None if client.since is None else self.history.number(client.since)
+        if number is None or not self.history.head < number <= self._channel.number:
+            return False
+        return self._channel.put_arrival(partial(self.register, client))
+
+    def _greeting(self, client: Client, position: int, told: dict[str, Any]) -> Frame | None:
+        options = client.connection.options
+        if not options.greeting:
+            return None
+        id = self.history.id(position)
+        data = {"client_id": client.id, "id": id, "ping_interval_ms": round(options.ping_period * 1000), **told}
+        return Frame(Message(type=MessageType.CONNECTED.value, id=id, data=data).encode())
+
+    def unregister(self, client: Client) -> None:
+        """Send a client no event any more."""
+        self.rooms.leave(client)
+        self._heard.pop(client, None)
+        self._registry.remove(client)
+        code = client.connection.close_code or 1006
+        # Who was shown out for good does not come back in a moment.
+        self.presence.gone(client, at_once=3500 <= code < 4000 or code >= 4500)
+
+    def change(self, client: Client, change: Change) -> None:
+        """Have a client hear something else from the next event on, and tell it so."""
+        heard = self._heard.get(client)
+        if heard is None:
+            if change.answer is not None and not client.connection.closing and not client.gone:
+                # It spoke before it was told that it is connected; its own registration stands in line.
+                self._channel.put_arrival(partial(self.change, client, change))
+            return
+        head = self.history.head
+        past, told = self._past(heard, change)
+        self.rooms.join(client, change.hearing)
+        heard.change(head, change.hearing, self.history.first())
+        frames = []
+        if past is not None:
+            heard.replayed(past.after, head, Hearing(frozenset(change.subscription.rooms), False))
+        if change.answer is not None:
+            data = {**change.filters, **told}
+            frames = [Frame(Message(type=change.answer, id=self.history.id(head), data=data).encode())]
+        client.settle(client.connection.turn(self.history, head, _hears(change.hearing), frames, past))
+        self._show(client, change)
+
+    def _past(self, heard: Heard, change: Change) -> tuple[Past | None, dict[str, Any]]:
+        """Return what of its rooms' past a client is to be brought, and what it is told of that."""
+        rooms, since, _ = change.subscription
+        if since is None:
+            return None, {}
+        number = self.history.number(since)
+        if number is None or not heard.floor <= number <= self.history.head:
+            return None, {"recovered": False, "replayed": 0}
+        wanted, brought = Hearing(frozenset(rooms), False), heard.brought()
+        past = Past(number, lambda event: wanted.hears(event.audience) and not brought(event))
+        missed = self.history.count(number, past.hears)
+        return (past if missed else None), {"recovered": missed is not None, "replayed": missed or 0}
+
+    # Presence -----------------------------------------------------------------------------------------------------
+
+    def _show(self, client: Client, change: Change) -> None:
+        for room in change.subscription.rooms:
+            if change.answer == MessageType.UNSUBSCRIBED:
+                self.presence.leave(client, room)
+            elif change.subscription.meta is not None:
+                self.presence.enter(client, room, change.subscription.meta)
+
+    def tell_presence(self) -> None:
+        """Send what has changed in the rooms, and see that the hub thread wakes when something falls due."""
+        for news in self.presence.take_news():
+            self._send(Batch((Frame(new_message(news.type, news.data).encode()),)), news.members)
+        due = self.presence.next_due()
+        if due is not None and (self._alarm is None or due < self._alarm):
+            self._alarm = due
+            self._heartbeat.call_at(due + _AFTER, self._ring)
+
+    def _ring(self) -> None:
+        # Heartbeat thread: the turn that this starts is all that is wanted.
+        self._channel.put_control(self._stop_alarm)
+
+    def _stop_alarm(self) -> None:
+        self._alarm = None
+
+
+def _hears(hearing: Hearing) -> Callable[[Event], bool]:
+    return lambda event: hearing.hears(event.audience)

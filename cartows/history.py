@@ -1,0 +1,153 @@
+"""The replay window: the events of the last while, for clients that come back; and what a client has heard of them.
+
+Threads: the hub thread appends; any thread reads.
+Locks: ``_lock`` guards the window. It is a leaf, held to copy or change a list; a send lock may be held around it.
+Blocks: never.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from .frames import Frame
+from .rooms import Audience, Hearing
+
+__all__ = ["Event", "Heard", "History"]
+
+# The numbers of a window's lists that may be dead before they are given back.
+_MOST_DEAD = 512
+
+# Changes of its filters that are remembered of a client; what lies further back is not replayed to it.
+_MOST_SPANS = 64
+
+_NUMBER = re.compile(r"[0-9]{1,18}", re.ASCII)
+
+
+class Event(NamedTuple):
+    """Be one event of the hub: its frame, and who may hear it."""
+
+    frame: Frame
+    audience: Audience
+
+
+class History:
+    """Keep events by number, contiguous, within bounds of count, bytes (of frames, uncompressed) and age in seconds."""
+
+    def __init__(self, epoch: str, size: int, most_bytes: int, ttl: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self.epoch = epoch
+        self._size, self._most_bytes, self._ttl, self._clock = size, most_bytes, ttl, clock
+        self._lock = threading.Lock()
+        #: The events from number ``_base`` on; the first ``_dead`` of them have been dropped.
+        self._events: list[Event] = []
+        self._times: list[float] = []
+        self._base = 1
+        self._dead = 0
+        self._bytes = 0
+        self._head = 0
+
+    def id(self, number: int) -> str:
+        """Return an event's id on the wire: the epoch and its number."""
+        return f"{self.epoch}.{number}"
+
+    def number(self, id: str) -> int | None:
+        """Return the number in an id of this epoch, None for anything else."""
+        epoch, _, number = id.partition(".")
+        return int(number) if epoch == self.epoch and _NUMBER.fullmatch(number) else None
+
+    @property
+    def head(self) -> int:
+        """The number of the last event."""
+        return self._head
+
+    def append(self, events: Sequence[Event]) -> None:
+        """Add a run of events, and drop what is over a bound. Hub thread."""
+        now = self._clock()
+        with self._lock:
+            self._events.extend(events)
+            self._times.extend([now] * len(events))
+            self._bytes += sum([len(event.frame.plain) for event in events])
+            self._head = events[-1].frame.number
+            self._trim_locked(now)
+
+    def after(self, number: int, most: int) -> list[Event] | None:
+        """Return at most ``most`` of the events behind a number; None when some of them have been dropped."""
+        with self._lock:
+            self._trim_locked(self._clock())
+            start = number + 1 - self._base
+            if start < self._dead and number < self._head:
+                return None
+            return self._events[start : start + most] if number < self._head else []
+
+    def first(self) -> int:
+        """Return the number of the first event that is kept, or that will be."""
+        with self._lock:
+            return self._base + self._dead
+
+    def count(self, number: int, hears: Callable[[Event], bool]) -> int | None:
+        """Return for how many of the events behind a number ``hears`` is true; None when some of them have been dropped."""
+        events = self.after(number, max(0, self._head - number))
+        return None if events is None else sum([1 for event in events if hears(event)])
+
+    def _trim_locked(self, now: float) -> None:
+        events, times, dead = self._events, self._times, self._dead
+        while dead < len(events) and (
+            len(events) - dead > self._size or self._bytes > self._most_bytes or now - times[dead] > self._ttl
+        ):
+            self._bytes -= len(events[dead].frame.plain)
+            dead += 1
+        self._dead = dead
+        # What is dead still holds memory: at most as much again as the window.
+        if dead > _MOST_DEAD or dead * 2 > len(events):
+            del events[:dead], times[:dead]
+            self._base += dead
+            self._dead = 0
+
+
+class _Span(NamedTuple):
+    """Say that a client was brought what it heard after one number and up to another."""
+
+    after: int
+    until: int | None
+    hearing: Hearing
+
+    def brought(self, event: Event) -> bool:
+        number = event.frame.number
+        return self.after < number and (self.until is None or number <= self.until) and self.hearing.hears(event.audience)
+
+
+class Heard:
+    """Know which events one client has been brought, through all changes of its filters. Hub thread alone."""
+
+    __slots__ = ("_spans", "floor")
+
+    def __init__(self, after: int, hearing: Hearing) -> None:
+        self._spans = [_Span(after, None, hearing)]
+        #: What lies at or before this number is not known any more.
+        self.floor = 0
+
+    def change(self, at: int, hearing: Hearing, first: int) -> None:
+        """Hear something else behind number ``at``; ``first`` is the first number that can still be replayed."""
+        last = self._spans.pop()
+        if last.after < at:
+            self._spans.append(last._replace(until=at))
+        self._spans = [span for span in self._spans if span.until is not None and span.until >= first]
+        self._forget_oldest()
+        self._spans.append(_Span(at, None, hearing))
+
+    def replayed(self, after: int, until: int, hearing: Hearing) -> None:
+        """Take note of a past that is brought."""
+        self._spans.insert(-1, _Span(after, until, hearing))
+        self._forget_oldest()
+
+    def brought(self) -> Callable[[Event], bool]:
+        """Return the question whether an event has been brought, as things stand now."""
+        spans = tuple(self._spans)
+        return lambda event: any([span.brought(event) for span in spans])
+
+    def _forget_oldest(self) -> None:
+        while len(self._spans) > _MOST_SPANS:
+            self.floor = max(self.floor, self._spans.pop(0).until or 0)

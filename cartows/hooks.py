@@ -1,0 +1,103 @@
+"""The app's own functions: what ``@ws.on`` and its like register, and how they are called.
+
+Threads: registered while the app is made; called on the reader thread of the client concerned, ``authorize`` also on the
+    request's thread.
+Locks: none.
+Blocks: as long as the app's function does, which delays its own client only.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from .message import MessageType
+
+if TYPE_CHECKING:
+    from .client import Client
+
+__all__ = ["AppHooks", "Hooks"]
+
+Authorize = Callable[[Any, "str | None", "str | None"], Any]
+
+# The close code for who is refused without one.
+FORBIDDEN = 3507
+
+# Types that the library answers itself.
+RESERVED = frozenset({MessageType.PING, MessageType.PONG, MessageType.SUBSCRIBE, MessageType.UNSUBSCRIBE, "auth.refresh"})
+
+
+class Hooks:
+    """Hold the functions that one extension was given."""
+
+    def __init__(self) -> None:
+        self.authorize: Authorize | None = None
+        self.messages: dict[str, Callable[..., Any]] = {}
+        self.connect: list[Callable[..., Any]] = []
+        self.disconnect: list[Callable[..., Any]] = []
+
+    def add_message(self, type: str, function: Callable[..., Any]) -> None:
+        """Have messages of a type handled. Raises ValueError for one that has a handler."""
+        if type in RESERVED:
+            raise ValueError(f"@ws.on({type!r}): messages of this type are answered by cartows itself")
+        if type in self.messages:
+            raise ValueError(f"@ws.on({type!r}): {self.messages[type].__name__} handles messages of this type already")
+        self.messages[type] = function
+
+
+class AppHooks:
+    """Call the functions of an extension for one app, each in an app context of its own."""
+
+    def __init__(self, hooks: Hooks, app: Any, logger: logging.Logger) -> None:
+        self.hooks = hooks
+        self._app = app
+        self._logger = logger
+
+    def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Call a function of the app in an app context, an ``async def`` too where Flask can."""
+        with self._app.app_context():
+            return self._app.ensure_sync(function)(*arguments)
+
+    def may_hear(self, identity: Any, key: str | None, value: str | None) -> bool:
+        """Ask the app whether somebody may hear a room; without ``authorize`` anybody may."""
+        authorize = self.hooks.authorize
+        return authorize is None or bool(self.call(authorize, identity, key, value))
+
+    def refused(self, identity: Any, filters: Mapping[str, Iterable[str]]) -> tuple[str | None, str | None] | None:
+        """Ask, in the context of the upgrade request, for the filters of its query, or for everything when it has none.
+
+        Returns the first that is refused: a room, or (None, None) for everything.
+        """
+        authorize = self.hooks.authorize
+        if authorize is None:
+            return None
+        rooms: list[tuple[str | None, str | None]] = [(key, value) for key, values in filters.items() for value in values]
+        for key, value in rooms or [(None, None)]:
+            # Not by ``call``: a context of its own would hide what the app's before_request has put into ``g``.
+            if not self._app.ensure_sync(authorize)(identity, key, value):
+                return key, value
+        return None
+
+    def connected(self, client: Client) -> int | None:
+        """Tell the app, in the upgrade request's context, of a client; returns a close code when the app refuses it."""
+        for function in self.hooks.connect:
+            said = self._tell(client, self._app.ensure_sync(function), client)
+            if said is False:
+                return FORBIDDEN
+            if isinstance(said, int) and said is not True:
+                return said
+        return None
+
+    def disconnected(self, client: Client) -> None:
+        """Tell the app of a client that has gone."""
+        for function in self.hooks.disconnect:
+            self._tell(client, self.call, function, client)
+
+    def _tell(self, client: Client, function: Callable[..., Any], *arguments: Any) -> Any:
+        try:
+            return function(*arguments)
+        except Exception:
+            self._logger.exception("cartows: the app's on_connect or on_disconnect failed for client %s", client.id)
+            client.send_internal_error()
+            return None

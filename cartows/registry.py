@@ -1,0 +1,160 @@
+"""The client registry: who is connected to this process, by id and by identity, and the counters.
+
+Threads: any; the hub thread alone enters and removes clients.
+Locks: ``_lock``, the registry lock, guards all of it. It is held to copy or change, never to send, to call the app, or while a
+    client's lock is taken.
+Blocks: ``await_empty`` until its deadline; nothing else.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from typing import Any
+
+from .client import Client
+
+__all__ = ["Registry"]
+
+
+class Registry:
+    """Know the clients of one hub, from the place taken for a socket to the end of its descriptor."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        #: The clients that events are sent to. A dict for its order.
+        self._clients: dict[Client, None] = {}
+        #: Clients from their registration to the end of their descriptor.
+        self._present: set[Client] = set()
+        self._departed = threading.Condition(self._lock)
+        self._by_id: dict[str, Client] = {}
+        self._by_identity: dict[Any, dict[Client, None]] = {}
+        #: Places taken: sockets between their admission and the end of their descriptor.
+        self._places = 0
+        self._counters: Counter[str] = Counter()
+
+    # Places -------------------------------------------------------------------------------------------------------
+
+    def take_place(self, most: int) -> bool:
+        """Take one of ``most`` places for a socket that is about to become a client; ``gone`` gives it back."""
+        with self._lock:
+            if self._places >= most:
+                return False
+            self._places += 1
+            return True
+
+    def give_place_back(self) -> None:
+        """Give back the place of a socket that did not become a client."""
+        with self._lock:
+            self._places -= 1
+
+    # Coming and going ---------------------------------------------------------------------------------------------
+
+    def arrive(self, client: Client) -> bool:
+        """Count a client as present; False when its reader has seen the peer go already."""
+        with self._lock:
+            if client.gone:
+                return False
+            self._present.add(client)
+            return True
+
+    def enter(self, client: Client) -> None:
+        """Take a client in. Hub thread."""
+        with self._lock:
+            self._clients[client] = None
+            self._by_id[client.id] = client
+            if client.identity is not None:
+                self._by_identity.setdefault(client.identity, {})[client] = None
+            self._counters["registered"] += 1
+
+    def holds(self, client: Client) -> bool:
+        """Return whether a client is in."""
+        with self._lock:
+            return client in self._clients
+
+    def remove(self, client: Client) -> None:
+        """Take a client out; nothing happens when it is not in. Hub thread."""
+        with self._lock:
+            if client not in self._clients:
+                return
+            del self._clients[client]
+            if self._by_id.get(client.id) is client:
+                del self._by_id[client.id]
+            self._forget_identity_locked(client)
+
+    def identify(self, client: Client, identity: Any) -> None:
+        """Give a client another identity. Raises TypeError for one that cannot be a key."""
+        hash(identity)
+        with self._lock:
+            if client in self._clients:
+                self._forget_identity_locked(client)
+                if identity is not None:
+                    self._by_identity.setdefault(identity, {})[client] = None
+            client.known_as = identity
+
+    def _forget_identity_locked(self, client: Client) -> None:
+        known = self._by_identity.get(client.known_as)
+        if known is not None:
+            known.pop(client, None)
+            if not known:
+                del self._by_identity[client.known_as]
+
+    def gone(self, client: Client) -> None:
+        """Forget a client whose descriptor is closed. Its reader thread."""
+        with self._lock:
+            client.gone = True
+            self._places -= client.placed
+            self._present.discard(client)
+            self._departed.notify_all()
+            code = client.connection.close_code or 1006
+            # An app's codes, and a peer's, may be any.
+            self._counters[f"closed_{code}" if code < 4000 else "closed_by_app"] += 1
+
+    def await_empty(self, deadline: float) -> None:
+        """Wait until nobody is present, or for the monotonic deadline."""
+        with self._lock:
+            while self._present and deadline > time.monotonic():
+                self._departed.wait(deadline - time.monotonic())
+
+    def clear(self) -> None:
+        """Forget every client."""
+        with self._lock:
+            self._clients.clear()
+            self._by_id.clear()
+            self._by_identity.clear()
+
+    # Asking -------------------------------------------------------------------------------------------------------
+
+    def count_clients(self) -> int:
+        """Return how many clients are in."""
+        with self._lock:
+            return len(self._clients)
+
+    def clients(self) -> list[Client]:
+        """Return the clients that are in: a snapshot."""
+        with self._lock:
+            return list(self._clients)
+
+    def present(self) -> list[Client]:
+        """Return the clients whose descriptor is open, those that are being closed among them: a snapshot."""
+        with self._lock:
+            return list(self._present)
+
+    def find(self, who: Any) -> list[Client]:
+        """Return the client with that id, or else those with that identity."""
+        hash(who)
+        with self._lock:
+            client = self._by_id.get(who)
+            return [client] if client is not None else list(self._by_identity.get(who, ()))
+
+    def count(self, name: str) -> int:
+        """Move a counter and return where it stands."""
+        with self._lock:
+            self._counters[name] += 1
+            return self._counters[name]
+
+    def stats(self) -> dict[str, Any]:
+        """Return how many clients are in and places taken, and the counters."""
+        with self._lock:
+            return {"clients": len(self._clients), "places": self._places, **self._counters}

@@ -1,0 +1,101 @@
+"""What a client asks for in a ``subscribe`` or ``unsubscribe`` message, checked.
+
+Threads: any; everything here is a value.
+Locks: none.
+Blocks: never.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any, NamedTuple
+
+from .message import encoded_size
+from .rooms import Hearing, Room, room_value
+
+__all__ = ["BadSubscription", "Change", "Subscription", "parse", "with_rooms", "without_rooms"]
+
+# The most bytes, as JSON, that a client may show of itself in a room.
+MOST_META = 1024
+
+Filters = Mapping[str, tuple[str, ...]]
+
+
+class BadSubscription(ValueError):
+    """Say what is wrong with the message; ``details`` names the place."""
+
+    def __init__(self, message: str, details: str = "") -> None:
+        super().__init__(message)
+        self.details = details
+
+
+class Subscription(NamedTuple):
+    """Be one message of the two kinds."""
+
+    rooms: tuple[Room, ...]
+    #: The id behind which the rooms' past is asked for.
+    since: str | None = None
+    #: What the client shows of itself in these rooms; None when it shows nothing.
+    meta: Mapping[str, Any] | None = None
+
+
+class Change(NamedTuple):
+    """Tell the hub thread what a client hears from now on."""
+
+    hearing: Hearing
+    filters: Filters
+    #: The type of the message that answers, None when nobody asked.
+    answer: str | None = None
+    subscription: Subscription = Subscription(())
+
+
+def parse(data: Any, keys: Collection[str], *, joins: bool) -> Subscription:
+    """Return what a message asks for; ``joins`` for ``subscribe``. Raises BadSubscription."""
+    allowed = ", ".join(sorted(keys))
+    if not isinstance(data, Mapping):
+        raise BadSubscription(f'Its "data" must be an object that names rooms, by {allowed}.')
+    rooms: dict[Room, None] = {}
+    since = meta = None
+    for key, value in data.items():
+        if key in keys:
+            rooms.update(dict.fromkeys((key, each) for each in _values(key, value)))
+        elif key == "since" and joins:
+            # Whatever it is: an id that means nothing is answered with recovered: false.
+            since = value if isinstance(value, str) else ""
+        elif key == "presence" and joins:
+            meta = _meta(value)
+        else:
+            raise BadSubscription(f"Rooms go by {allowed}.", key[:100])
+    if not rooms:
+        raise BadSubscription(f"It names no room; rooms go by {allowed}.")
+    return Subscription(tuple(rooms), since, meta)
+
+
+def _values(key: str, value: Any) -> list[str]:
+    values = value if isinstance(value, list) else [value]
+    if not all(isinstance(each, str) or (isinstance(each, int) and not isinstance(each, bool)) for each in values):
+        raise BadSubscription("A room is named by a text or a whole number, or by a list of them.", key)
+    return [room_value(each) for each in values]
+
+
+def _meta(value: Any) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise BadSubscription("What is shown of a client must be an object.", "presence")
+    size = encoded_size(value)
+    if size > MOST_META:
+        raise BadSubscription(f"What is shown of a client may have {MOST_META} bytes as JSON, not {size}.", "presence")
+    return value
+
+
+def with_rooms(filters: Filters, rooms: tuple[Room, ...]) -> Filters:
+    """Return the filters with some more rooms, behind those held."""
+    grown = {key: dict.fromkeys(values) for key, values in filters.items()}
+    for key, value in rooms:
+        grown.setdefault(key, {})[value] = None
+    return {key: tuple(values) for key, values in grown.items()}
+
+
+def without_rooms(filters: Filters, rooms: tuple[Room, ...]) -> Filters:
+    """Return the filters without these rooms."""
+    left = {key: tuple(value for value in values if (key, value) not in rooms) for key, values in filters.items()}
+    return {key: values for key, values in left.items() if values}

@@ -27,7 +27,7 @@ from .hooks import AppHooks
 from .message import Message, MessageType, decode_object, encode_text, new_error_message, new_message
 from .rooms import Hearing, room_value
 from .sending import GONE, OVERFLOW, WANTS_WRITER, Batch
-from .subscriptions import BadSubscription, Change, Subscription, parse, with_rooms, without_rooms
+from .subscriptions import BadSubscription, Change, Subscription, held_of, parse, with_rooms, without_rooms
 
 if TYPE_CHECKING:
     from .hub import Hub
@@ -240,9 +240,11 @@ class Client:
             self.connection.finish()
             # Only now: what the hub thread registers after this is seen to have ended, and is not registered.
             self.hub.forget_client(self)
-            if self._let_in and self.hooks is not None:
-                self.hooks.disconnected(self)
-            self.hub.client_gone(self)
+            try:
+                if self._let_in and self.hooks is not None:
+                    self.hooks.disconnected(self)
+            finally:
+                self.hub.client_gone(self)
 
     def _enter(self) -> None:
         entrance, self.entrance = self.entrance, None
@@ -295,6 +297,10 @@ class Client:
         except BadSubscription as error:
             self.send_error("INVALID_MESSAGE", str(error), error.details)
             return
+        if joins and len(subscription.rooms) > options.max_filters:
+            # Before the app is asked about each of them.
+            self._refuse_more_rooms()
+            return
         if joins and self.hooks is not None:
             for key, value in subscription.rooms:
                 if not self.hooks.may_hear(self.identity, key, value):
@@ -305,13 +311,18 @@ class Client:
                 filters = with_rooms(self._filters, subscription.rooms)
                 fits = sum([len(values) for values in filters.values()]) <= options.max_filters
             else:
+                subscription = held_of(self._filters, subscription)
                 filters, fits = without_rooms(self._filters, subscription.rooms), True
             if fits:
                 answer = MessageType.SUBSCRIBED if joins else MessageType.UNSUBSCRIBED
                 self._selective = self._selective or joins or filters != self._filters
                 self._refilter_locked(filters, answer.value, subscription)
         if not fits:
-            self.send_error("FORBIDDEN", f"A client may hold {options.max_filters} rooms at most.", "max_filters")
+            self._refuse_more_rooms()
+
+    def _refuse_more_rooms(self) -> None:
+        most = self.connection.options.max_filters
+        self.send_error("FORBIDDEN", f"A client may hold {most} rooms at most.", "max_filters")
 
     def send_error(self, code: str, message: str, details: str = "") -> bool:
         """Send an ``error`` message."""

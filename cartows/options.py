@@ -60,7 +60,7 @@ class Options:
     history_ttl: float = 300.0
     #: How long who has disconnected is still shown as present, so that a reload shows nothing.
     presence_leave_wait: float = 15.0
-    #: People in a room above which only their number is sent.
+    #: Tabs in a room above which only the number of people is sent.
     presence_room_limit: int = 200
     #: How long a client's socket may take nothing at all while something waits for it.
     write_wait: float = 10.0

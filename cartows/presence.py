@@ -140,7 +140,7 @@ def _shown(entries: Iterable[tuple[_Entry, Meta]]) -> Shown:
 class Presence(Generic[M]):
     """Keep the rosters of all rooms. What is done costs the rooms it is done to, not all rooms.
 
-    ``leave_wait`` is how many seconds the leave of a member who has gone is held back; ``room_limit`` is how many identities
+    ``leave_wait`` is how many seconds the leave of a member who has gone is held back; ``room_limit`` is how many entries
     a room may have for its members to be told names. ``clock`` gives the time in seconds.
     """
 
@@ -269,8 +269,10 @@ class Presence(Generic[M]):
         newcomers, roster.newcomers = roster.newcomers, {}
         before, roster.before = roster.before, {}
         was_crowded, count = roster.crowded, len(roster.tabs)
-        roster.crowded = count > self._room_limit * 3 / 4 if was_crowded else count > self._room_limit
-        roster.outdated = roster.crowded and (roster.outdated or count != roster.counted)
+        # Tabs count, not people: all that are called "guest" are one person, and each has a line in the state.
+        size = len(roster.entries)
+        roster.crowded = size > self._room_limit * 3 / 4 if was_crowded else size > self._room_limit
+        roster.outdated = roster.crowded and (roster.outdated or count != roster.counted or not was_crowded)
         roster.counted = count
         if was_crowded and not roster.crowded:
             return [News(list(roster.members), STATE, roster.state())]

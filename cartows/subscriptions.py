@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from .message import encoded_size
 from .rooms import Hearing, Room, room_value
 
-__all__ = ["BadSubscription", "Change", "Subscription", "parse", "with_rooms", "without_rooms"]
+__all__ = ["BadSubscription", "Change", "Subscription", "held_of", "parse", "with_rooms", "without_rooms"]
 
 # The most bytes, as JSON, that a client may show of itself in a room.
 MOST_META = 1024
@@ -93,6 +93,12 @@ def with_rooms(filters: Filters, rooms: tuple[Room, ...]) -> Filters:
     for key, value in rooms:
         grown.setdefault(key, {})[value] = None
     return {key: tuple(values) for key, values in grown.items()}
+
+
+def held_of(filters: Filters, subscription: Subscription) -> Subscription:
+    """Return a subscription less the rooms that are not held: a message may name any number of those."""
+    rooms = tuple(room for room in subscription.rooms if room[1] in filters.get(room[0], ()))
+    return subscription._replace(rooms=rooms)
 
 
 def without_rooms(filters: Filters, rooms: tuple[Room, ...]) -> Filters:

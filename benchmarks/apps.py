@@ -2,7 +2,8 @@
 
 Both answer the same routes, so that a row differs in nothing but what delivers the events:
 
-``/blast?n=&hz=&size=``  broadcasts n events, hz a second (0: unpaced), each with size bytes of text, and answers then
+``/blast?n=&hz=&size=``  broadcasts n events, hz a second (0: unpaced), each with size bytes of text, and answers then;
+                         with &boards=k to k boards, one after another, with &everyone=1 to all clients of any board
 ``/busy?s=``             burns pure Python for s seconds
 ``/work``                makes thirty round trips to a database on the same machine
 ``/hello``               answers a few bytes
@@ -31,20 +32,24 @@ from simple_websocket import ConnectionClosed
 ROUND_TRIPS = 30
 QUERY = b"x" * 100
 
-# Broadcasts task number i with a payload; returns whether it was accepted.
-Broadcast = Callable[[str, dict[str, Any]], bool]
+BOARD = "board-456"
+
+# Broadcasts a task to a board, or to every client whatever board it holds where that is None; returns whether it was accepted.
+Broadcast = Callable[[str, str | None, dict[str, Any]], bool]
 
 
 def cartows_app() -> Flask:
     # Here and not above, so that the baseline's workers hold nothing of cartows.
-    from cartows import CartoWS, Hub
+    from cartows import CartoWS, Hub, new_task_created_message
 
     app = Flask(__name__)
     hub = Hub()
     CartoWS(app, hub)
 
-    def broadcast(task_id: str, task: dict[str, Any]) -> bool:
-        return hub.broadcast_task_created(task_id, "board-456", task).accepted
+    def broadcast(task_id: str, board: str | None, task: dict[str, Any]) -> bool:
+        if board is None:
+            return hub.broadcast_message(new_task_created_message(task_id, BOARD, task)).accepted
+        return hub.broadcast_task_created(task_id, board, task).accepted
 
     _add_routes(app, broadcast, hub.client_count)
     return app
@@ -67,8 +72,8 @@ def flask_sock_app() -> Flask:
             with clients_lock:
                 clients.discard(ws)
 
-    def broadcast(task_id: str, task: dict[str, Any]) -> bool:
-        data = {"task_id": task_id, "board_id": "board-456", "action": "created", "task": task}
+    def broadcast(task_id: str, board: str | None, task: dict[str, Any]) -> bool:
+        data = {"task_id": task_id, "board_id": BOARD, "action": "created", "task": task}
         message = json.dumps({"type": "task.created", "timestamp": "2026-11-23T01:23:45.123456Z", "data": data})
         with clients_lock:
             receivers = list(clients)
@@ -91,14 +96,17 @@ def _add_routes(app: Flask, broadcast: Broadcast, client_count: Callable[[], int
     def blast() -> dict[str, Any]:
         n, hz = request.args.get("n", 0, int), request.args.get("hz", 0.0, float)
         texts = _texts(request.args.get("size", 0, int))
+        boards, everyone = request.args.get("boards", 0, int), "everyone" in request.args
         rejected = 0
         began = time.monotonic()
         for i in range(n):
-            task_id = f"task-{i}"
+            # Numbered as each client counts what it hears: on one of many boards it hears one event in so many.
+            task_id = f"task-{i // boards if boards else i}"
+            board = f"b{i % boards}" if boards else None if everyone else BOARD
             task = {"id": task_id, "title": "Implement WebSocket", "status": "done", "t": time.time()}
             if texts:
                 task["text"] = texts[i % len(texts)]
-            rejected += not broadcast(task_id, task)
+            rejected += not broadcast(task_id, board, task)
             rest = began + (i + 1) / hz - time.monotonic() if hz > 0 else 0
             if rest > 0:
                 time.sleep(rest)

@@ -92,10 +92,20 @@ class Blast:
     events: int
     hz: float = 0.0
     size: int = 0
+    #: Boards that get them, one after another; 0 for events that clients without a filter hear.
+    boards: int = 0
+    #: To all clients, whatever boards they hold.
+    everyone: bool = False
 
     @property
     def path(self) -> str:
-        return f"/blast?n={self.events}&hz={self.hz}&size={self.size}"
+        to = f"&boards={self.boards}" if self.boards else "&everyone=1" if self.everyone else ""
+        return f"/blast?n={self.events}&hz={self.hz}&size={self.size}{to}"
+
+    @property
+    def each(self) -> int:
+        """How many of them one client hears."""
+        return self.events // max(1, self.boards)
 
     @property
     def seconds(self) -> float:
@@ -103,11 +113,11 @@ class Blast:
 
 
 class Delivery:
-    """Clients that are all connected, and one blast to them."""
+    """Clients that are all connected, and blasts to them, one after the other."""
 
-    def __init__(self, server: Server, load: Loadgen, blast: Blast, limit: float) -> None:
-        self._server, self._load, self._blast, self._limit = server, load, blast, limit
-        # The request that publishes, from start() on.
+    def __init__(self, server: Server, load: Loadgen, blasts: Sequence[Blast], limit: float) -> None:
+        self._server, self._load, self._blasts, self._limit = server, load, iter(blasts), limit
+        # The request that publishes, from start() to finish().
         self._call: Call | None = None
         # Seconds it took to connect all clients, each greeted where the server greets.
         self.connect_s = load.ready()
@@ -115,24 +125,35 @@ class Delivery:
             server.await_clients(load.clients)
 
     def start(self) -> None:
-        """Call the blast, and return at once."""
-        self._call = Call(self._server, self._blast.path, self._limit)
+        """Call the next blast, and return at once."""
+        self._call = Call(self._server, next(self._blasts).path, self._limit)
 
     def finish(self) -> dict[str, Any]:
         """Wait for the events; returns the load generator's result together with what the server said."""
         if self._call is None:
             self.start()
         assert self._call is not None
+        call, self._call = self._call, None
         result = self._load.result(self._limit + 20)
-        return {**result, **(self._call.answer(1.0) or {"seconds": 0.0, "rejected": 0})}
+        return {**result, **(call.answer(1.0) or {"seconds": 0.0, "rejected": 0})}
 
 
 @contextlib.contextmanager
-def delivery(server: Server, clients: int, blast: Blast, *options: str, limit: float = 60.0) -> Iterator[Delivery]:
-    """Connect the clients; the result of their blast tells what has come within `limit` seconds from then."""
+def delivery(
+    server: Server,
+    clients: int,
+    blast: Blast,
+    *options: str,
+    then: Sequence[Blast] = (),
+    limit: float = 60.0,
+    path: str = "/ws",
+) -> Iterator[Delivery]:
+    """Connect the clients; the result of a blast tells what has come within `limit` seconds from then, or the one before."""
+    blasts = (blast, *then)
     greeting = ["-g"] if server.name == "cartows_app" else []
-    with Loadgen(server.port, clients, blast.events, "-j", HANDSHAKES, "-l", str(limit), *greeting, *options) as load:
-        yield Delivery(server, load, blast, limit)
+    options = ("-j", HANDSHAKES, "-l", str(limit), *greeting, *options)
+    with Loadgen(server.port, clients, [each.each for each in blasts], *options, path=path) as load:
+        yield Delivery(server, load, blasts, limit)
 
 
 def deliver(server: Server, clients: int, blast: Blast, *options: str) -> dict[str, Any]:

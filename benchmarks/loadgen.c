@@ -1,22 +1,23 @@
 /* loadgen: many WebSocket clients in one process and one thread, to measure a broadcasting server over loopback.
  *
- *   loadgen [options] PORT PATH CLIENTS EXPECT
+ *   loadgen [options] PORT PATH CLIENTS EXPECT...
  *
  * Opens CLIENTS sockets to ws://127.0.0.1:PORT/PATH, prints "READY {...}" when all are open, then reads until every reading
  * client has EXPECT events or is closed, or nothing has come for -i seconds since the first event, or none at all for -w.
- * The last line is one JSON object.
+ * Then it prints one JSON object. Each further EXPECT is another round with the same clients, counted anew.
  *
  *   -j K   handshakes under way at once (default 1: one after the other)
  *   -g     a client is open when it has its greeting, {"type":"connected"...}, not already with the 101
  *   -z     offer permessage-deflate in the words of a browser; compressed events are counted, not inflated
+ *   -r K   rooms: the number of the client's room, one for every K clients, is put behind PATH
  *   -s K   the first K clients never read, and are left out of every count and latency
  *   -i S   idle limit (default 5)
- *   -w S   limit for the first event (default 60)
- *   -l S   limit for everything after READY (default 300)
+ *   -w S   limit for the first event of a round (default 60)
+ *   -l S   limit for a round (default 300)
  *
  * An event is a text frame other than the greeting. From one event in eight two numbers are read: its latency, the receiver's
- * clock less the number after "t": in the payload (seconds since the epoch), and its place: the k-th event of a client has to
- * be "task-k", or something was lost, repeated or reordered before it. Pings are answered.
+ * clock less the number after "t": in the payload (seconds since the epoch), and its place: the k-th event of a client in a
+ * round has to be "task-k", or something was lost, repeated or reordered before it. Pings are answered.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -53,7 +54,7 @@ typedef struct {
 } Client;
 
 static struct {
-    int port, clients, parallel, greeting, deflate, stalled;
+    int port, clients, parallel, greeting, deflate, room, stalled;
     const char *path;
     long expect;
     double idle, wait, limit;
@@ -184,14 +185,15 @@ static void start(Client *c) {
 }
 
 static void on_connected(Client *c) {
-    char request[1024];
+    char request[1024], room[16] = "";
     socklen_t size = sizeof errno;
     getsockopt(c->fd, SOL_SOCKET, SO_ERROR, &errno, &size);
     if (errno) fail(c, "connect");
+    if (options.room > 0) snprintf(room, sizeof room, "%d", (int)(c - clients) / options.room);
     int n = snprintf(request, sizeof request,
-                     "GET %s HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+                     "GET %s%s HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
                      "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n%s\r\n",
-                     options.path, options.port,
+                     options.path, room, options.port,
                      options.deflate ? "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n" : "");
     if (write(c->fd, request, n) != n) fail(c, "write");
     c->state = UPGRADING;
@@ -222,6 +224,17 @@ static void open_all(void) {
     }
     printf("READY {\"connect_s\": %.3f}\n", now() - began);
     fflush(stdout);
+}
+
+/* Counts anew; who was closed in an earlier round has nothing more to come. */
+static void begin_round(long expect) {
+    options.expect = expect;
+    total = compressed = misplaced = received = samples = 0;
+    first_at = last_at = 0, done_count = 0;
+    for (Client *c = clients + options.stalled; c < clients + options.clients; c++) {
+        c->events = 0;
+        done_count += c->state == CLOSED;
+    }
 }
 
 static void read_all(void) {
@@ -270,14 +283,16 @@ static void report(void) {
            use.ru_utime.tv_sec + use.ru_stime.tv_sec + (use.ru_utime.tv_usec + use.ru_stime.tv_usec) / 1e6);
     printf("\"latency_ms\": {\"p50\": %.3f, \"p90\": %.3f, \"p99\": %.3f, \"max\": %.3f, \"n\": %ld}}\n", percentile(0.5),
            percentile(0.9), percentile(0.99), percentile(1), samples);
+    fflush(stdout);
 }
 
 int main(int argc, char **argv) {
-    for (int o; (o = getopt(argc, argv, "j:gzs:i:w:l:")) != -1;) {
+    for (int o; (o = getopt(argc, argv, "j:gzr:s:i:w:l:")) != -1;) {
         switch (o) {
         case 'j': options.parallel = atoi(optarg); break;
         case 'g': options.greeting = 1; break;
         case 'z': options.deflate = 1; break;
+        case 'r': options.room = atoi(optarg); break;
         case 's': options.stalled = atoi(optarg); break;
         case 'i': options.idle = atof(optarg); break;
         case 'w': options.wait = atof(optarg); break;
@@ -285,16 +300,20 @@ int main(int argc, char **argv) {
         default: return 2;
         }
     }
-    if (argc - optind != 4) {
-        fprintf(stderr, "usage: %s [-j K] [-g] [-z] [-s K] [-i S] [-w S] [-l S] PORT PATH CLIENTS EXPECT\n", argv[0]);
+    if (argc - optind < 4) {
+        fprintf(stderr, "usage: %s [-j K] [-g] [-z] [-r K] [-s K] [-i S] [-w S] [-l S] PORT PATH CLIENTS EXPECT...\n", argv[0]);
         return 2;
     }
     options.port = atoi(argv[optind]), options.path = argv[optind + 1];
-    options.clients = atoi(argv[optind + 2]), options.expect = atol(argv[optind + 3]);
+    options.clients = atoi(argv[optind + 2]);
     clients = calloc(options.clients, sizeof *clients);
     epoll = epoll_create1(0);
+    options.expect = atol(argv[optind + 3]);
     open_all();
-    read_all();
-    report();
+    for (int round = optind + 3; round < argc; round++) {
+        if (round > optind + 3) begin_round(atol(argv[round]));
+        read_all();
+        report();
+    }
     return 0;
 }

@@ -204,11 +204,11 @@ class Echo(Server):
 class Loadgen(Process):
     """Many WebSocket clients in one process."""
 
-    def __init__(self, port: int, clients: int, expect: int, *options: str) -> None:
+    def __init__(self, port: int, clients: int, expect: Sequence[int], *options: str, path: str = "/ws") -> None:
         # What has come on standard output and was not yet a whole line.
         self._read = b""
         self.clients = clients
-        command = [str(instrument("loadgen")), *options, str(port), "/ws", str(clients), str(expect)]
+        command = [str(instrument("loadgen")), *options, str(port), path, str(clients), *map(str, expect)]
         super().__init__("loadgen", command, pipe=True)
 
     def ready(self, timeout: float = 60.0) -> float:
@@ -220,6 +220,7 @@ class Loadgen(Process):
         return connect_s
 
     def result(self, timeout: float) -> dict[str, Any]:
+        """Wait for the end of a round."""
         line = self._line(timeout)
         if not line:
             raise self.failed("gave no result")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ from .processes import Call, Gunicorn, MeasureError
 from .report import Figure, Sample
 
 MILLION = 1e6
+
+ROOM = 10
 
 FAULTS = Figure("faults", "events lost, repeated, out of place or refused", at_most=0, every_run=True, digits=0)
 CLOSED = Figure("closed", "clients lost", at_most=0, every_run=True, digits=0)
@@ -92,6 +95,33 @@ def many(bench: Bench) -> Sample:
     }
 
 
+def rooms(bench: Bench) -> Sample:
+    """One set of clients, ten to a board: events to one board after another, then to everybody."""
+    clients = bench.scale.many
+    to_boards = Blast(bench.scale.flood, boards=clients // ROOM)
+    # A tenth as many keep the hub busier, and one at a time never share a send.
+    to_all = Blast(bench.scale.flood // 10, everyone=True)
+    one_by_one = Blast(int(2 * bench.scale.seconds), hz=2, everyone=True)
+    # The load generator ends with its last round, and what so many goodbyes cost is no part of this: so it has one more.
+    then, options, path = (to_all, one_by_one, Blast(0)), ("-r", str(ROOM)), "/ws?board_id=b"
+    with bench.cartows() as server, delivery(server, clients, to_boards, *options, then=then, path=path) as under_way:
+        found, cpu = [], []
+        for blast in (to_boards, to_all, one_by_one):
+            before = _cpu_seconds(server.worker)
+            found.append(under_way.finish())
+            cpu.append((_cpu_seconds(server.worker) - before) / blast.events)
+    return {
+        "ratio": cpu[0] / cpu[2],
+        "rate": found[0]["rate"] / ROOM,
+        "cpu": cpu[0] * MILLION,
+        "all_rate": found[1]["rate"] / clients,
+        "all_cpu": cpu[1] * MILLION,
+        "one_cpu": cpu[2] * MILLION,
+        "faults": sum(map(faults, found)),
+        "closed": found[-1]["closed"],
+    }
+
+
 def deflate(bench: Bench) -> Sample:
     size, clients = 16 * 1024, bench.scale.clients
     with bench.cartows() as server:
@@ -134,6 +164,12 @@ def _peak_growth(bench: Bench, clients: int, blast: Blast, *options: str) -> tup
         resting = _reset_peak_kib(server.worker)
         found = under_way.finish()
         return found, (_peak_kib(server.worker) - resting) / 1024
+
+
+def _cpu_seconds(pid: int) -> float:
+    """Seconds of CPU a process has used so far, user and system, all its threads together."""
+    # Its clock, as clock_getcpuclockid(3) names it: /proc counts in ticks of 10 ms, more than an event or two may take.
+    return time.clock_gettime(~pid << 3 | 2)
 
 
 def _pss_kib(pid: int) -> int:
@@ -210,6 +246,22 @@ ROWS = (
             CLOSED,
         ),
         many,
+        sockets=lambda scale: scale.many,
+    ),
+    Row(
+        "rooms",
+        "10,000 clients, ten on each of 1,000 boards",
+        (
+            Figure("ratio", "CPU of an event to one board, to that of an event to all", "times", at_most=0.01, digits=4),
+            Figure("rate", "events to one board after another, unpaced", "/s", digits=0),
+            Figure("cpu", "CPU per event", "µs", digits=0),
+            Figure("one_cpu", "CPU per event to all, 2 events/s", "µs", digits=0),
+            Figure("all_rate", "events to all, unpaced", "/s", digits=0),
+            Figure("all_cpu", "CPU per event to all, unpaced: many share a send", "µs", digits=0),
+            FAULTS,
+            CLOSED,
+        ),
+        rooms,
         sockets=lambda scale: scale.many,
     ),
     Row(

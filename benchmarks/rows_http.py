@@ -64,7 +64,7 @@ def _compared(without: Mapping[str, Any], beside: Mapping[str, Any]) -> dict[str
 
 def _flask_sock_answers() -> float:
     """Tell how many of one request the flask-sock loop answers once each of its threads has a socket."""
-    with Gunicorn("flask_sock_app", THREADS) as server, Loadgen(server.port, THREADS, 1, "-l", "30") as load:
+    with Gunicorn("flask_sock_app", THREADS) as server, Loadgen(server.port, THREADS, [1], "-l", "30") as load:
         load.ready()
         return float(probe(server, "/hello", 1, hung_after=HUNG_AFTER)["answered"])
 

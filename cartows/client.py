@@ -27,7 +27,7 @@ from .hooks import AppHooks
 from .message import Message, MessageType, decode_object, encode_text, new_error_message, new_message
 from .rooms import Hearing, room_value
 from .sending import GONE, OVERFLOW, WANTS_WRITER, Batch
-from .subscriptions import BadSubscription, Change, Subscription, held_of, parse, with_rooms, without_rooms
+from .subscriptions import BadSubscription, Change, Subscription, parse, with_rooms, without_rooms
 
 if TYPE_CHECKING:
     from .hub import Hub
@@ -74,7 +74,7 @@ class Client:
         self.gone = False
         # A new mapping with every change: readers take no lock.
         self._filters: Mapping[str, tuple[str, ...]] = {}
-        #: It has named rooms itself, and does not hear everything for want of them.
+        #: It has held a filter, and does not hear everything for want of one.
         self._selective = False
         connection.owner = self
 
@@ -115,7 +115,8 @@ class Client:
     def set_filter(self, key: str, value: Any) -> None:
         """Hold this value, or these, for the key, in place of those held before; an empty list drops the key.
 
-        Takes effect in the hub thread, before any event that is broadcast after this call.
+        Takes effect in the hub thread, before any event that is broadcast after this call. A client that is left without a
+        filter hears only ``broadcast_message``, and leaves the rooms where it was present.
         """
         several = isinstance(value, Iterable) and not isinstance(value, (str, bytes))
         values = tuple(dict.fromkeys(room_value(each) for each in (value if several else [value])))
@@ -127,6 +128,8 @@ class Client:
         self, filters: Mapping[str, tuple[str, ...]], answer: str | None = None, subscription: Subscription | None = None
     ) -> None:
         self._filters = filters
+        # Once it has held a filter it does not hear everything for want of one.
+        self._selective = self._selective or bool(filters)
         self.hub.change_client(self, Change(self.hearing, filters, answer, subscription or Subscription(())))
 
     def get_filter(self, key: str) -> str | None:
@@ -253,6 +256,8 @@ class Client:
 
     def let_in(self) -> bool:
         """Ask the app whether the client may come in; one that may not is shown out with a close code. Reader thread."""
+        # A shutdown meanwhile finds it, one that is refused too.
+        self.hub.registry.arrive(self)
         code = self.hooks.connected(self) if self.hooks is not None else None
         self._let_in = code is None
         if code is not None:
@@ -306,16 +311,15 @@ class Client:
                 if not self.hooks.may_hear(self.identity, key, value):
                     self.send_error("FORBIDDEN", "You may not hear this room.", f"{key}={value[:100]}")
                     return
+        named = frozenset(subscription.rooms)
         with _filters_lock:
             if joins:
                 filters = with_rooms(self._filters, subscription.rooms)
                 fits = sum([len(values) for values in filters.values()]) <= options.max_filters
             else:
-                subscription = held_of(self._filters, subscription)
-                filters, fits = without_rooms(self._filters, subscription.rooms), True
+                filters, fits = without_rooms(self._filters, named), True
             if fits:
                 answer = MessageType.SUBSCRIBED if joins else MessageType.UNSUBSCRIBED
-                self._selective = self._selective or joins or filters != self._filters
                 self._refilter_locked(filters, answer.value, subscription)
         if not fits:
             self._refuse_more_rooms()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -20,7 +20,7 @@ from .heartbeat import Heartbeat
 from .history import Event, Heard, History
 from .message import Message, MessageType, new_message
 from .options import Options
-from .presence import Presence
+from .presence import News, Presence
 from .registry import Registry
 from .replay import Past, Replay
 from .rooms import Hearing, Rooms
@@ -59,6 +59,8 @@ class Dispatcher:
         self.rooms: Rooms[Client] = Rooms()
         #: What each client has been brought.
         self._heard: dict[Client, Heard] = {}
+        #: What clients have said that stand in line to be registered.
+        self._early: dict[Client, list[Change]] = {}
         #: The last event that has been handed to every client or its queue; others read it.
         self.position = 0
         #: When the heartbeat is to wake the hub thread for presence, None when it is not.
@@ -145,16 +147,18 @@ class Dispatcher:
         try:
             hearing, head = client.hearing, self.history.head
             number = None if client.since is None else self.history.number(client.since)
-            missed = None if number is None or number > head else self.history.count(number, _hears(hearing))
+            missed = None if number is None or number > head else self.history.count(number, hearing)
             since = head if number is None or missed is None else number
             # Whoever is to be replayed something has had nothing yet of what lies behind the place it names.
             position = since if missed else head
-            replay = Replay(self.history, since, _hears(hearing)) if missed else None
+            replay = Replay(self.history, since, hearing) if missed else None
             self.rooms.join(client, hearing)
             self._heard[client] = Heard(since, hearing)
             told = {} if client.since is None else {"recovered": missed is not None, "replayed": missed or 0}
             client.connection.open(self._greeting(client, position, told), position, replay)
             self._heartbeat.add(client)
+            for change in self._early.pop(client, ()):
+                self.change(client, change)
         except Exception:
             self._give_up(client)
 
@@ -177,6 +181,7 @@ class Dispatcher:
         """Send a client no event any more."""
         self.rooms.leave(client)
         self._heard.pop(client, None)
+        self._early.pop(client, None)
         self._registry.remove(client)
         code = client.connection.close_code or 1006
         # Who was shown out for good does not come back in a moment.
@@ -186,9 +191,7 @@ class Dispatcher:
         """Have a client hear something else from the next event on, and tell it so."""
         heard = self._heard.get(client)
         if heard is None:
-            if change.answer is not None and not client.connection.closing and not client.gone:
-                # It spoke before it was told that it is connected; its own registration stands in line.
-                self._channel.put_arrival(partial(self.change, client, change))
+            self._keep_early(client, change)
             return
         head = self.history.head
         past, told = self._past(heard, change)
@@ -196,12 +199,24 @@ class Dispatcher:
         heard.change(head, change.hearing, self.history.first())
         frames = []
         if past is not None:
-            heard.replayed(past.after, head, Hearing(frozenset(change.subscription.rooms), False))
+            heard.replayed(past.after, head, past.hearing)
         if change.answer is not None:
             data = {**change.filters, **told}
             frames = [Frame(Message(type=change.answer, id=self.history.id(head), data=data).encode())]
-        client.settle(client.connection.turn(self.history, head, _hears(change.hearing), frames, past))
+        client.settle(client.connection.turn(self.history, head, change.hearing, frames, past))
         self._show(client, change)
+
+    def _keep_early(self, client: Client, change: Change) -> None:
+        """Keep what a client says before it is registered, as it can in a route of the app's own, until it is.
+
+        A filter that is set before is seen by the registration itself, unless something that was said stands before it.
+        """
+        if client.connection.closing or client.gone or (change.answer is None and client not in self._early):
+            return
+        early = self._early.setdefault(client, [])
+        early.append(change)
+        if len(early) > client.connection.options.send_queue:
+            client.overflow()
 
     def _past(self, heard: Heard, change: Change) -> tuple[Past | None, dict[str, Any]]:
         """Return what of its rooms' past a client is to be brought, and what it is told of that."""
@@ -211,28 +226,38 @@ class Dispatcher:
         number = self.history.number(since)
         if number is None or not heard.floor <= number <= self.history.head:
             return None, {"recovered": False, "replayed": 0}
-        wanted, brought = Hearing(frozenset(rooms), False), heard.brought()
-        past = Past(number, lambda event: wanted.hears(event.audience) and not brought(event))
-        missed = self.history.count(number, past.hears)
+        past = Past(number, Hearing(frozenset(rooms), False), heard.brought())
+        missed = self.history.count(number, past.hearing, past.brought)
         return (past if missed else None), {"recovered": missed is not None, "replayed": missed or 0}
 
     # Presence -----------------------------------------------------------------------------------------------------
 
     def _show(self, client: Client, change: Change) -> None:
-        for room in change.subscription.rooms:
-            if change.answer == MessageType.UNSUBSCRIBED:
-                self.presence.leave(client, room)
-            elif change.subscription.meta is not None:
+        """Take a client out of the rooms it has left, by whatever way, and show it in those where it wants to be seen."""
+        self.presence.keep(client, change.hearing.rooms)
+        if change.subscription.meta is not None:
+            for room in change.subscription.rooms:
                 self.presence.enter(client, room, change.subscription.meta)
 
     def tell_presence(self) -> None:
         """Send what has changed in the rooms, and see that the hub thread wakes when something falls due."""
         for news in self.presence.take_news():
-            self._send(Batch((Frame(new_message(news.type, news.data).encode()),)), news.members)
+            try:
+                self._send(Batch((self._news_frame(news),)), news.members)
+            except Exception:
+                self._logger.exception("cartows: telling who is in %s failed; the hub goes on", news.data.get("value"))
         due = self.presence.next_due()
         if due is not None and (self._alarm is None or due < self._alarm):
             self._alarm = due
             self._heartbeat.call_at(due + _AFTER, self._ring)
+
+    def _news_frame(self, news: News) -> Frame:
+        frame = Frame(new_message(news.type, news.data).encode())
+        if len(frame.plain) <= self._options.send_queue_bytes:
+            return frame
+        # No client could be sent as much, and would be put out for it again and again.
+        count = {key: news.data[key] for key in ("key", "value", "count")}
+        return Frame(new_message(news.type, count).encode())
 
     def _ring(self) -> None:
         # Heartbeat thread: the turn that this starts is all that is wanted.
@@ -240,7 +265,3 @@ class Dispatcher:
 
     def _stop_alarm(self) -> None:
         self._alarm = None
-
-
-def _hears(hearing: Hearing) -> Callable[[Event], bool]:
-    return lambda event: hearing.hears(event.audience)

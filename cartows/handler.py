@@ -38,7 +38,7 @@ from .transport import PlainTransport, SharedTransport, Transport
 __all__ = ["Handler"]
 
 # Close codes for a route of the app's own, where the handshake is over before anything can be refused.
-CONNECTION_LIMIT, RESTART = 3504, 1012
+CONNECTION_LIMIT, SERVER_ERROR, RESTART = 3504, 1011, 1012
 
 _NO_SOCKET = Refusal(
     501,
@@ -270,7 +270,13 @@ class Handler:
         if isinstance(ws.sock, handoff.HandshakeSocket):
             ws.sock.accepted = True
             return
-        filters = check_origin(request, self.options) or self._check_filters()
+        try:
+            filters = check_origin(request, self.options) or self._check_filters()
+        except Exception:
+            # Flask would write its error page into the WebSocket connection.
+            self.logger.exception("cartows: the app failed to say who may connect to %s; the client is refused", request.path)
+            ws.close(SERVER_ERROR, "server error")
+            return
         if isinstance(filters, Refusal):
             self.logger.info("cartows: refused %s: %s %s", request.remote_addr, filters.message, filters.aside)
             ws.close(FORBIDDEN, filters.message[:120])

@@ -10,11 +10,12 @@ from __future__ import annotations
 import re
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from .frames import Frame
-from .rooms import Audience, Hearing
+from .rooms import Audience, Hearing, Room
 
 __all__ = ["Event", "Heard", "History"]
 
@@ -44,6 +45,9 @@ class History:
         #: The events from number ``_base`` on; the first ``_dead`` of them have been dropped.
         self._events: list[Event] = []
         self._times: list[float] = []
+        # The index: the events of each room, oldest first, and those that everyone hears.
+        self._rooms: dict[Room, deque[Event]] = {}
+        self._everyone: deque[Event] = deque()
         self._base = 1
         self._dead = 0
         self._bytes = 0
@@ -69,36 +73,77 @@ class History:
         with self._lock:
             self._events.extend(events)
             self._times.extend([now] * len(events))
-            self._bytes += sum([len(event.frame.plain) for event in events])
+            for event in events:
+                self._bytes += len(event.frame.plain)
+                for run in self._runs_locked(event):
+                    run.append(event)
             self._head = events[-1].frame.number
             self._trim_locked(now)
 
-    def after(self, number: int, most: int) -> list[Event] | None:
-        """Return at most ``most`` of the events behind a number; None when some of them have been dropped."""
+    def heard(self, after: int, until: int | None, hearing: Hearing, most: int) -> tuple[list[Event], int] | None:
+        """Return the first ``most`` events, or fewer, that a client hears behind one number and up to another or the head.
+
+        With them comes the number up to which these are all. None when some of what lies behind ``after`` has been dropped.
+        Costs the events of the client's rooms; for a client that hears everything, ``most``.
+        """
         with self._lock:
             self._trim_locked(self._clock())
-            start = number + 1 - self._base
-            if start < self._dead and number < self._head:
+            end = self._head if until is None else min(until, self._head)
+            if after >= end:
+                return [], after
+            if after + 1 < self._base + self._dead:
                 return None
-            return self._events[start : start + most] if number < self._head else []
+            if hearing.unfiltered:
+                start = after + 1 - self._base
+                run = self._events[start : min(start + most, end + 1 - self._base)]
+                return [event for event in run if hearing.hears(event.audience)], after + len(run)
+            found = self._of_rooms_locked(after, end, hearing)
+        if len(found) <= most:
+            return found, end
+        return found[:most], found[most - 1].frame.number
+
+    def _of_rooms_locked(self, after: int, end: int, hearing: Hearing) -> list[Event]:
+        found: dict[int, Event] = {}
+        for run in (self._everyone, *[self._rooms.get(room, ()) for room in hearing.rooms]):
+            for event in reversed(run):
+                number = event.frame.number
+                if number <= after:
+                    break
+                if number <= end:
+                    found[number] = event
+        return [found[number] for number in sorted(found)]
+
+    def count(self, after: int, hearing: Hearing, unless: Callable[[Event], bool] | None = None) -> int | None:
+        """Return how many events behind a number a client hears, less those that ``unless`` is true for.
+
+        None when some of what lies behind it has been dropped.
+        """
+        found = self.heard(after, None, hearing, self._size)
+        return None if found is None else sum([1 for event in found[0] if unless is None or not unless(event)])
 
     def first(self) -> int:
         """Return the number of the first event that is kept, or that will be."""
         with self._lock:
             return self._base + self._dead
 
-    def count(self, number: int, hears: Callable[[Event], bool]) -> int | None:
-        """Return for how many of the events behind a number ``hears`` is true; None when some of them have been dropped."""
-        events = self.after(number, max(0, self._head - number))
-        return None if events is None else sum([1 for event in events if hears(event)])
+    def _runs_locked(self, event: Event) -> list[deque[Event]]:
+        """Return the runs of the index in which an event stands."""
+        runs = [self._rooms.setdefault(room, deque()) for room in event.audience.rooms]
+        return [*runs, self._everyone] if event.audience.everyone else runs
 
     def _trim_locked(self, now: float) -> None:
         events, times, dead = self._events, self._times, self._dead
         while dead < len(events) and (
             len(events) - dead > self._size or self._bytes > self._most_bytes or now - times[dead] > self._ttl
         ):
-            self._bytes -= len(events[dead].frame.plain)
+            event = events[dead]
             dead += 1
+            self._bytes -= len(event.frame.plain)
+            for run in self._runs_locked(event):
+                run.popleft()
+            for room in event.audience.rooms:
+                if not self._rooms[room]:
+                    del self._rooms[room]
         self._dead = dead
         # What is dead still holds memory: at most as much again as the window.
         if dead > _MOST_DEAD or dead * 2 > len(events):

@@ -16,7 +16,8 @@ from collections.abc import Sequence
 from .backlog import Backlog, Notice
 from .frames import Frame, ping_frame, pong_frame
 from .options import Options
-from .replay import Replay
+from .replay import Past, Replay
+from .rooms import Hearing
 
 __all__ = ["Outbox"]
 
@@ -99,6 +100,14 @@ class Outbox:
     def say(self, replay: Replay, frames: Sequence[Frame], at: int = 0) -> bool:
         """Have a replay bring messages as well, not before the event numbered ``at``; False when too many of them wait."""
         replay.say(frames, at)
+        return self._fits(replay)
+
+    def turn(self, replay: Replay, at: int, hearing: Hearing, frames: Sequence[Frame], past: Past | None) -> bool:
+        """Have a replay go on with something else; False when too many messages wait in it."""
+        replay.turn(at, hearing, frames, past)
+        return self._fits(replay)
+
+    def _fits(self, replay: Replay) -> bool:
         options = self._options
         return replay.waiting <= options.send_queue and replay.waiting_bytes <= options.send_queue_bytes
 

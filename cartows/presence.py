@@ -13,7 +13,7 @@ import itertools
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
@@ -162,11 +162,16 @@ class Presence(Generic[M]):
     def enter(self, member: M, room: Room, meta: Meta) -> None:
         """Put a member into a room, or replace its meta when it is there; one that comes back takes over its old entry."""
         identity = member.id if member.identity is None else room_value(member.identity)
+        # A lone surrogate, which JSON can name, can be in no message.
+        identity = identity.encode(errors="replace").decode()
         meta = dict(meta)
         roster = self._rosters.get(room)
         if roster is None:
             roster = _Roster(room)
         entry = roster.members.get(member)
+        if entry is not None and entry.identity != identity:
+            self.leave(member, room)
+            return self.enter(member, room, meta)
         if entry is None:
             entry = next(iter(roster.held_back_of.get(identity, {}).values()), None)
             if entry is None:
@@ -188,6 +193,11 @@ class Presence(Generic[M]):
         """Take a member out of a room at once; nothing happens when it is not there."""
         if room in self._rooms.get(member, ()):
             self._remove(*self._part(member, room))
+
+    def keep(self, member: M, rooms: Collection[Room]) -> None:
+        """Take a member out of every room but these, at once. Costs the rooms that it is in."""
+        for room in [room for room in self._rooms.get(member, ()) if room not in rooms]:
+            self.leave(member, room)
 
     def gone(self, member: M, *, at_once: bool) -> None:
         """Take a member out of all its rooms; the others are told when ``leave_wait`` is over, or ``at_once``."""

@@ -17,29 +17,30 @@ from typing import NamedTuple
 
 from .frames import Frame
 from .history import Event, History
+from .rooms import Hearing
 
 __all__ = ["Past", "Replay"]
 
 # Events looked at in one turn of whoever writes.
 _SCAN = 256
 
-Hears = Callable[[Event], bool]
-
 
 class Past(NamedTuple):
-    """Say what of the past is to be brought: what ``hears`` is true for, behind the number ``after``."""
+    """Say what of the past is to be brought: what ``hearing`` hears behind a number, less what ``brought`` is true for."""
 
     after: int
-    hears: Hears
+    hearing: Hearing
+    brought: Callable[[Event], bool]
 
 
 class _Part:
-    __slots__ = ("cursor", "hears", "then", "until")
+    __slots__ = ("brought", "cursor", "hearing", "then", "until")
 
-    def __init__(self, cursor: int, hears: Hears) -> None:
+    def __init__(self, cursor: int, hearing: Hearing, brought: Callable[[Event], bool] | None = None) -> None:
         #: The number of the last event that has been looked at.
         self.cursor = cursor
-        self.hears = hears
+        self.hearing = hearing
+        self.brought = brought
         #: The last event of this part, None for the part without an end.
         self.until: int | None = None
         #: What is sent once the part is over.
@@ -51,9 +52,9 @@ class Replay:
 
     __slots__ = ("_history", "_parts", "waiting", "waiting_bytes")
 
-    def __init__(self, history: History, after: int, hears: Hears) -> None:
+    def __init__(self, history: History, after: int, hearing: Hearing) -> None:
         self._history = history
-        self._parts = deque([_Part(after, hears)])
+        self._parts = deque([_Part(after, hearing)])
         #: Messages other than events, and their bytes, which count against the bounds of the send queue.
         self.waiting = 0
         self.waiting_bytes = 0
@@ -66,25 +67,23 @@ class Replay:
     def say(self, frames: Iterable[Frame], at: int = 0) -> None:
         """Send messages behind all that is planned, and not before the event numbered ``at`` has had its turn."""
         tail = self._parts[-1]
-        self._end(max(at, tail.cursor), frames, tail.hears)
+        self._end(at, frames, tail.hearing)
 
-    def turn(self, at: int, hears: Hears, frames: Iterable[Frame], past: Past | None) -> None:
+    def turn(self, at: int, hearing: Hearing, frames: Iterable[Frame], past: Past | None) -> None:
         """Hear something else behind the event numbered ``at``; before that bring a past, and the messages behind it."""
-        if past is None:
-            self._end(at, frames, hears)
-            return
-        self._end(at, (), hears)
-        self._parts[-1] = _Part(past.after, past.hears)
-        self._end(at, frames, hears)
+        if past is not None:
+            self._end(at, (), hearing)
+            self._parts[-1] = _Part(*past)
+        self._end(at, frames, hearing)
 
-    def _end(self, at: int, frames: Iterable[Frame], hears: Hears) -> None:
+    def _end(self, at: int, frames: Iterable[Frame], hearing: Hearing) -> None:
         tail = self._parts[-1]
         tail.until = max(at, tail.cursor)
         for frame in frames:
             tail.then.append(frame)
             self.waiting += 1
             self.waiting_bytes += len(frame.plain)
-        self._parts.append(_Part(tail.until, hears))
+        self._parts.append(_Part(tail.until, hearing))
 
     def next(self, most_bytes: int) -> list[Frame] | None:
         """Return what comes next, about so many bytes and perhaps nothing yet; None when the history is out of reach."""
@@ -92,18 +91,19 @@ class Replay:
         size = 0
         while True:
             part = self._parts[0]
-            ahead = _SCAN if part.until is None else min(_SCAN, part.until - part.cursor)
-            events = self._history.after(part.cursor, ahead) if ahead > 0 else []
-            if events is None:
+            heard = self._history.heard(part.cursor, part.until, part.hearing, _SCAN)
+            if heard is None:
                 return found or None
+            events, reached = heard
             for event in events:
-                part.cursor = event.frame.number
-                if part.hears(event):
+                if part.brought is None or not part.brought(event):
                     found.append(event.frame)
                     size += len(event.frame.plain)
                     if size >= most_bytes:
+                        part.cursor = event.frame.number
                         return found
-            if part.until is None or part.cursor < part.until:
+            part.cursor = reached
+            if part.until is None or reached < part.until:
                 return found
             for frame in part.then:
                 self.waiting -= 1

@@ -26,7 +26,8 @@ from .frames import Frame
 from .history import History
 from .options import Options
 from .outbox import Outbox
-from .replay import Hears, Past, Replay
+from .replay import Past, Replay
+from .rooms import Hearing
 from .transport import Transport
 
 __all__ = ["GONE", "OVERFLOW", "QUEUED", "SENT", "WANTS_WRITER", "Batch", "Sender"]
@@ -173,7 +174,7 @@ class Sender:
             return QUEUED if out.say(out.replay, (build(number, incomplete),), number) else OVERFLOW
         return self._offer_locked(Batch((build(max(position, out.seen), incomplete),)))
 
-    def turn(self, history: History, at: int, hears: Hears, frames: Sequence[Frame], past: Past | None) -> int:
+    def turn(self, history: History, at: int, hearing: Hearing, frames: Sequence[Frame], past: Past | None) -> int:
         """Hear something else behind the event numbered ``at``, the head of the history; first bring a past and ``frames``.
 
         The caller acts as for ``offer``. Hub thread, between two batches.
@@ -185,9 +186,8 @@ class Sender:
             if out.replay is None:
                 if past is None:
                     return self._offer_locked(Batch(frames)) if frames else SENT
-                out.replay = Replay(history, at, hears)
-            out.replay.turn(at, hears, frames, past)
-            return self._push_locked()
+                out.replay = Replay(history, at, hearing)
+            return self._push_locked() if out.turn(out.replay, at, hearing, frames, past) else OVERFLOW
 
     def _offer_locked(self, batch: Batch) -> int:
         if self.writer_owns:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from .message import encoded_size
 from .rooms import Hearing, Room, room_value
 
-__all__ = ["BadSubscription", "Change", "Subscription", "held_of", "parse", "with_rooms", "without_rooms"]
+__all__ = ["BadSubscription", "Change", "Subscription", "parse", "with_rooms", "without_rooms"]
 
 # The most bytes, as JSON, that a client may show of itself in a room.
 MOST_META = 1024
@@ -95,13 +95,7 @@ def with_rooms(filters: Filters, rooms: tuple[Room, ...]) -> Filters:
     return {key: tuple(values) for key, values in grown.items()}
 
 
-def held_of(filters: Filters, subscription: Subscription) -> Subscription:
-    """Return a subscription less the rooms that are not held: a message may name any number of those."""
-    rooms = tuple(room for room in subscription.rooms if room[1] in filters.get(room[0], ()))
-    return subscription._replace(rooms=rooms)
-
-
-def without_rooms(filters: Filters, rooms: tuple[Room, ...]) -> Filters:
+def without_rooms(filters: Filters, rooms: Collection[Room]) -> Filters:
     """Return the filters without these rooms."""
     left = {key: tuple(value for value in values if (key, value) not in rooms) for key, values in filters.items()}
     return {key: values for key, values in left.items() if values}

@@ -436,14 +436,28 @@ def test_an_identity_is_its_text_and_without_one_the_clients_id(presence: Presen
     assert list(presence.present(*BOARD)) == ["5", "0", "__proto__", nobody.id]
 
 
-def test_an_identity_stays_what_it_was_at_the_door(presence: Presence[Client]) -> None:
+def test_another_identity_shows_when_it_enters_again(presence: Presence[Client]) -> None:
     ann = Client("ann")
     enter(presence, ann)
     ann.identity = "ben"
-    presence.enter(ann, BOARD, {"at": 1})
     assert list(presence.present(*BOARD)) == ["ann"]
+    presence.enter(ann, BOARD, {"at": 1})
+    assert list(presence.present(*BOARD)) == ["ben"]
     presence.leave(ann, BOARD)
     assert remains(presence).keys() <= {"_changed"}
+
+
+def test_an_identity_that_no_message_can_hold_is_shown_as_far_as_it_can_be(presence: Presence[Client]) -> None:
+    enter(presence, Client("bob\ud800"))
+    assert list(presence.present(*BOARD)) == ["bob?"]
+
+
+def test_a_member_keeps_the_rooms_it_is_said_to_and_leaves_the_others_at_once(presence: Presence[Client]) -> None:
+    ann = Client("ann")
+    for value in ("b1", "b2", "b3"):
+        presence.enter(ann, ("board_id", value), {})
+    presence.keep(ann, [("board_id", "b2"), ("board_id", "b9")])
+    assert [list(presence.present("board_id", value)) for value in ("b1", "b2", "b3")] == [[], ["ann"], []]
 
 
 def test_refs_of_two_processes_differ(clock: Clock) -> None:

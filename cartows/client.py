@@ -83,7 +83,7 @@ class Client:
 
     @property
     def identity(self) -> Any:
-        """Who it is: the app's to set, in ``@ws.on_connect`` for example; anything that can be the key of a dict."""
+        """Who it is: what ``@ws.authenticate`` returned, and the app's to set; anything that can be the key of a dict."""
         return self.known_as
 
     @identity.setter

@@ -75,8 +75,8 @@ class CartoWS:
     def on_connect(self, function: Function) -> Function:
         """Have ``function(client)`` called for each client before it hears anything; False, or a close code, refuses it.
 
-        Runs on the client's reader thread in the context of the upgrade request, whose ``session`` can be read. What it raises
-        is logged and answered with ``error INTERNAL``, and the client stays: refuse whom you could not check.
+        Runs on the client's reader thread in an app context; ``client.identity`` is what ``authenticate`` returned. What it
+        raises is logged and answered with ``error INTERNAL``, and the client stays: refuse whom you could not check.
         """
         self._hooks.connect.append(function)
         return function
@@ -87,6 +87,15 @@ class CartoWS:
         Runs on the client's reader thread in an app context. What it raises is logged.
         """
         self._hooks.disconnect.append(function)
+        return function
+
+    def authenticate(self, function: Function) -> Function:
+        """Have ``function(request) -> identity | None`` asked who connects; None is answered with 401.
+
+        Runs on the request's thread and in its context, before the upgrade: ``session`` and ``g`` are what they are in a view.
+        The identity becomes ``client.identity``; it must be hashable, e.g. the user's id. What it raises becomes a 500.
+        """
+        self._hooks.authenticate = function
         return function
 
     def authorize(self, function: Function) -> Function:

@@ -17,9 +17,9 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
-from flask import Response, copy_current_request_context, current_app, request
+from flask import Response, current_app, request
 
 from . import handoff
 from .admission import Refusal, check_filters, check_handshake, check_origin, default_max_clients, unavailable
@@ -38,7 +38,7 @@ from .transport import PlainTransport, SharedTransport, Transport
 __all__ = ["Handler"]
 
 # Close codes for a route of the app's own, where the handshake is over before anything can be refused.
-CONNECTION_LIMIT, SERVER_ERROR, RESTART = 3504, 1011, 1012
+UNAUTHORIZED, CONNECTION_LIMIT, SERVER_ERROR, RESTART = 3500, 3504, 1011, 1012
 
 _NO_SOCKET = Refusal(
     501,
@@ -50,6 +50,15 @@ _NO_SOCKET = Refusal(
 # How often an attached client's worker is asked whether it goes on, and how long the client then has to go.
 _WORKER_CHECK = 0.25
 _WORKER_PATIENCE = 0.75
+
+
+class Admission(NamedTuple):
+    """Say how a client comes in."""
+
+    filters: Filters
+    #: The id behind which it asks for what it missed.
+    since: str | None
+    identity: Any = None
 
 
 class Handler:
@@ -115,9 +124,9 @@ class Handler:
         refusal = check_handshake(request) or check_origin(request, self.options)
         if refusal is not None:
             return self.refuse(refusal)
-        filters = self._check_filters()
-        if isinstance(filters, Refusal):
-            return self.refuse(filters)
+        admitted = self._admit()
+        if isinstance(admitted, Refusal):
+            return self.refuse(admitted)
         environ = request.environ
         found = handoff.find_socket(environ)
         if found is None:
@@ -135,22 +144,28 @@ class Handler:
             return self.refuse(Refusal(400, "BAD_HANDSHAKE", f"The WebSocket handshake failed: {error}"))
         finally:
             environ[key] = sock
-        return _UpgradeResponse(self, sock, stand_in.reply, filters, response)
+        return _UpgradeResponse(self, sock, stand_in.reply, admitted, response)
 
-    def _check_filters(self) -> Filters | Refusal:
-        """Return the filters of the query, or why the client may not have them."""
+    def _admit(self) -> Admission | Refusal:
+        """Return who the client is and what it hears, by the query and what the app says to that, or why it may not come in."""
         filters = check_filters(request, self.options)
-        if isinstance(filters, Refusal) or self.hooks is None:
+        if isinstance(filters, Refusal):
             return filters
-        refused = self.hooks.refused(None, filters)
+        since = request.args.get("since") if self.options.greeting else None
+        if self.hooks is None:
+            return Admission(filters, since)
+        known, identity = self.hooks.identify(request)
+        if not known:
+            return Refusal(401, "UNAUTHORIZED", "The app does not know who you are: log in, then connect again.")
+        refused = self.hooks.refused(identity, filters)
         if refused is None:
-            return filters
+            return Admission(filters, since, identity)
         what = "everything: name rooms in the query" if refused[0] is None else f"{refused[0]}={str(refused[1])[:100]}"
         return Refusal(403, "FORBIDDEN", f"You may not hear {what}.")
 
     # Connecting ---------------------------------------------------------------------------------------------------
 
-    def connect(self, sock: Any, reply: bytes, filters: Filters) -> tuple[Client, bool] | Refusal:
+    def connect(self, sock: Any, reply: bytes, admission: Admission) -> tuple[Client, bool] | Refusal:
         """Make a client of the server's socket and register it; returns whether its reader runs in a thread of its own."""
         options = self.options
         try:
@@ -169,8 +184,7 @@ class Handler:
             self.hub.registry.give_place_back()
             return unavailable("NO_DESCRIPTOR", f"The server has no descriptor left for another client: {error.strerror}.")
         connection = Connection(transport, lock, options, reply)
-        client = self._client(connection, filters)
-        asks = self._prepare(client)
+        client = self._client(connection, admission)
         if hands_off:
             try:
                 threading.Thread(target=client.read_pump, name=f"cartows-reader-{client.id}", daemon=True).start()
@@ -180,19 +194,14 @@ class Handler:
                 return unavailable("NO_THREAD", f"The server has no thread left for another client: {error}.")
         if hands_off:
             handoff.take_over(sock)
-        if not asks:
+        if not self._asks:
             self._enter(client)
         return client, hands_off
 
-    def _prepare(self, client: Client) -> bool:
-        """Have the app asked at the beginning of the reader thread, where it wants to be; returns whether it does."""
-        client.hooks = self.hooks
-        if client.connection.options.greeting:
-            client.since = request.args.get("since")
-        asks = self.hooks is not None and bool(self.hooks.hooks.connect)
-        if asks:
-            client.entrance = copy_current_request_context(partial(self._enter, client))
-        return asks
+    @property
+    def _asks(self) -> bool:
+        """Whether the app wants to be asked about a client, which is done at the beginning of its reader thread."""
+        return self.hooks is not None and bool(self.hooks.hooks.connect)
 
     def _enter(self, client: Client) -> None:
         if not client.let_in():
@@ -230,12 +239,16 @@ class Handler:
         transport.tune(self.options.write_buffer)
         return transport, lock
 
-    def _client(self, connection: Connection, filters: Filters) -> Client:
+    def _client(self, connection: Connection, admission: Admission) -> Client:
         """Make the client that takes the place which was taken; an app's own class may fail, and leaves nothing behind."""
         try:
             client = self.client_class(self.hub, connection, uuid.uuid4().hex)
-            for key, values in filters.items():
+            for key, values in admission.filters.items():
                 client.set_filter(key, values)
+            client.identity = admission.identity
+            client.since = admission.since
+            client.hooks = self.hooks
+            client.entrance = partial(self._enter, client) if self._asks else None
         except BaseException:
             connection.release()
             self.hub.registry.give_place_back()
@@ -271,15 +284,15 @@ class Handler:
             ws.sock.accepted = True
             return
         try:
-            filters = check_origin(request, self.options) or self._check_filters()
+            admitted = check_origin(request, self.options) or self._admit()
         except Exception:
             # Flask would write its error page into the WebSocket connection.
             self.logger.exception("cartows: the app failed to say who may connect to %s; the client is refused", request.path)
             ws.close(SERVER_ERROR, "server error")
             return
-        if isinstance(filters, Refusal):
-            self.logger.info("cartows: refused %s: %s %s", request.remote_addr, filters.message, filters.aside)
-            ws.close(FORBIDDEN, filters.message[:120])
+        if isinstance(admitted, Refusal):
+            self.logger.info("cartows: refused %s: %s %s", request.remote_addr, admitted.message, admitted.aside)
+            ws.close(UNAUTHORIZED if admitted.status == 401 else FORBIDDEN, admitted.message[:120])
             return
         if handoff.is_tls(ws.sock):
             self.logger.error(
@@ -297,12 +310,12 @@ class Handler:
             ws.close(CONNECTION_LIMIT, "no place left")
             return
         try:
-            client = self._client(RouteConnection(ws, self.options), filters)
+            client = self._client(RouteConnection(ws, self.options), admitted)
         except Exception:
             self.logger.exception("cartows: the app's client class failed; the connection is cut off")
             cut_off(ws)
             return
-        if not self._prepare(client):
+        if not self._asks:
             self._enter(client)
         self.attach(client)
         client.read_pump()
@@ -311,9 +324,9 @@ class Handler:
 class _UpgradeResponse(Response):
     """Connect the client at the last moment: when the app is done with the request and the server asks for the response."""
 
-    def __init__(self, handler: Handler, sock: Any, reply: bytes, filters: Filters, ending: Response) -> None:
+    def __init__(self, handler: Handler, sock: Any, reply: bytes, admission: Admission, ending: Response) -> None:
         super().__init__()
-        self._connect = partial(handler.connect, sock, reply, filters)
+        self._connect = partial(handler.connect, sock, reply, admission)
         self._handler = handler
         self._ending = ending
 

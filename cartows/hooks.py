@@ -1,7 +1,7 @@
 """The app's own functions: what ``@ws.on`` and its like register, and how they are called.
 
-Threads: registered while the app is made; called on the reader thread of the client concerned, ``authorize`` also on the
-    request's thread.
+Threads: registered while the app is made; called on the reader thread of the client concerned, ``authenticate`` and, for the
+    query, ``authorize`` on the request's thread.
 Locks: none.
 Blocks: as long as the app's function does, which delays its own client only.
 """
@@ -32,6 +32,7 @@ class Hooks:
     """Hold the functions that one extension was given."""
 
     def __init__(self) -> None:
+        self.authenticate: Callable[[Any], Any] | None = None
         self.authorize: Authorize | None = None
         self.messages: dict[str, Callable[..., Any]] = {}
         self.connect: list[Callable[..., Any]] = []
@@ -59,6 +60,13 @@ class AppHooks:
         with self._app.app_context():
             return self._app.ensure_sync(function)(*arguments)
 
+    def identify(self, request: Any) -> tuple[bool, Any]:
+        """Ask, in the context of the upgrade request, who sends it; returns whether it may come in, and its identity."""
+        if self.hooks.authenticate is None:
+            return True, None
+        identity = self._app.ensure_sync(self.hooks.authenticate)(request)
+        return identity is not None, identity
+
     def may_hear(self, identity: Any, key: str | None, value: str | None) -> bool:
         """Ask the app whether somebody may hear a room; without ``authorize`` anybody may."""
         authorize = self.hooks.authorize
@@ -80,9 +88,9 @@ class AppHooks:
         return None
 
     def connected(self, client: Client) -> int | None:
-        """Tell the app, in the upgrade request's context, of a client; returns a close code when the app refuses it."""
+        """Tell the app of a client that is about to be registered; returns a close code when the app refuses it."""
         for function in self.hooks.connect:
-            said = self._tell(client, self._app.ensure_sync(function), client)
+            said = self._tell(client, function)
             if said is False:
                 return FORBIDDEN
             if isinstance(said, int) and said is not True:
@@ -92,11 +100,11 @@ class AppHooks:
     def disconnected(self, client: Client) -> None:
         """Tell the app of a client that has gone."""
         for function in self.hooks.disconnect:
-            self._tell(client, self.call, function, client)
+            self._tell(client, function)
 
-    def _tell(self, client: Client, function: Callable[..., Any], *arguments: Any) -> Any:
+    def _tell(self, client: Client, function: Callable[..., Any]) -> Any:
         try:
-            return function(*arguments)
+            return self.call(function, client)
         except Exception:
             self._logger.exception("cartows: the app's on_connect or on_disconnect failed for client %s", client.id)
             client.send_internal_error()

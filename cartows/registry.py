@@ -85,7 +85,10 @@ class Registry:
 
     def identify(self, client: Client, identity: Any) -> None:
         """Give a client another identity. Raises TypeError for one that cannot be a key."""
-        hash(identity)
+        try:
+            hash(identity)
+        except TypeError as error:
+            raise TypeError(f"An identity must be hashable, for instance the user's id; found a {type(identity)}") from error
         with self._lock:
             if client in self._clients:
                 self._forget_identity_locked(client)

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from websockets.exceptions import InvalidStatus
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
 import cartows
@@ -130,8 +130,10 @@ def log_in():
     if "user" in request.args:
         session["user"] = request.args["user"]
 
+banned = {"mallory"}
+
 def boards_of(user):
-    return {"ann": ["b1", "b2"], "bob": ["b1"]}.get(user, [])
+    return {"ann": ["b1", "b2"], "bob": ["b1"], "mallory": ["b1"]}.get(user, [])
 """
 
 
@@ -145,8 +147,13 @@ def test_the_handlers_and_who_may_hear_what_and_presence_are_as_shown(app_folder
     subscribe = re.sub(r"(\w+):", r'"\1":', joins[1]).replace("'", '"')
     shown = [json.loads(line[2:]) for line in README.splitlines() if line.startswith("< {")][2:]
     with served(["-k", "gthread", "--threads", "4", "app:app"], app_folder) as host:
+        with pytest.raises(InvalidStatus, match="401"):
+            connect(f"ws://{host}/ws?board_id=b1")
         with pytest.raises(InvalidStatus, match="403"):
             connect(f"ws://{host}/ws?user=ann")
+        with connect(f"ws://{host}/ws?user=mallory&board_id=b1") as mallory, pytest.raises(ConnectionClosed) as closed:
+            mallory.recv(timeout=DEADLINE)
+        assert closed.value.rcvd is not None and closed.value.rcvd.code == 3507
         with pytest.raises(InvalidStatus, match="403"):
             connect(f"ws://{host}/ws?user=bob&board_id=b2")
         with connect(f"ws://{host}/ws?user=ann&board_id=b2") as ann, connect(f"ws://{host}/ws?user=bob&board_id=b1") as bob:

@@ -74,7 +74,7 @@ class Client:
         self.gone = False
         # A new mapping with every change: readers take no lock.
         self._filters: Mapping[str, tuple[str, ...]] = {}
-        #: It has held a filter, and does not hear everything for want of one.
+        #: It has held or named a filter, and does not hear everything for want of one.
         self._selective = False
         connection.owner = self
 
@@ -128,7 +128,7 @@ class Client:
         self, filters: Mapping[str, tuple[str, ...]], answer: str | None = None, subscription: Subscription | None = None
     ) -> None:
         self._filters = filters
-        # Once it has held a filter it does not hear everything for want of one.
+        # Once it has held a filter, or spoken of one, it does not hear everything for want of one.
         self._selective = self._selective or bool(filters)
         self.hub.change_client(self, Change(self.hearing, filters, answer, subscription or Subscription(())))
 
@@ -245,6 +245,8 @@ class Client:
             self.hub.forget_client(self)
             try:
                 if self._let_in and self.hooks is not None:
+                    # The app may ask who is left.
+                    self.hub.registry.remove(self)
                     self.hooks.disconnected(self)
             finally:
                 self.hub.client_gone(self)
@@ -320,6 +322,7 @@ class Client:
                 filters, fits = without_rooms(self._filters, named), True
             if fits:
                 answer = MessageType.SUBSCRIBED if joins else MessageType.UNSUBSCRIBED
+                self._selective = True
                 self._refilter_locked(filters, answer.value, subscription)
         if not fits:
             self._refuse_more_rooms()

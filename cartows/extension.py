@@ -84,6 +84,7 @@ class CartoWS:
     def on_disconnect(self, function: Function) -> Function:
         """Have ``function(client)`` called once for each client that has gone; ``client.close_code`` says how.
 
+        It is in ``hub.get_clients()`` no more.
         Runs on the client's reader thread in an app context. What it raises is logged.
         """
         self._hooks.disconnect.append(function)

@@ -1,6 +1,6 @@
 """The client registry: who is connected to this process, by id and by identity, and the counters.
 
-Threads: any; the hub thread alone enters and removes clients.
+Threads: any; the hub thread alone enters clients, it and a client's own reader thread remove them.
 Locks: ``_lock``, the registry lock, guards all of it. It is held to copy or change, never to send, to call the app, or while a
     client's lock is taken.
 Blocks: ``await_empty`` until its deadline; nothing else.
@@ -74,7 +74,7 @@ class Registry:
             return client in self._clients
 
     def remove(self, client: Client) -> None:
-        """Take a client out; nothing happens when it is not in. Hub thread."""
+        """Take a client out; nothing happens when it is not in."""
         with self._lock:
             if client not in self._clients:
                 return

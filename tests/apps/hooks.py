@@ -1,0 +1,217 @@
+"""An app that uses every hook of the extension, and tells over HTTP what each of them saw."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections import defaultdict
+from typing import Any
+
+import remote
+from flask import Flask, Request, current_app, g, has_request_context, jsonify, request, session
+from flask.typing import ResponseReturnValue
+from flask_sock import Sock
+
+from cartows import CartoWS, Client, Hub, Message, new_message
+
+app = Flask(__name__)
+app.secret_key = "not a secret"
+hub = Hub()
+remote.install(app, hub)
+ws = CartoWS(app, hub)
+
+#: What hooks saw, in the order of their calls.
+records: list[dict[str, Any]] = []
+#: What `authorize` was asked.
+asked: list[list[Any]] = []
+#: What it refuses, and what it fails at.
+rules: dict[str, list[list[Any]]] = {"deny": [], "fail": []}
+#: What a handler waits for: each has a name.
+gates: defaultdict[str, threading.Event] = defaultdict(threading.Event)
+PROJECTS = {"placed": "p1"}
+RESERVED = ("ping", "pong", "subscribe", "unsubscribe", "auth.refresh")
+
+_lock = threading.Lock()
+_contexts = {"begun": 0, "ended": 0}
+
+
+def _note(hook: str, client: Client, **more: Any) -> dict[str, Any]:
+    """Record a call, and leave a mark in its app context that only its end takes away."""
+    record = {
+        "hook": hook,
+        "client": client.id,
+        "app": current_app.name,
+        "thread": threading.current_thread().name,
+        "left over": g.get("hook"),
+        "request": has_request_context(),
+        "registered": client in hub.get_clients(),
+        **more,
+    }
+    g.hook = hook
+    with _lock:
+        _contexts["begun"] += 1
+        records.append(record)
+    return record
+
+
+@app.teardown_appcontext
+def leave(error: BaseException | None) -> None:
+    if g.pop("hook", None) is not None:
+        with _lock:
+            _contexts["ended"] += 1
+
+
+@ws.authorize
+def authorize(identity: Any, key: str | None, value: str | None) -> bool:
+    with _lock:
+        asked.append([identity, key, value])
+    if [key, value] in rules["fail"]:
+        raise RuntimeError("the app's authorize fails")
+    return [key, value] not in rules["deny"]
+
+
+@ws.project_of_board
+def project_of_board(board_id: Any) -> str | None:
+    if board_id == "raising":
+        raise RuntimeError("the app's project_of_board fails")
+    return PROJECTS.get(board_id)
+
+
+class Visitor(str):
+    """An identity that knows what its request asked for."""
+
+    arguments: dict[str, Any]
+
+
+@ws.authenticate
+def authenticate(request: Request) -> Visitor | int | None:
+    arguments = request.args
+    name = session.get("user") or arguments.get("as", "guest")
+    if name == "nobody":
+        return None
+    if name == "raising":
+        raise RuntimeError("the app's authenticate fails")
+    if "number" in arguments:
+        return int(arguments["number"])
+    visitor = Visitor(name)
+    visitor.arguments = {**arguments, "user": session.get("user"), "path": request.path}
+    return visitor
+
+
+@ws.on_connect
+def on_connect(client: Client) -> Any:
+    arguments = getattr(client.identity, "arguments", {})
+    _note("connect", client, tag=arguments.get("tag"), user=arguments.get("user"), path=arguments.get("path"))
+    if "gate" in arguments:
+        gates[arguments["gate"]].wait(30)
+    answer = arguments.get("answer", "")
+    if answer == "raise":
+        raise RuntimeError("the app's on_connect fails")
+    return {"": None, "true": True, "false": False, "text": "text"}[answer] if not answer.isdigit() else int(answer)
+
+
+@ws.on_disconnect
+def on_disconnect(client: Client) -> None:
+    _note("disconnect", client, identity=client.identity, code=client.close_code, reason=client.close_reason)
+    current_app.logger.info("gone: %s %s", client.id, client.close_code)
+    if client.identity == "mourned":
+        raise RuntimeError("the app's on_disconnect fails")
+
+
+@ws.on("where")
+def where(client: Client, message: Message) -> None:
+    record = _note("where", client, kind=type(message).__name__, type=message.type)
+    client.send(new_message("here", record))
+
+
+@ws.on("echo")
+def echo(client: Client, message: Message) -> None:
+    client.send(new_message("echoed", message.data))
+
+
+@ws.on("say")
+def say(client: Client, message: Message) -> None:
+    hub.broadcast("said", {"text": message.data["text"], "by": str(client.identity)})
+
+
+@ws.on("fail")
+def fail(client: Client, message: Message) -> None:
+    _note("fail", client)
+    raise RuntimeError("the app's handler fails")
+
+
+@ws.on("wait")
+def wait(client: Client, message: Message) -> None:
+    _note("wait", client)
+    gates[message.data["gate"]].wait(30)
+    client.send(new_message("waited"))
+
+
+@ws.on("leave")
+def leave_at_once(client: Client, message: Message) -> None:
+    client.close(message.data["code"], "as you wish")
+
+
+async def later(client: Client, message: Message) -> None:
+    client.send(new_message("done later"))
+
+
+def _refused(kind: str) -> bool:
+    try:
+        ws.on(kind)(echo)
+    except ValueError:
+        return True
+    return False
+
+
+with contextlib.suppress(TypeError):  # a library may say at once that it takes no coroutine
+    ws.on("later")(later)  # type: ignore[arg-type]
+refused = [kind for kind in RESERVED if _refused(kind)]
+
+
+@Sock(app).route("/own")  # type: ignore[untyped-decorator]
+def own(connection: Any) -> None:
+    ws.handler.handle_websocket(connection)
+
+
+@app.post("/rules")
+def change_rules() -> ResponseReturnValue:
+    rules.update(request.get_json())
+    asked.clear()
+    return "", 204
+
+
+@app.get("/asked")
+def look_at_asked() -> ResponseReturnValue:
+    return jsonify(asked)
+
+
+@app.get("/records")
+def look() -> ResponseReturnValue:
+    with _lock:
+        return jsonify(records=records, refused=refused, **_contexts)
+
+
+@app.post("/gates/<name>")
+def open_gate(name: str) -> ResponseReturnValue:
+    gates[name].set()
+    return "", 204
+
+
+@app.post("/login/<user>")
+def login(user: str) -> ResponseReturnValue:
+    session["user"] = user
+    return "", 204
+
+
+@app.post("/send-to")
+def send_to() -> ResponseReturnValue:
+    """Send to whom ``to`` says: a text, a message of a type, or bytes."""
+    wanted = request.get_json()
+    what = wanted.get("text") or wanted.get("bytes", "").encode() or new_message(wanted.get("type", ""), wanted.get("data"))
+    return {"sent": hub.send_to(wanted["to"], what)}
+
+
+@app.get("/presence/<key>/<value>")
+def presence(key: str, value: str) -> ResponseReturnValue:
+    return jsonify(hub.presence(key, value))

@@ -151,7 +151,7 @@ class Broadcasts:
         """
         project_id = given(project_id)
         if project_id is None and task is not None:
-            project_id = task.get("project_id") if isinstance(task, Mapping) else getattr(task, "project_id", None)
+            project_id = given(task.get("project_id") if isinstance(task, Mapping) else getattr(task, "project_id", None))
         if project_id is None and self.project_of_board is not None:
             try:
                 project_id = given(self.project_of_board(board_id))

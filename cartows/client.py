@@ -56,8 +56,9 @@ class Client:
         self.hub = hub
         self.connection = connection
         self.id = id
-        #: The identity; under the registry lock.
-        self.known_as: Any = None
+        self._identity: Any = None
+        #: The identity as text; under the registry lock.
+        self.known_as: str | None = None
         #: The id behind which it asks for what it missed.
         self.since: str | None = None
         #: The app's functions, None where it has none.
@@ -74,7 +75,7 @@ class Client:
         self.gone = False
         # A new mapping with every change: readers take no lock.
         self._filters: Mapping[str, tuple[str, ...]] = {}
-        #: It has held or named a filter, and does not hear everything for want of one.
+        #: Its filters have been spoken of, and it does not hear everything for want of one.
         self._selective = False
         connection.owner = self
 
@@ -83,12 +84,14 @@ class Client:
 
     @property
     def identity(self) -> Any:
-        """Who it is: what ``@ws.authenticate`` returned, and the app's to set; anything that can be the key of a dict."""
-        return self.known_as
+        """Who it is: what ``@ws.authenticate`` returned, and the app's to set; known to others by its text."""
+        return self._identity
 
     @identity.setter
     def identity(self, identity: Any) -> None:
-        self.hub.registry.identify(self, identity)
+        known_as = None if identity is None else room_value(identity)
+        self._identity = identity
+        self.hub.registry.identify(self, known_as)
 
     @property
     def close_code(self) -> int | None:
@@ -127,10 +130,11 @@ class Client:
     def _refilter_locked(
         self, filters: Mapping[str, tuple[str, ...]], answer: str | None = None, subscription: Subscription | None = None
     ) -> None:
+        before = self.hearing
         self._filters = filters
-        # Once it has held a filter, or spoken of one, it does not hear everything for want of one.
-        self._selective = self._selective or bool(filters)
-        self.hub.change_client(self, Change(self.hearing, filters, answer, subscription or Subscription(())))
+        # Of whom a filter has been set or taken does not hear everything for want of one: it may be one that sees no board.
+        self._selective = True
+        self.hub.change_client(self, Change(self.hearing, filters, before, answer, subscription or Subscription(())))
 
     def get_filter(self, key: str) -> str | None:
         """Return the value held for the key, the first where there are several, or None; Go's ``GetFilter``."""
@@ -322,7 +326,6 @@ class Client:
                 filters, fits = without_rooms(self._filters, named), True
             if fits:
                 answer = MessageType.SUBSCRIBED if joins else MessageType.UNSUBSCRIBED
-                self._selective = True
                 self._refilter_locked(filters, answer.value, subscription)
         if not fits:
             self._refuse_more_rooms()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
@@ -143,9 +144,10 @@ class Dispatcher:
         if client.connection.ended or self._is_ahead(client):
             return
         self._shortest_queue = min(self._shortest_queue, client.connection.options.send_queue)
-        self._registry.enter(client)
+        early = self._early.pop(client, [])
         try:
-            hearing, head = client.hearing, self.history.head
+            self._registry.enter(client)
+            hearing, head = early[0].before if early else client.hearing, self.history.head
             number = None if client.since is None else self.history.number(client.since)
             missed = None if number is None or number > head else self.history.count(number, hearing)
             since = head if number is None or missed is None else number
@@ -157,7 +159,7 @@ class Dispatcher:
             told = {} if client.since is None else {"recovered": missed is not None, "replayed": missed or 0}
             client.connection.open(self._greeting(client, position, told), position, replay)
             self._heartbeat.add(client)
-            for change in self._early.pop(client, ()):
+            for change in early:
                 self.change(client, change)
         except Exception:
             self._give_up(client)
@@ -241,9 +243,10 @@ class Dispatcher:
 
     def tell_presence(self) -> None:
         """Send what has changed in the rooms, and see that the hub thread wakes when something falls due."""
+        spent: Counter[Client] = Counter()
         for news in self.presence.take_news():
             try:
-                self._send(Batch((self._news_frame(news),)), news.members)
+                self._tell(news, spent)
             except Exception:
                 self._logger.exception("cartows: telling who is in %s failed; the hub goes on", news.data.get("value"))
         due = self.presence.next_due()
@@ -251,13 +254,20 @@ class Dispatcher:
             self._alarm = due
             self._heartbeat.call_at(due + _AFTER, self._ring)
 
-    def _news_frame(self, news: News) -> Frame:
+    def _tell(self, news: News, spent: Counter[Client]) -> None:
+        """Send news; to whom it would be too much in this turn, only the count.
+
+        Who enters many large rooms at once would be put out for what it is sent, each time it comes back.
+        """
         frame = Frame(new_message(news.type, news.data).encode())
-        if len(frame.plain) <= self._options.send_queue_bytes:
-            return frame
-        # No client could be sent as much, and would be put out for it again and again.
-        count = {key: news.data[key] for key in ("key", "value", "count")}
-        return Frame(new_message(news.type, count).encode())
+        size, most = len(frame.plain), self._options.send_queue_bytes // 2
+        crammed = [client for client in news.members if spent[client] + size > most]
+        if crammed:
+            count = {key: news.data[key] for key in ("key", "value", "count")}
+            self._send(Batch((Frame(new_message(news.type, count).encode()),)), crammed)
+        told = [client for client in news.members if spent[client] + size <= most]
+        spent.update(dict.fromkeys(told, size))
+        self._send(Batch((frame,)), told)
 
     def _ring(self) -> None:
         # Heartbeat thread: the turn that this starts is all that is wanted.

@@ -94,7 +94,7 @@ class CartoWS:
         """Have ``function(request) -> identity | None`` asked who connects; None is answered with 401.
 
         Runs on the request's thread and in its context, before the upgrade: ``session`` and ``g`` are what they are in a view.
-        The identity becomes ``client.identity``; it must be hashable, e.g. the user's id. What it raises becomes a 500.
+        The identity becomes ``client.identity``, best the user's id: others know it by its text. What it raises becomes a 500.
         """
         self._hooks.authenticate = function
         return function
@@ -115,6 +115,10 @@ class CartoWS:
         """
         self.hub.project_of_board = function
         return function
+
+    def hooks_of(self, app: Flask) -> AppHooks:
+        """Return these functions as they are called for one app."""
+        return AppHooks(self._hooks, app, self.hub.logger)
 
     # Apps -----------------------------------------------------------------------------------------------------------
 
@@ -138,8 +142,7 @@ class CartoWS:
         self.hub.adopt_options(options)
         if self.hub.enc_hook is None:
             self.hub.enc_hook = lambda value: app.json.default(value)  # type: ignore[attr-defined]
-        hooks = AppHooks(self._hooks, app, self.hub.logger)
-        handler = Handler(self.hub, options=options, client_class=self.client_class, hooks=hooks)
+        handler = Handler(self.hub, options=options, client_class=self.client_class, hooks=self.hooks_of(app))
         path = f"{prefix.rstrip('/')}{options.path}"
         endpoint = f"{blueprint}cartows"
         if endpoint in app.view_functions:

@@ -10,12 +10,11 @@ Go counterpart: ``handler.go``.
 from __future__ import annotations
 
 import dataclasses
-import errno
 import logging
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -34,6 +33,7 @@ from .route import RouteConnection, cut_off
 from .servers import gunicorn_worker
 from .subscriptions import Filters
 from .transport import PlainTransport, SharedTransport, Transport
+from .upgrade import UpgradeResponse
 
 __all__ = ["Handler"]
 
@@ -58,14 +58,20 @@ class Admission(NamedTuple):
     filters: Filters
     #: The id behind which it asks for what it missed.
     since: str | None
+    #: The functions of the app, which have been asked who it is and what it may hear.
+    hooks: AppHooks | None = None
     identity: Any = None
+
+
+def _asks(client: Client) -> bool:
+    return client.hooks is not None and bool(client.hooks.hooks.connect)
 
 
 class Handler:
     """Turn requests into clients of a hub; Go's ``NewHandler``.
 
-    ``options`` defaults to the hub's, ``logger`` to the hub's, ``client_class`` to Client; ``hooks`` are the functions that an
-    extension was given for its app.
+    ``options`` defaults to the hub's, ``logger`` to the hub's, ``client_class`` to Client; ``hooks`` to the functions that the
+    app has given to an extension with the same hub.
     """
 
     def __init__(
@@ -144,7 +150,7 @@ class Handler:
             return self.refuse(Refusal(400, "BAD_HANDSHAKE", f"The WebSocket handshake failed: {error}"))
         finally:
             environ[key] = sock
-        return _UpgradeResponse(self, sock, stand_in.reply, admitted, response)
+        return UpgradeResponse(partial(self.connect, sock, stand_in.reply, admitted), self.refuse, self.attach, response)
 
     def _admit(self) -> Admission | Refusal:
         """Return who the client is and what it hears, by the query and what the app says to that, or why it may not come in."""
@@ -152,16 +158,25 @@ class Handler:
         if isinstance(filters, Refusal):
             return filters
         since = request.args.get("since") if self.options.greeting else None
-        if self.hooks is None:
+        hooks = self.hooks or self._hooks_of_app()
+        if hooks is None:
             return Admission(filters, since)
-        known, identity = self.hooks.identify(request)
+        known, identity = hooks.identify(request)
         if not known:
             return Refusal(401, "UNAUTHORIZED", "The app does not know who you are: log in, then connect again.")
-        refused = self.hooks.refused(identity, filters)
+        refused = hooks.refused(identity, filters)
         if refused is None:
-            return Admission(filters, since, identity)
+            return Admission(filters, since, hooks, identity)
         what = "everything: name rooms in the query" if refused[0] is None else f"{refused[0]}={str(refused[1])[:100]}"
         return Refusal(403, "FORBIDDEN", f"You may not hear {what}.")
+
+    def _hooks_of_app(self) -> AppHooks | None:
+        """Return what the app has given to its extension: it counts in a route of the app's own, if that has the same hub."""
+        extension = current_app.extensions.get("cartows")
+        if extension is None or extension.hub is not self.hub:
+            return None
+        hooks: AppHooks = extension.hooks_of(current_app._get_current_object())  # type: ignore[attr-defined]
+        return hooks
 
     # Connecting ---------------------------------------------------------------------------------------------------
 
@@ -192,16 +207,14 @@ class Handler:
                 connection.release()
                 self.hub.registry.give_place_back()
                 return unavailable("NO_THREAD", f"The server has no thread left for another client: {error}.")
-        if hands_off:
             handoff.take_over(sock)
-        if not self._asks:
-            self._enter(client)
+        self._enter_unless_asked(client)
         return client, hands_off
 
-    @property
-    def _asks(self) -> bool:
-        """Whether the app wants to be asked about a client, which is done at the beginning of its reader thread."""
-        return self.hooks is not None and bool(self.hooks.hooks.connect)
+    def _enter_unless_asked(self, client: Client) -> None:
+        """Register a client, unless the app wants to be asked first, at the beginning of the reader thread."""
+        if not _asks(client):
+            self._enter(client)
 
     def _enter(self, client: Client) -> None:
         if not client.let_in():
@@ -245,10 +258,10 @@ class Handler:
             client = self.client_class(self.hub, connection, uuid.uuid4().hex)
             for key, values in admission.filters.items():
                 client.set_filter(key, values)
-            client.identity = admission.identity
-            client.since = admission.since
-            client.hooks = self.hooks
-            client.entrance = partial(self._enter, client) if self._asks else None
+            if admission.identity is not None:
+                client.identity = admission.identity
+            client.since, client.hooks = admission.since, admission.hooks
+            client.entrance = partial(self._enter, client) if _asks(client) else None
         except BaseException:
             connection.release()
             self.hub.registry.give_place_back()
@@ -315,61 +328,6 @@ class Handler:
             self.logger.exception("cartows: the app's client class failed; the connection is cut off")
             cut_off(ws)
             return
-        if not self._asks:
-            self._enter(client)
+        self._enter_unless_asked(client)
         self.attach(client)
         client.read_pump()
-
-
-class _UpgradeResponse(Response):
-    """Connect the client at the last moment: when the app is done with the request and the server asks for the response."""
-
-    def __init__(self, handler: Handler, sock: Any, reply: bytes, admission: Admission, ending: Response) -> None:
-        super().__init__()
-        self._connect = partial(handler.connect, sock, reply, admission)
-        self._handler = handler
-        self._ending = ending
-
-    def __call__(self, environ: dict[str, Any], start_response: Any) -> Any:
-        """Run as WSGI, still within the request's context."""
-        connected = self._connect()
-        if isinstance(connected, Refusal):
-            return self._handler.refuse(connected)(environ, start_response)
-        # What the app has left to be done with its response is done now, not when the client goes.
-        self.close()
-        client, handed_off = connected
-        if handed_off:
-            return self._ending(environ, start_response)
-        self._handler.attach(client)
-        return _AttachedBody(client, partial(self._end, environ, start_response))
-
-    def _end(self, environ: dict[str, Any], start_response: Any) -> Iterator[bytes]:
-        if "werkzeug.socket" in environ:
-            return iter(self._ending(environ, start_response))
-        # What gunicorn takes for a peer that has gone: it writes nothing more and logs nothing.
-        raise BrokenPipeError(errno.EPIPE, "the WebSocket connection is over")
-
-
-class _AttachedBody:
-    """Be the body of an attached client's response: iterated after Flask has given the app context back, it is the reader."""
-
-    def __init__(self, client: Client, end: Callable[[], Iterator[bytes]]) -> None:
-        self._client = client
-        self._end = end
-        self._rest: Iterator[bytes] | None = None
-
-    def __iter__(self) -> Iterator[bytes]:
-        return self
-
-    def __next__(self) -> bytes:
-        if self._rest is None:
-            self._rest = iter(())
-            self._client.read_pump()
-            self._rest = self._end()
-        return next(self._rest)
-
-    def close(self) -> None:
-        """Leave nothing behind when the server never came to read."""
-        if self._rest is None:
-            self._client.connection.abort()
-            self._client.read_pump()

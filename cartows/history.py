@@ -10,17 +10,15 @@ from __future__ import annotations
 import re
 import threading
 import time
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from .frames import Frame
 from .rooms import Audience, Hearing, Room
 
 __all__ = ["Event", "Heard", "History"]
-
-# The numbers of a window's lists that may be dead before they are given back.
-_MOST_DEAD = 512
 
 # Changes of its filters that are remembered of a client; what lies further back is not replayed to it.
 _MOST_SPANS = 64
@@ -35,6 +33,42 @@ class Event(NamedTuple):
     audience: Audience
 
 
+class _Run:
+    """Be a row of events in the order of their numbers that loses its first and is entered anywhere at little cost."""
+
+    __slots__ = ("_dead", "_events")
+
+    def __init__(self) -> None:
+        self._events: list[Event | None] = []
+        #: So many at the front have been dropped; their places are given back many at a time.
+        self._dead = 0
+
+    def __len__(self) -> int:
+        return len(self._events) - self._dead
+
+    def append(self, event: Event) -> None:
+        self._events.append(event)
+
+    def drop_first(self) -> None:
+        self._events[self._dead] = None
+        self._dead += 1
+        if self._dead * 2 > len(self._events):
+            del self._events[: self._dead]
+            self._dead = 0
+
+    def first(self) -> Event:
+        return cast(Event, self._events[self._dead])
+
+    def behind(self, number: int, most: int) -> list[Event]:
+        """Return the first events behind a number."""
+        start = bisect_right(self._events, number, lo=self._dead, key=_number)
+        return cast("list[Event]", self._events[start : start + most])
+
+
+def _number(event: Event | None) -> int:
+    return cast(Event, event).frame.number
+
+
 class History:
     """Keep events by number, contiguous, within bounds of count, bytes (of frames, uncompressed) and age in seconds."""
 
@@ -42,14 +76,11 @@ class History:
         self.epoch = epoch
         self._size, self._most_bytes, self._ttl, self._clock = size, most_bytes, ttl, clock
         self._lock = threading.Lock()
-        #: The events from number ``_base`` on; the first ``_dead`` of them have been dropped.
-        self._events: list[Event] = []
-        self._times: list[float] = []
-        # The index: the events of each room, oldest first, and those that everyone hears.
-        self._rooms: dict[Room, deque[Event]] = {}
-        self._everyone: deque[Event] = deque()
-        self._base = 1
-        self._dead = 0
+        self._events = _Run()
+        self._times: deque[float] = deque()
+        # The index: the events of each room, and those that everyone hears.
+        self._rooms: dict[Room, _Run] = {}
+        self._everyone = _Run()
         self._bytes = 0
         self._head = 0
 
@@ -71,7 +102,6 @@ class History:
         """Add a run of events, and drop what is over a bound. Hub thread."""
         now = self._clock()
         with self._lock:
-            self._events.extend(events)
             self._times.extend([now] * len(events))
             for event in events:
                 self._bytes += len(event.frame.plain)
@@ -84,34 +114,23 @@ class History:
         """Return the first ``most`` events, or fewer, that a client hears behind one number and up to another or the head.
 
         With them comes the number up to which these are all. None when some of what lies behind ``after`` has been dropped.
-        Costs the events of the client's rooms; for a client that hears everything, ``most``.
+        Costs ``most`` for each of the client's rooms, or once for a client that hears everything.
         """
         with self._lock:
             self._trim_locked(self._clock())
             end = self._head if until is None else min(until, self._head)
             if after >= end:
                 return [], after
-            if after + 1 < self._base + self._dead:
+            if after < self._head - len(self._events):
                 return None
             if hearing.unfiltered:
-                start = after + 1 - self._base
-                run = self._events[start : min(start + most, end + 1 - self._base)]
+                run = self._events.behind(after, min(most, end - after))
                 return [event for event in run if hearing.hears(event.audience)], after + len(run)
-            found = self._of_rooms_locked(after, end, hearing)
-        if len(found) <= most:
-            return found, end
-        return found[:most], found[most - 1].frame.number
-
-    def _of_rooms_locked(self, after: int, end: int, hearing: Hearing) -> list[Event]:
-        found: dict[int, Event] = {}
-        for run in (self._everyone, *[self._rooms.get(room, ()) for room in hearing.rooms]):
-            for event in reversed(run):
-                number = event.frame.number
-                if number <= after:
-                    break
-                if number <= end:
-                    found[number] = event
-        return [found[number] for number in sorted(found)]
+            runs = [self._everyone, *[self._rooms[room] for room in hearing.rooms if room in self._rooms]]
+            # Each run brings its first, so the first of all are among them.
+            several = {event.frame.number: event for run in runs for event in run.behind(after, most)}
+        found = [several[number] for number in sorted(several)[:most] if number <= end]
+        return found, found[-1].frame.number if len(found) == most else end
 
     def count(self, after: int, hearing: Hearing, unless: Callable[[Event], bool] | None = None) -> int | None:
         """Return how many events behind a number a client hears, less those that ``unless`` is true for.
@@ -124,32 +143,30 @@ class History:
     def first(self) -> int:
         """Return the number of the first event that is kept, or that will be."""
         with self._lock:
-            return self._base + self._dead
+            return self._head - len(self._events) + 1
 
-    def _runs_locked(self, event: Event) -> list[deque[Event]]:
-        """Return the runs of the index in which an event stands."""
-        runs = [self._rooms.setdefault(room, deque()) for room in event.audience.rooms]
-        return [*runs, self._everyone] if event.audience.everyone else runs
+    def _runs_locked(self, event: Event) -> list[_Run]:
+        """Return the runs in which an event stands."""
+        runs = [self._events]
+        for room in event.audience.rooms:
+            if room not in self._rooms:
+                self._rooms[room] = _Run()
+            runs.append(self._rooms[room])
+        if event.audience.everyone:
+            runs.append(self._everyone)
+        return runs
 
     def _trim_locked(self, now: float) -> None:
-        events, times, dead = self._events, self._times, self._dead
-        while dead < len(events) and (
-            len(events) - dead > self._size or self._bytes > self._most_bytes or now - times[dead] > self._ttl
-        ):
-            event = events[dead]
-            dead += 1
+        events, times = self._events, self._times
+        while times and (len(times) > self._size or self._bytes > self._most_bytes or now - times[0] > self._ttl):
+            event = events.first()
             self._bytes -= len(event.frame.plain)
+            times.popleft()
             for run in self._runs_locked(event):
-                run.popleft()
+                run.drop_first()
             for room in event.audience.rooms:
                 if not self._rooms[room]:
                     del self._rooms[room]
-        self._dead = dead
-        # What is dead still holds memory: at most as much again as the window.
-        if dead > _MOST_DEAD or dead * 2 > len(events):
-            del events[:dead], times[:dead]
-            self._base += dead
-            self._dead = 0
 
 
 class _Span(NamedTuple):

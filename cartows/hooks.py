@@ -12,6 +12,7 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from .frames import close_frame
 from .message import MessageType
 
 if TYPE_CHECKING:
@@ -65,7 +66,8 @@ class AppHooks:
         if self.hooks.authenticate is None:
             return True, None
         identity = self._app.ensure_sync(self.hooks.authenticate)(request)
-        return identity is not None, identity
+        # False too: that is how the other functions refuse.
+        return identity is not None and identity is not False, identity
 
     def may_hear(self, identity: Any, key: str | None, value: str | None) -> bool:
         """Ask the app whether somebody may hear a room; without ``authorize`` anybody may."""
@@ -94,8 +96,16 @@ class AppHooks:
             if said is False:
                 return FORBIDDEN
             if isinstance(said, int) and said is not True:
-                return said
+                return self._close_code(said)
         return None
+
+    def _close_code(self, said: int) -> int:
+        try:
+            close_frame(said)
+        except ValueError as error:
+            self._logger.error("cartows: on_connect refused a client with what it cannot be closed with, so 3507: %s", error)
+            return FORBIDDEN
+        return said
 
     def disconnected(self, client: Client) -> None:
         """Tell the app of a client that has gone."""

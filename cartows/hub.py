@@ -365,10 +365,10 @@ class Hub(Broadcasts):
     def send_to(self, who: Any, message: str | bytes | Message) -> int:
         """Send to the client with that id, or to every client of that identity; returns to how many it was handed.
 
-        It is no event: it has no id and is not replayed. Any thread; never waits. Raises MessageError for what cannot be
-        serialised or is larger than a send queue, TypeError for what can be neither an id nor an identity.
+        Identities compare as text. It is no event: it has no id and is not replayed. Any thread; never waits. Raises
+        MessageError for what cannot be serialised or is larger than a send queue.
         """
-        return sum([client.send(message) for client in self.registry.find(who)])
+        return sum([client.send(message) for client in self.registry.find(room_value(who))])
 
     def presence(self, key: str, value: Any) -> dict[str, list[dict[str, Any]]]:
         """Return who shows itself in a room: each identity, as text, with one entry for each of its tabs. Any thread."""

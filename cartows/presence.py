@@ -41,7 +41,7 @@ class Member(Protocol):
     @property
     def id(self) -> str: ...
     @property
-    def identity(self) -> Any: ...
+    def known_as(self) -> str | None: ...
 
 
 M = TypeVar("M", bound=Member)
@@ -161,7 +161,7 @@ class Presence(Generic[M]):
 
     def enter(self, member: M, room: Room, meta: Meta) -> None:
         """Put a member into a room, or replace its meta when it is there; one that comes back takes over its old entry."""
-        identity = member.id if member.identity is None else room_value(member.identity)
+        identity = member.id if member.known_as is None else member.known_as
         # A lone surrogate, which JSON can name, can be in no message.
         identity = identity.encode(errors="replace").decode()
         meta = dict(meta)

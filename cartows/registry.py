@@ -29,7 +29,8 @@ class Registry:
         self._present: set[Client] = set()
         self._departed = threading.Condition(self._lock)
         self._by_id: dict[str, Client] = {}
-        self._by_identity: dict[Any, dict[Client, None]] = {}
+        #: By identities as text: what they are hashed and compared by is not the app's code, which might fail here.
+        self._by_identity: dict[str, dict[Client, None]] = {}
         #: Places taken: sockets between their admission and the end of their descriptor.
         self._places = 0
         self._counters: Counter[str] = Counter()
@@ -64,8 +65,8 @@ class Registry:
         with self._lock:
             self._clients[client] = None
             self._by_id[client.id] = client
-            if client.identity is not None:
-                self._by_identity.setdefault(client.identity, {})[client] = None
+            if client.known_as is not None:
+                self._by_identity.setdefault(client.known_as, {})[client] = None
             self._counters["registered"] += 1
 
     def holds(self, client: Client) -> bool:
@@ -83,25 +84,21 @@ class Registry:
                 del self._by_id[client.id]
             self._forget_identity_locked(client)
 
-    def identify(self, client: Client, identity: Any) -> None:
-        """Give a client another identity. Raises TypeError for one that cannot be a key."""
-        try:
-            hash(identity)
-        except TypeError as error:
-            raise TypeError(f"An identity must be hashable, for instance the user's id; found a {type(identity)}") from error
+    def identify(self, client: Client, known_as: str | None) -> None:
+        """Give a client another identity, as text."""
         with self._lock:
             if client in self._clients:
                 self._forget_identity_locked(client)
-                if identity is not None:
-                    self._by_identity.setdefault(identity, {})[client] = None
-            client.known_as = identity
+                if known_as is not None:
+                    self._by_identity.setdefault(known_as, {})[client] = None
+            client.known_as = known_as
 
     def _forget_identity_locked(self, client: Client) -> None:
-        known = self._by_identity.get(client.known_as)
+        known = self._by_identity.get(client.known_as) if client.known_as is not None else None
         if known is not None:
             known.pop(client, None)
             if not known:
-                del self._by_identity[client.known_as]
+                del self._by_identity[str(client.known_as)]
 
     def gone(self, client: Client) -> None:
         """Forget a client whose descriptor is closed. Its reader thread."""
@@ -144,9 +141,8 @@ class Registry:
         with self._lock:
             return list(self._present)
 
-    def find(self, who: Any) -> list[Client]:
-        """Return the client with that id, or else those with that identity."""
-        hash(who)
+    def find(self, who: str) -> list[Client]:
+        """Return the client with that id, or else those with that identity, as text."""
         with self._lock:
             client = self._by_id.get(who)
             return [client] if client is not None else list(self._by_identity.get(who, ()))

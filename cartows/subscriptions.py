@@ -18,6 +18,10 @@ __all__ = ["BadSubscription", "Change", "Subscription", "parse", "with_rooms", "
 # The most bytes, as JSON, that a client may show of itself in a room.
 MOST_META = 1024
 
+# The most characters that a room's name may have; Python refuses to write very large numbers.
+MOST_NAME = 256
+_MOST_BITS = 3 * MOST_NAME
+
 Filters = Mapping[str, tuple[str, ...]]
 
 
@@ -44,6 +48,8 @@ class Change(NamedTuple):
 
     hearing: Hearing
     filters: Filters
+    #: What it heard until then.
+    before: Hearing
     #: The type of the message that answers, None when nobody asked.
     answer: str | None = None
     subscription: Subscription = Subscription(())
@@ -75,6 +81,8 @@ def _values(key: str, value: Any) -> list[str]:
     values = value if isinstance(value, list) else [value]
     if not all(isinstance(each, str) or (isinstance(each, int) and not isinstance(each, bool)) for each in values):
         raise BadSubscription("A room is named by a text or a whole number, or by a list of them.", key)
+    if not all(each.bit_length() <= _MOST_BITS if isinstance(each, int) else len(each) <= MOST_NAME for each in values):
+        raise BadSubscription(f"The name of a room may have {MOST_NAME} characters.", key)
     return [room_value(each) for each in values]
 
 

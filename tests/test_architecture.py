@@ -15,13 +15,13 @@ FLOORS = [
     "turnstile transport protocol rooms history replay backlog outbox sending connection channel servers",
     "hooks subscriptions presence client route broadcasts",
     "heartbeat registry dispatch hub",
-    "admission handoff handler",
+    "admission handoff upgrade handler",
     "extension",
 ]
 
 # Everything that is neither the package itself nor the standard library, and who may know of it.
 DEPENDENCIES = {
-    "flask": {"extension", "handler"},
+    "flask": {"extension", "handler", "upgrade"},
     "flask_sock": {"extension"},
     "msgspec": {"merging", "message"},
     "simple_websocket": {"route"},

@@ -53,6 +53,10 @@ class Client:
     id: str = field(default_factory=lambda: f"client-{next(_ids)}")
     rooms: dict[Room, Knowledge] = field(default_factory=dict)
 
+    @property
+    def known_as(self) -> str | None:
+        return None if self.identity is None else str(self.identity)
+
     def receive(self, type: str, data: dict[str, Any]) -> None:
         room = data["key"], data["value"]
         if type == "presence.state":

@@ -12,7 +12,7 @@ from flask import Flask, Request, current_app, g, has_request_context, jsonify, 
 from flask.typing import ResponseReturnValue
 from flask_sock import Sock
 
-from cartows import CartoWS, Client, Hub, Message, new_message
+from cartows import CartoWS, Client, Handler, Hub, Message, new_message
 
 app = Flask(__name__)
 app.secret_key = "not a secret"
@@ -84,11 +84,11 @@ class Visitor(str):
 
 
 @ws.authenticate
-def authenticate(request: Request) -> Visitor | int | None:
+def authenticate(request: Request) -> Visitor | int | bool | None:
     arguments = request.args
     name = session.get("user") or arguments.get("as", "guest")
-    if name == "nobody":
-        return None
+    if name in ("nobody", "false"):
+        return None if name == "nobody" else False
     if name == "raising":
         raise RuntimeError("the app's authenticate fails")
     if "number" in arguments:
@@ -169,9 +169,18 @@ with contextlib.suppress(TypeError):  # a library may say at once that it takes 
 refused = [kind for kind in RESERVED if _refused(kind)]
 
 
-@Sock(app).route("/own")  # type: ignore[untyped-decorator]
+sock = Sock(app)
+handler = Handler(hub)
+
+
+@sock.route("/own")  # type: ignore[untyped-decorator]
 def own(connection: Any) -> None:
     ws.handler.handle_websocket(connection)
+
+
+@sock.route("/by-hand")  # type: ignore[untyped-decorator]
+def by_hand(connection: Any) -> None:
+    handler.handle_websocket(connection)
 
 
 @app.post("/rules")

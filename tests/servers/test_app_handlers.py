@@ -78,8 +78,9 @@ def test_on_connect_comes_before_the_client_is_one_and_knows_who_it_is(server: S
 
 
 def test_whom_authenticate_does_not_know_is_answered_401(server: Server) -> None:
-    response = server.raw().open("/ws?as=nobody")
-    assert (response.status, response.json["code"], bool(response.json["message"])) == (401, "UNAUTHORIZED", True)
+    for name in ("nobody", "false"):
+        response = server.raw().open(f"/ws?as={name}")
+        assert (response.status, response.json["code"], bool(response.json["message"])) == (401, "UNAUTHORIZED", True)
     server.expected_tracebacks.append("the app's authenticate fails")
     start = len(server.log())
     assert server.raw().open("/ws?as=raising").status == 500
@@ -87,20 +88,22 @@ def test_whom_authenticate_does_not_know_is_answered_401(server: Server) -> None
     assert server.connect("/ws?as=ann").ask({"type": "ping"})["type"] == "pong"
 
 
+@pytest.mark.parametrize("path", ["/own", "/by-hand"])
 @pytest.mark.parametrize("query, code", [("as=nobody", 3500), ("as=raising", 1011), ("board_id=closed", 3507)])
-def test_a_route_of_the_apps_own_refuses_by_close_code(serve: Serve, query: str, code: int) -> None:
+def test_a_route_of_the_apps_own_refuses_by_close_code(serve: Serve, path: str, query: str, code: int) -> None:
     server = serve("hooks", kind=GTHREAD)
     server.expected_tracebacks.append("the app's authenticate fails")
     server.post("/rules", {"deny": [["board_id", "closed"]]})
     raw = server.raw()
-    assert raw.open(f"/own?{query}").status == 101
+    assert raw.open(f"{path}?{query}").status == 101
     frames, closed = raw.ended()
     assert (frames, closed.code) == ([], code)
 
 
-def test_a_route_of_the_apps_own_has_the_hooks_of_the_extensions_handler(serve: Serve) -> None:
+@pytest.mark.parametrize("path", ["/own", "/by-hand"])
+def test_a_route_of_the_apps_own_has_the_hooks_of_the_extension(serve: Serve, path: str) -> None:
     server = serve("hooks", kind=GTHREAD)
-    peer = server.connect("/own?as=ann&tag=own")
+    peer = server.connect(f"{path}?as=ann&tag=own")
     assert peer.ask({"type": "where", "data": None})["type"] == "here"
     peer.close()
     await_end(server, peer.id)

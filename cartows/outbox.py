@@ -152,6 +152,7 @@ class Outbox:
             lost = replay.skip()
             self.backlog.incomplete = True
             frames = [self._notice(lost)] if self._notice is not None else []
+            frames += replay.next(room) or []
         if frames:
             self._page = self._page or Backlog("disconnect", 0, 0, self._deflate, None)
             self._page.extend(frames)

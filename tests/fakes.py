@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from cartows.connection import Connection
+from cartows.frames import Frame
 from cartows.options import Options
 from cartows.transport import PlainTransport, Transport
 
@@ -62,12 +63,19 @@ class RecordingOwner:
     def __init__(self) -> None:
         self.writers_wanted = 0
         self.closing_within: list[float] = []
+        self.overflows = 0
 
     def start_writer(self) -> None:
         self.writers_wanted += 1
 
     def closing_begun(self, within: float) -> None:
         self.closing_within.append(within)
+
+    def overflow(self) -> None:
+        self.overflows += 1
+
+    def incomplete_frame(self, number: int) -> Frame:
+        return Frame(f"lost up to {number}".encode())
 
 
 def scripted(options: Options | None = None, *, opened: bool = True) -> tuple[Connection, ScriptedTransport, RecordingOwner]:

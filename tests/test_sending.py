@@ -15,10 +15,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cartows.frames import Frame, close_frame
-from cartows.options import Options
+from cartows.history import Event, History
+from cartows.options import Options, Policy
+from cartows.replay import Replay
+from cartows.rooms import EVERYONE, Hearing
 from cartows.sending import GONE, OVERFLOW, QUEUED, SENT, WANTS_WRITER, Batch
 
-from .fakes import on_sockets, scripted, writing
+from .fakes import ScriptedTransport, on_sockets, scripted, writing
 
 
 def until(condition: Callable[[], bool]) -> None:
@@ -411,3 +414,65 @@ def _parse(data: bytes) -> tuple[list[int], bytes]:
             numbers.append(int(data[head : head + 6]))
         data = data[head + length :]
     return numbers, data
+
+
+# Replays
+
+
+def recent(count: int, *, size: int = 100) -> History:
+    """Return a history of so many events of which it keeps the last ``size``."""
+    history = History("e", size, 1 << 20, 60)
+    history.append([Event(Frame(f"event {number}".encode(), number=number), EVERYONE) for number in range(1, count + 1)])
+    return history
+
+
+def at(number: int, incomplete: bool) -> Frame:
+    return Frame(f"at {number}{' incomplete' if incomplete else ''}".encode())
+
+
+def texts(transport: ScriptedTransport) -> list[str]:
+    """Return the small frames that went out."""
+    found, data = [], transport.taken
+    while data:
+        found.append(data[2 : 2 + data[1]].decode())
+        data = data[2 + data[1] :]
+    return found
+
+
+def test_who_asks_for_its_position_before_it_is_registered_is_told_that_of_its_place() -> None:
+    connection, transport, _ = scripted(opened=False)
+    assert connection.offer_position(at, 3) == QUEUED
+    connection.open(Frame(b"hello"), 1, Replay(recent(3), 1, Hearing()))
+    assert texts(transport) == ["hello", "at 1", "event 2", "event 3"]
+
+
+def test_what_a_replay_has_passed_is_not_offered_again() -> None:
+    connection, transport, _ = scripted(opened=False)
+    history = recent(3)
+    connection.open(None, 1, Replay(history, 1, Hearing()))
+    old = [Frame(f"event {number}".encode(), number=number) for number in (2, 3)]
+    assert connection.offer(Batch(old)) == SENT
+    assert connection.offer(Batch([old[1], Frame(b"event 4", number=4)])) == SENT
+    assert connection.offer_position(at, 3) == SENT
+    assert texts(transport) == ["event 2", "event 3", "event 4", "at 4"]
+
+
+def test_a_replay_that_the_history_leaves_behind_is_said_once_and_ends_with_the_connection() -> None:
+    connection, transport, owner = scripted(opened=False)
+    connection.open(Frame(b"hello"), 1, Replay(recent(9, size=5), 1, Hearing()))
+    assert owner.overflows == 1
+    assert connection.close(4000, "enough")
+    assert connection.flush(0)
+    assert owner.overflows == 1
+    assert transport.taken.endswith(close_frame(4000, "enough"))
+
+
+@pytest.mark.parametrize("policy", ["drop_oldest", "coalesce"])
+def test_where_slow_clients_may_lose_events_a_replay_goes_on_and_says_what_it_lost(policy: Policy) -> None:
+    connection, transport, owner = scripted(Options(slow_consumer=policy), opened=False)
+    connection.open(None, 1, Replay(recent(9, size=5), 1, Hearing()))
+    assert owner.overflows == 0
+    assert texts(transport) == ["lost up to 4", *[f"event {number}" for number in range(5, 10)]]
+    connection.offer_position(at, 9)
+    connection.offer_position(at, 9)
+    assert texts(transport)[-2:] == ["at 9 incomplete", "at 9"]

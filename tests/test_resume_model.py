@@ -531,10 +531,13 @@ class Crowd:
         events = [line.number for line in left if line.type == "event"]
         waiting = len(left) + link.pings + link.nonsense
         bytes_waiting = sum(self.sizes[number] for number in events) + _ANSWER * (waiting - len(events))
+        # A past that was asked for, and of which perhaps nothing has come yet, begins further back.
+        sinces = [ask.since.partition(".")[2] for ask in link.unanswered if ask.since is not None]
+        reached = min([last, *[int(text) for text in sinces if text.isascii() and text.isdigit()]])
         assert (
             waiting > self.options.send_queue
             or bytes_waiting > self.options.send_queue_bytes
-            or self.first_kept(journal.ended) > last + 1
+            or self.first_kept(journal.ended) > reached + 1
         ), f"put out with {waiting} lines and {bytes_waiting} bytes waiting"
 
 

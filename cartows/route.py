@@ -41,7 +41,7 @@ class RouteSocket:
 
     def __init__(self, ws: Any, connection: Connection) -> None:
         self._ws = ws
-        self._sock = ws.sock
+        self.sock = ws.sock
         self._connection = connection
         self._room = threading.Condition()
         self._over = False
@@ -51,7 +51,7 @@ class RouteSocket:
         with self._room:
             while len(self._ws.input_buffer) >= _AHEAD and not self._over:
                 self._room.wait()
-        data: bytes = self._sock.recv(size)
+        data: bytes = self.sock.recv(size)
         self._connection.last_heard = time.monotonic()
         return data
 
@@ -81,7 +81,7 @@ class RouteSocket:
 
     def fileno(self) -> int:
         """Return the descriptor of the socket itself."""
-        descriptor: int = self._sock.fileno()
+        descriptor: int = self.sock.fileno()
         return descriptor
 
     def close(self) -> None:
@@ -96,8 +96,9 @@ def cut_off(ws: Any) -> None:
     It must not be inside the TLS object when the server closes the descriptor: the number may go to another connection, whose
     bytes it would read.
     """
+    sock = ws.sock.sock if isinstance(ws.sock, RouteSocket) else ws.sock
     with suppress(OSError):
-        socket.socket.shutdown(ws.sock, socket.SHUT_RDWR)
+        socket.socket.shutdown(sock, socket.SHUT_RDWR)
     ws.connected = False
     ws.thread.join(_CUT_OFF_WAIT)
 

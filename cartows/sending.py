@@ -254,6 +254,8 @@ class Sender:
         out, whole = self._out, self.transport.repeats
         pieces, queue = out.next(_CHUNK_REPEATED if whole else _CHUNK, self.closing)
         if not pieces:
+            # Nothing of what was left to replay was for this client.
+            self.writer_owns = self.writer_owns and (whole or out.pending())
             return not out.lost
         data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
         try:

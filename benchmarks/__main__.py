@@ -19,12 +19,12 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from . import rows_events, rows_http
+from . import rows_events, rows_hostile, rows_http
 from .bench import QUICK, Scale, run
 from .processes import NoCompiler, build
 from .report import table
 
-ROWS = (*rows_events.ROWS, *rows_http.ROWS)
+ROWS = (*rows_events.ROWS, *rows_http.ROWS, *rows_hostile.ROWS)
 PACKAGES = ("flask", "flask-sock", "gunicorn", "msgspec", "simple-websocket", "wsproto")
 
 

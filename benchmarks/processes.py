@@ -201,31 +201,13 @@ class Echo(Server):
         super().__init__("echo", [str(instrument("echo")), str(port)], port)
 
 
-class Loadgen(Process):
-    """Many WebSocket clients in one process."""
+class Talker(Process):
+    """A process that tells of its work in lines on standard output."""
 
-    def __init__(self, port: int, clients: int, expect: Sequence[int], *options: str, path: str = "/ws") -> None:
+    def __init__(self, name: str, command: Sequence[str], env: Mapping[str, str] | None = None) -> None:
         # What has come on standard output and was not yet a whole line.
         self._read = b""
-        self.clients = clients
-        command = [str(instrument("loadgen")), *options, str(port), path, str(clients), *map(str, expect)]
-        super().__init__("loadgen", command, pipe=True)
-
-    def ready(self, timeout: float = 60.0) -> float:
-        """Wait until all clients are connected; returns the seconds that took."""
-        line = self._line(timeout)
-        if not line.startswith("READY "):
-            raise self.failed("did not connect all clients")
-        connect_s: float = json.loads(line[6:])["connect_s"]
-        return connect_s
-
-    def result(self, timeout: float) -> dict[str, Any]:
-        """Wait for the end of a round."""
-        line = self._line(timeout)
-        if not line:
-            raise self.failed("gave no result")
-        found: dict[str, Any] = json.loads(line)
-        return found
+        super().__init__(name, command, env, pipe=True)
 
     def _line(self, timeout: float) -> str:
         assert self._popen.stdout is not None
@@ -241,6 +223,46 @@ class Loadgen(Process):
             self._read += got
         line, _, self._read = self._read.partition(b"\n")
         return line.decode()
+
+    def result(self, timeout: float) -> dict[str, Any]:
+        """Wait for the end of a round."""
+        line = self._line(timeout)
+        if not line:
+            raise self.failed("gave no result")
+        found: dict[str, Any] = json.loads(line)
+        return found
+
+
+class Loadgen(Talker):
+    """Many WebSocket clients in one process."""
+
+    def __init__(self, port: int, clients: int, expect: Sequence[int], *options: str, path: str = "/ws") -> None:
+        self.clients = clients
+        command = [str(instrument("loadgen")), *options, str(port), path, str(clients), *map(str, expect)]
+        super().__init__("loadgen", command)
+
+    def ready(self, timeout: float = 60.0) -> float:
+        """Wait until all clients are connected; returns the seconds that took."""
+        line = self._line(timeout)
+        if not line.startswith("READY "):
+            raise self.failed("did not connect all clients")
+        connect_s: float = json.loads(line[6:])["connect_s"]
+        return connect_s
+
+
+class Attackers(Talker):
+    """Clients that mean harm, in one process: every attack of the hostile-client suite at once, for so many seconds."""
+
+    def __init__(self, port: int, seconds: float, pause: float) -> None:
+        # Attackers are elsewhere and have processors of their own: here they take what the server and its clients leave.
+        command = ["nice", "-n", "19", sys.executable, "-m", "tests.hostile", "--attackers-only", "--yes", "--seed", "1"]
+        command += ["--url", f"ws://127.0.0.1:{port}/ws", "--seconds", str(seconds), "--pause", str(pause)]
+        super().__init__("attackers", command, {"PYTHONPATH": str(ROOT)})
+
+    def ready(self, timeout: float = 20.0) -> None:
+        """Wait until they have begun."""
+        if self._line(timeout) != "ATTACKING":
+            raise self.failed("did not begin")
 
 
 class Call:

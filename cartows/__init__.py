@@ -5,7 +5,8 @@ The four parts mirror the Go package they come from: ``hub``, ``client``, ``hand
 
 from .broadcasts import PublishResult
 from .client import Client
-from .errors import CartowsError, HubClosed, MessageError, OptionsError, PublishRejected
+from .credentials import Authenticator, Credentials
+from .errors import AuthError, CartowsError, HubClosed, MessageError, OptionsError, PublishRejected
 from .extension import CartoWS
 from .handler import Handler
 from .hub import Hub
@@ -28,10 +29,13 @@ from .message import (
 from .options import Options
 
 __all__ = [
+    "AuthError",
+    "Authenticator",
     "BoardEvent",
     "CartoWS",
     "CartowsError",
     "Client",
+    "Credentials",
     "ErrorEvent",
     "Handler",
     "Hub",

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from .options import Options
 
-__all__ = ["Refusal", "check_filters", "check_handshake", "check_origin", "default_max_clients", "unavailable"]
+__all__ = ["Refusal", "check_filters", "check_handshake", "check_origin", "default_max_clients", "too_many", "unavailable"]
 
 # Descriptors left to the app, its database and the sockets that a server has accepted but not yet handed on: gunicorn accepts
 # up to 1,000 (worker_connections) and its gthread worker dies when accept finds no descriptor.
@@ -112,6 +112,11 @@ def check_filters(request: Any, options: Options) -> dict[str, tuple[str, ...]] 
 def unavailable(code: str, message: str) -> Refusal:
     """Return a 503 that says when to try again."""
     return Refusal(503, code, message, (("Retry-After", str(_RETRY_AFTER)),))
+
+
+def too_many(code: str, message: str) -> Refusal:
+    """Return a 429 that says when to try again."""
+    return Refusal(429, code, message, (("Retry-After", str(_RETRY_AFTER)),))
 
 
 def default_max_clients() -> int:

@@ -17,25 +17,34 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from .connection import Connection
+from .credentials import Credentials
+from .dialogue import NONSENSE, answer
 from .errors import MessageError
 from .frames import Frame
 from .hooks import AppHooks
-from .message import Message, MessageType, decode_object, encode_text, new_error_message, new_message
+from .message import Message, MessageType, encode_text, new_error_message, new_message
+from .place import Place
+from .ratelimit import ADMIT, END, TELL
 from .rooms import Hearing, room_value
 from .sending import GONE, OVERFLOW, WANTS_WRITER, Batch
-from .subscriptions import BadSubscription, Change, Subscription, parse, with_rooms, without_rooms
+from .subscriptions import Change, Subscription, with_rooms, without_rooms
 
 if TYPE_CHECKING:
     from .hub import Hub
 
 __all__ = ["Client"]
 
-# What the wire calls an error of the server's, a restart and a slow client (SPEC: close codes).
-SERVER_ERROR, RESTART, SLOW_CONSUMER = 1011, 1012, 3008
+# What the wire calls an error of the server's, a restart, and a client that is to go (SPEC: close codes).
+SERVER_ERROR, RESTART, EXPIRED, SLOW_CONSUMER, FLOODING, FORBIDDEN = 1011, 1012, 3005, 3008, 3013, 3507
+
+NOBODY = Credentials(None)
+
+# When who has said too much may come back, and how long it has to read that.
+_FLOODING_RETRY_MS = 5000
+_FLOODING_WAIT = 1.0
 
 # How long the peer has to read that the server failed.
 _BREAK_OFF_WAIT = 1.0
@@ -68,8 +77,12 @@ class Client:
         self._let_in = False
         #: The reader is a request's own thread.
         self.attached = False
-        #: It holds one of the hub's places, given back when it has gone.
-        self.placed = False
+        #: The place it holds, given back when it has gone.
+        self.place: Place | None = None
+        #: Who it is by its token or session; replaced as a whole by the reader thread.
+        self.credentials = NOBODY
+        #: Messages in a row that made no sense; the reader thread's.
+        self.nonsense = 0
         self._end_logged = False
         #: Its descriptor is closed; under the hub's lock.
         self.gone = False
@@ -136,6 +149,21 @@ class Client:
         self._selective = True
         self.hub.change_client(self, Change(self.hearing, filters, before, answer, subscription or Subscription(())))
 
+    def join_rooms(self, subscription: Subscription) -> bool:
+        """Hold more rooms, and be told so by the hub thread; False when these would be too many."""
+        with _filters_lock:
+            filters = with_rooms(self._filters, subscription.rooms)
+            if sum([len(values) for values in filters.values()]) > self.connection.options.max_filters:
+                return False
+            self._refilter_locked(filters, MessageType.SUBSCRIBED.value, subscription)
+            return True
+
+    def leave_rooms(self, subscription: Subscription) -> None:
+        """Hold fewer rooms, and be told so by the hub thread."""
+        gone = frozenset(subscription.rooms)
+        with _filters_lock:
+            self._refilter_locked(without_rooms(self._filters, gone), MessageType.UNSUBSCRIBED.value, subscription)
+
     def get_filter(self, key: str) -> str | None:
         """Return the value held for the key, the first where there are several, or None; Go's ``GetFilter``."""
         return next(iter(self._filters.get(key, ())), None)
@@ -174,8 +202,7 @@ class Client:
         """Put out a client that takes less than it is sent; it may come back for the rest."""
         options = self.connection.options
         reason = f"slow consumer: over {options.send_queue} messages or {options.send_queue_bytes} bytes waited"
-        advice = self.advise(SLOW_CONSUMER, reason, reconnect=True, retry_after_ms=0)
-        if self.connection.close(SLOW_CONSUMER, reason, advice=advice, drop_queue=True):
+        if self.show_out(SLOW_CONSUMER, reason):
             self.hub.registry.count("slow_consumers")
 
     def close(self, code: int = 1000, reason: str = "") -> bool:
@@ -192,6 +219,12 @@ class Client:
         """
         advice = self.advise(RESTART, "service restart", reconnect=True, retry_after_ms=random.randint(*_RETRY_AFTER_MS))
         self.connection.close(RESTART, "service restart", advice=advice, within=within)
+
+    def show_out(self, code: int, reason: str, *, retry_after_ms: int = 0, within: float | None = None) -> bool:
+        """Advise the client whether to come back, and close in front of all that waits; False when it was closing already."""
+        final = code == NONSENSE or 3500 <= code < 4000 or code >= 4500
+        advice = self.advise(code, reason, reconnect=not final, retry_after_ms=retry_after_ms)
+        return self.connection.close(code, reason, advice=advice, drop_queue=True, within=within)
 
     def break_off(self) -> None:
         """Close with 1011 after an error of the server's own."""
@@ -230,6 +263,43 @@ class Client:
             code, reason = self.connection.close_code, self.connection.close_reason
             level = logging.DEBUG if code in _ORDINARY_ENDS or code is None or code >= 4000 else logging.INFO
             self.hub.logger.log(level, "cartows: client %s goes: %s %s", self.id, code, reason)
+
+    # Credentials ------------------------------------------------------------------------------------------------------
+
+    def expires_in(self) -> float | None:
+        """Return in how many seconds the credentials expire, None for never."""
+        at = self.credentials.expires_at
+        return None if at is None else at - time.time()
+
+    def expire(self, reason: str) -> None:
+        """Show out a client whose credentials hold no more; it may come back with new ones."""
+        self.show_out(EXPIRED, reason)
+
+    def renew(self, credentials: Credentials) -> float | None:
+        """Hold new credentials of the same user; returns in how many seconds they expire."""
+        self.credentials = credentials
+        self.hub.heartbeat.look_at(self)
+        return self.expires_in()
+
+    def still_good(self) -> bool:
+        """Ask the app whether the client may stay."""
+        return self.hooks is None or self.hooks.still_good(self.credentials)
+
+    def reauthorize(self) -> bool:
+        """Ask again for all that it hears, and take away what is refused; returns whether anything was."""
+        hooks, hearing = self.hooks, self.hearing
+        if hooks is None:
+            return False
+        if hearing.unfiltered:
+            if hooks.may_hear_everything(self.credentials, self.identity):
+                return False
+            self.show_out(FORBIDDEN, "may not hear everything any more")
+            return True
+        held = [(key, value) for key, values in self._filters.items() for value in values]
+        lost = [(key, value) for key, value in held if not hooks.may_hear(self.credentials, self.identity, key, value)]
+        if lost:
+            self.leave_rooms(Subscription(tuple(lost)))
+        return bool(lost)
 
     # Pumps --------------------------------------------------------------------------------------------------------
 
@@ -275,7 +345,24 @@ class Client:
         """Write what the hub had to leave. Writer thread; Go's ``WritePump``."""
         self.connection.write_pump()
 
+    def flooded(self) -> None:
+        """Show out a client that goes on though it was told to slow down."""
+        self.show_out(FLOODING, "too many messages", retry_after_ms=_FLOODING_RETRY_MS, within=_FLOODING_WAIT)
+
+    def _limited(self) -> bool:
+        """Return whether what has come is too much, and tell the client."""
+        limit = self.connection.limit
+        verdict = ADMIT if limit is None else limit.admit()
+        if verdict == END:
+            self.flooded()
+        elif verdict == TELL and limit is not None and self.connection.options.greeting:
+            wait = round(limit.wait() * 1000)
+            self.send_error("RATE_LIMITED", "Too many messages: this one was not handled.", f"retry after {wait} ms")
+        return verdict != ADMIT
+
     def _handle(self, message: str | bytes) -> None:
+        if self._limited():
+            return
         try:
             self.handle_incoming_message(message)
         except Exception:
@@ -287,52 +374,7 @@ class Client:
 
         Whatever it raises is logged and answered with ``error INTERNAL``; the connection stays.
         """
-        found = decode_object(data)
-        kind = found.get("type") if found is not None else None
-        if found is None or not isinstance(kind, str) or not kind:
-            self.send_error("INVALID_MESSAGE", 'A message must be one JSON object with a "type".')
-        elif kind == MessageType.PING:
-            build = partial(self.hub.position_frame, MessageType.PONG.value)
-            self.settle(self.connection.offer_position(build, self.hub.position))
-        elif kind in (MessageType.SUBSCRIBE, MessageType.UNSUBSCRIBE):
-            self._change_rooms(found.get("data"), joins=kind == MessageType.SUBSCRIBE)
-        elif self.hooks is not None and kind in self.hooks.hooks.messages:
-            self.hooks.call(self.hooks.hooks.messages[kind], self, new_message(kind, found.get("data")))
-        elif kind != MessageType.PONG:
-            self.send_error("UNKNOWN_TYPE", "The server knows no message of this type.", kind[:100])
-
-    def _change_rooms(self, data: Any, *, joins: bool) -> None:
-        options = self.connection.options
-        try:
-            subscription = parse(data, options.filter_keys, joins=joins)
-        except BadSubscription as error:
-            self.send_error("INVALID_MESSAGE", str(error), error.details)
-            return
-        if joins and len(subscription.rooms) > options.max_filters:
-            # Before the app is asked about each of them.
-            self._refuse_more_rooms()
-            return
-        if joins and self.hooks is not None:
-            for key, value in subscription.rooms:
-                if not self.hooks.may_hear(self.identity, key, value):
-                    self.send_error("FORBIDDEN", "You may not hear this room.", f"{key}={value[:100]}")
-                    return
-        named = frozenset(subscription.rooms)
-        with _filters_lock:
-            if joins:
-                filters = with_rooms(self._filters, subscription.rooms)
-                fits = sum([len(values) for values in filters.values()]) <= options.max_filters
-            else:
-                filters, fits = without_rooms(self._filters, named), True
-            if fits:
-                answer = MessageType.SUBSCRIBED if joins else MessageType.UNSUBSCRIBED
-                self._refilter_locked(filters, answer.value, subscription)
-        if not fits:
-            self._refuse_more_rooms()
-
-    def _refuse_more_rooms(self) -> None:
-        most = self.connection.options.max_filters
-        self.send_error("FORBIDDEN", f"A client may hold {most} rooms at most.", "max_filters")
+        answer(self, data)
 
     def send_error(self, code: str, message: str, details: str = "") -> bool:
         """Send an ``error`` message."""

@@ -16,6 +16,7 @@ from typing import Protocol
 from .frames import Frame, close_frame
 from .options import Options
 from .protocol import Closed, Extensions, Inbound, Pinged
+from .ratelimit import ADMIT, END, RateLimit
 from .replay import Replay
 from .sending import OVERFLOW, WANTS_WRITER, Sender
 from .transport import Transport
@@ -38,6 +39,9 @@ class Owner(Protocol):
     def closing_begun(self, within: float) -> None:
         """See that the connection is aborted unless it has ended in so many seconds."""
 
+    def flooded(self) -> None:
+        """Put out a client that says more than it may."""
+
     def overflow(self) -> None:
         """Put out a client that cannot be brought what it has missed."""
 
@@ -48,7 +52,7 @@ class Owner(Protocol):
 class Connection(Sender):
     """Join a transport, the client's send queue and its inbound side."""
 
-    __slots__ = ("__weakref__", "_inbound", "handling", "last_heard", "owner")
+    __slots__ = ("__weakref__", "_inbound", "handling", "last_heard", "limit", "owner")
 
     def __init__(self, transport: Transport, lock: threading.Lock, options: Options, reply: bytes = b"") -> None:
         extensions = Extensions.agreed(reply)
@@ -60,6 +64,8 @@ class Connection(Sender):
         #: A message is being handled: the peer's silence does not count.
         self.handling = False
         self._inbound = Inbound(extensions, options.max_message_size)
+        #: How much the peer may say, None for any amount.
+        self.limit = None if options.rate_limit is None else RateLimit(options.rate_limit, options.rate_burst)
         _open_connections[id(self)] = self
 
     # Opening, control frames, closing ------------------------------------------------------------------------------
@@ -165,13 +171,24 @@ class Connection(Sender):
                         return
                     self.close(item.code, item.reason, hang_up=True, within=_LINGER)
                     discard = True
-                elif isinstance(item, Pinged):
-                    self.pong(item.payload)
-                elif item is not None and not self.closing:
+                elif isinstance(item, Pinged) or item is None or self.closing:
+                    verdict = ADMIT if self.limit is None else self.limit.admit(tells=False)
+                    if verdict == ADMIT and isinstance(item, Pinged):
+                        self.pong(item.payload)
+                    elif verdict == END:
+                        if self.owner is not None:
+                            self.owner.flooded()
+                        # Reading and throwing away is cheap; taking it apart is what a flood is for.
+                        discard = True
+                        break
+                else:
+                    began = time.monotonic()
                     self.handling = True
                     yield item
                     self.last_heard = time.monotonic()
                     self.handling = False
+                    if self.limit is not None:
+                        self.limit.credit(self.last_heard - began)
 
     def _answer(self, closed: Closed) -> None:
         """Return the peer's close frame, which nobody waits behind: it reads no message any more."""

@@ -2,6 +2,7 @@
 
     CartowsError
     ├── OptionsError (also ValueError)    a setting has a value that cannot work
+    ├── AuthError                         an authenticator does not let somebody in
     ├── MessageError (also ValueError)    an event that no client could ever be sent
     ├── HubClosed (also RuntimeError)     broadcasting after shutdown()
     └── PublishRejected                   asked for by PublishResult.raise_for_rejected()
@@ -11,11 +12,15 @@ A client that is too slow or a queue that is full is no exception: the one is a 
 
 from __future__ import annotations
 
-__all__ = ["CartowsError", "HubClosed", "MessageError", "OptionsError", "PublishRejected"]
+__all__ = ["AuthError", "CartowsError", "HubClosed", "MessageError", "OptionsError", "PublishRejected"]
 
 
 class CartowsError(Exception):
     """Be the root of every exception that cartows raises of its own."""
+
+
+class AuthError(CartowsError):
+    """Say, in words that the client is told, why somebody is not let in; never with a token in them."""
 
 
 class OptionsError(CartowsError, ValueError):

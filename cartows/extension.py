@@ -16,6 +16,7 @@ from flask.blueprints import BlueprintSetupState
 from flask_sock import Sock
 
 from .client import Client
+from .credentials import Authenticator
 from .handler import Handler
 from .hooks import AppHooks, Hooks
 from .hub import Hub
@@ -25,6 +26,7 @@ from .servers import configured_workers
 __all__ = ["CartoWS"]
 
 Function = TypeVar("Function", bound=Callable[..., Any])
+Authenticated = TypeVar("Authenticated", bound="Callable[..., Any] | Authenticator")
 
 
 class CartoWS:
@@ -90,13 +92,17 @@ class CartoWS:
         self._hooks.disconnect.append(function)
         return function
 
-    def authenticate(self, function: Function) -> Function:
+    def authenticate(self, function: Authenticated) -> Authenticated:
         """Have ``function(request) -> identity | None`` asked who connects; None is answered with 401.
+
+        Takes an Authenticator as well, such as ``cartows.auth.JWTAuth(...)``; a function may return Credentials, too.
 
         Runs on the request's thread and in its context, before the upgrade: ``session`` and ``g`` are what they are in a view.
         The identity becomes ``client.identity``, best the user's id: others know it by its text. What it raises becomes a 500.
         """
         self._hooks.authenticate = function
+        if isinstance(function, Authenticator):
+            function.serve(self.hub)
         return function
 
     def authorize(self, function: Function) -> Function:

@@ -14,7 +14,7 @@ import struct
 import threading
 import zlib
 
-__all__ = ["CONTROL_PAYLOAD", "Entity", "Frame", "close_frame", "ping_frame", "pong_frame"]
+__all__ = ["CONTROL_PAYLOAD", "Entity", "Frame", "close_frame", "ping_frame", "pong_frame", "sendable"]
 
 TEXT, BINARY, CLOSE, PING, PONG = 0x1, 0x2, 0x8, 0x9, 0xA
 FIN, RSV1 = 0x80, 0x40
@@ -105,6 +105,11 @@ def pong_frame(payload: bytes) -> bytes:
     return _control(PONG, payload)
 
 
+def sendable(code: int) -> bool:
+    """Return whether a close frame may have that code."""
+    return code not in _NEVER_SENT and (1000 <= code <= 1014 or 3000 <= code <= 4999)
+
+
 def close_frame(code: int | None, reason: str = "") -> bytes:
     """Return a close frame; ``None``, or a code that must never be sent, gives one without a code.
 
@@ -112,7 +117,7 @@ def close_frame(code: int | None, reason: str = "") -> bytes:
     """
     if code is None or code in _NEVER_SENT:
         return _control(CLOSE, b"")
-    if not (1000 <= code <= 1014 or 3000 <= code <= 4999):
+    if not sendable(code):
         raise ValueError(
             f"{code} is no close code: an app has 4000 to 4999, and 1000 is a normal end (RFC 6455, section 7.4.2)"
         )

@@ -21,14 +21,17 @@ from typing import Any, NamedTuple
 from flask import Response, current_app, request
 
 from . import handoff
-from .admission import Refusal, check_filters, check_handshake, check_origin, default_max_clients, unavailable
-from .client import Client
+from .admission import Refusal, check_filters, check_handshake, check_origin, default_max_clients, too_many, unavailable
+from .client import NOBODY, Client
 from .connection import Connection
-from .errors import CartowsError, HubClosed
+from .credentials import Credentials
+from .errors import AuthError, CartowsError, HubClosed
 from .heartbeat import Heartbeat
 from .hooks import FORBIDDEN, AppHooks
 from .hub import Hub
 from .options import Options, OriginCheck
+from .place import Bounds, Place
+from .rooms import room_value
 from .route import RouteConnection, cut_off
 from .servers import gunicorn_worker
 from .subscriptions import Filters
@@ -58,9 +61,10 @@ class Admission(NamedTuple):
     filters: Filters
     #: The id behind which it asks for what it missed.
     since: str | None
+    place: Place
     #: The functions of the app, which have been asked who it is and what it may hear.
     hooks: AppHooks | None = None
-    identity: Any = None
+    credentials: Credentials = NOBODY
 
 
 def _asks(client: Client) -> bool:
@@ -150,7 +154,8 @@ class Handler:
             return self.refuse(Refusal(400, "BAD_HANDSHAKE", f"The WebSocket handshake failed: {error}"))
         finally:
             environ[key] = sock
-        return UpgradeResponse(partial(self.connect, sock, stand_in.reply, admitted), self.refuse, self.attach, response)
+        reply = handoff.with_subprotocol(stand_in.reply, admitted.credentials.subprotocol)
+        return UpgradeResponse(partial(self.connect, sock, reply, admitted), self.refuse, self.attach, response)
 
     def _admit(self) -> Admission | Refusal:
         """Return who the client is and what it hears, by the query and what the app says to that, or why it may not come in."""
@@ -160,13 +165,15 @@ class Handler:
         since = request.args.get("since") if self.options.greeting else None
         hooks = self.hooks or self._hooks_of_app()
         if hooks is None:
-            return Admission(filters, since)
-        known, identity = hooks.identify(request)
-        if not known:
-            return Refusal(401, "UNAUTHORIZED", "The app does not know who you are: log in, then connect again.")
-        refused = hooks.refused(identity, filters)
+            return Admission(filters, since, Place(request.remote_addr))
+        try:
+            credentials = hooks.identify(request)
+        except AuthError as error:
+            return Refusal(401, "UNAUTHORIZED", str(error), (("WWW-Authenticate", "Bearer"),))
+        refused = hooks.refused(credentials, filters)
         if refused is None:
-            return Admission(filters, since, hooks, identity)
+            identity = None if credentials.identity is None else room_value(credentials.identity)
+            return Admission(filters, since, Place(request.remote_addr, identity), hooks, credentials)
         what = "everything: name rooms in the query" if refused[0] is None else f"{refused[0]}={str(refused[1])[:100]}"
         return Refusal(403, "FORBIDDEN", f"You may not hear {what}.")
 
@@ -190,26 +197,44 @@ class Handler:
             return unavailable("SHUTTING_DOWN", "The server is restarting; connect again.")
         except (CartowsError, OSError) as error:
             return unavailable("NO_RESOURCES", f"The server cannot take another client now: {error}.")
-        if not self.hub.registry.take_place(self.max_clients):
-            return unavailable("FULL", f"This process serves {self.max_clients} clients and has no place left; try again.")
+        full = self._take_place(admission.place)
+        if full is not None:
+            return full
         hands_off = self._hands_off(sock)
         try:
             transport, lock = self._transport(sock, hands_off)
         except OSError as error:
-            self.hub.registry.give_place_back()
+            self.hub.registry.give_place_back(admission.place)
             return unavailable("NO_DESCRIPTOR", f"The server has no descriptor left for another client: {error.strerror}.")
         connection = Connection(transport, lock, options, reply)
-        client = self._client(connection, admission)
+        try:
+            client = self._client(connection, admission)
+        except Exception:
+            self.logger.exception("cartows: the app's client class failed; the client is refused")
+            return Refusal(500, "CLIENT_CLASS", "The server failed to make a client of this connection.")
         if hands_off:
             try:
                 threading.Thread(target=client.read_pump, name=f"cartows-reader-{client.id}", daemon=True).start()
             except RuntimeError as error:
                 connection.release()
-                self.hub.registry.give_place_back()
+                self.hub.registry.give_place_back(admission.place, client)
                 return unavailable("NO_THREAD", f"The server has no thread left for another client: {error}.")
             handoff.take_over(sock)
         self._enter_unless_asked(client)
         return client, hands_off
+
+    def _take_place(self, place: Place) -> Refusal | None:
+        """Take a place in the process; returns why there is none."""
+        options = self.options
+        bounds = Bounds(self.max_clients, options.max_clients_per_ip, options.max_clients_per_user)
+        full = self.hub.registry.take_place(place, bounds)
+        if full is None:
+            return None
+        if full == "clients":
+            return unavailable("FULL", f"This process serves {bounds.clients} clients and has no place left; try again.")
+        if full == "address":
+            return too_many("TOO_MANY_FROM_IP", f"{bounds.per_address} clients from your address are connected already.")
+        return too_many("TOO_MANY_OF_USER", f"You are connected {bounds.per_identity} times already.")
 
     def _enter_unless_asked(self, client: Client) -> None:
         """Register a client, unless the app wants to be asked first, at the beginning of the reader thread."""
@@ -223,6 +248,14 @@ class Handler:
             self.hub.register_client(client)
         except CartowsError:
             client.connection.abort(RESTART, "service restart")
+            return
+        every = None if client.hooks is None else client.hooks.recheck_every
+        if every is not None:
+            try:
+                self.hub.auditor.add(client, every)
+            except RuntimeError as error:
+                self.logger.error("cartows: client %s cannot be looked up again and goes: %s", client.id, error)
+                client.break_off()
 
     def _hands_off(self, sock: Any) -> bool:
         """Choose between a thread of the client's own and the request's, and say so once."""
@@ -258,15 +291,17 @@ class Handler:
             client = self.client_class(self.hub, connection, uuid.uuid4().hex)
             for key, values in admission.filters.items():
                 client.set_filter(key, values)
-            if admission.identity is not None:
-                client.identity = admission.identity
+            if admission.credentials.identity is not None:
+                client.identity = admission.credentials.identity
+            client.credentials = admission.credentials
             client.since, client.hooks = admission.since, admission.hooks
             client.entrance = partial(self._enter, client) if _asks(client) else None
         except BaseException:
             connection.release()
-            self.hub.registry.give_place_back()
+            made = connection.owner
+            self.hub.registry.give_place_back(admission.place, made if isinstance(made, Client) else None)
             raise
-        client.placed = True
+        client.place = admission.place
         return client
 
     def attach(self, client: Client) -> None:
@@ -319,8 +354,9 @@ class Handler:
         if self.hub.closed:
             ws.close(RESTART, "service restart")
             return
-        if not self.hub.registry.take_place(self.max_clients):
-            ws.close(CONNECTION_LIMIT, "no place left")
+        full = self._take_place(admitted.place)
+        if full is not None:
+            ws.close(CONNECTION_LIMIT, full.message[:120])
             return
         try:
             client = self._client(RouteConnection(ws, self.options), admitted)

@@ -70,6 +70,14 @@ def take_over(sock: socket.socket) -> None:
     os.dup2(dead_end().fileno(), sock.fileno(), inheritable=False)
 
 
+def with_subprotocol(reply: bytes, subprotocol: str | None) -> bytes:
+    """Return a ``101`` response that names a subprotocol, unless it names one already (RFC 6455, section 4.2.2)."""
+    if subprotocol is None or b"sec-websocket-protocol:" in reply.lower():
+        return reply
+    head, end, rest = reply.partition(b"\r\n\r\n")
+    return b"%s\r\nSec-WebSocket-Protocol: %s%s%s" % (head, subprotocol.encode("latin-1"), end, rest)
+
+
 class HandshakeSocket:
     """Stand where simple-websocket expects the client's socket, for the length of the handshake."""
 

@@ -24,6 +24,9 @@ __all__ = ["Heartbeat"]
 # Clients that are due within this are served in one turn.
 _SLACK = 0.02
 
+# How often credentials are looked at that expire later: the wall clock, which they go by, may be set.
+_LONGEST_LOOK = 30.0
+
 # How often a writer is tried to be started that could not be.
 _WRITER_RETRY = 0.5
 
@@ -85,6 +88,15 @@ class Heartbeat:
         period = client.connection.options.ping_period
         with self._lock:
             self._schedule_locked(client, time.monotonic() + random.uniform(0, period), None)
+        self.look_at(client)
+
+    def look_at(self, client: Client) -> None:
+        """See that a client whose credentials expire is looked at in time."""
+        left = client.expires_in()
+        if left is not None:
+            with self._lock:
+                if client in self._numbers:
+                    self._push_locked(time.monotonic() + min(max(0.0, left), _LONGEST_LOOK), self._numbers[client])
 
     def watch(self, client: Client, abort_at: float) -> None:
         """Abort a client's connection at that monotonic time, unless it has ended by then."""
@@ -222,6 +234,10 @@ class Heartbeat:
             return float("inf")
         if connection.closing or beat.next_ping == float("inf"):
             return beat.abort_at
+        left = beat.client.expires_in()
+        if left is not None and left <= _SLACK:
+            beat.client.expire("credentials expired")
+            return beat.abort_at
         options = connection.options
         # A message that is being handled is a sign of life, however long its handler takes.
         silent = 0.0 if connection.handling else now - connection.last_heard
@@ -236,4 +252,5 @@ class Heartbeat:
         if now + _SLACK >= beat.next_ping:
             connection.ping()
             beat.next_ping = now + options.ping_period
-        return min(beat.next_ping, beat.abort_at, now + options.pong_wait - silent)
+        look_at = float("inf") if left is None else now + min(left, _LONGEST_LOOK)
+        return min(beat.next_ping, beat.abort_at, now + options.pong_wait - silent, look_at)

@@ -9,11 +9,15 @@ Blocks: as long as the app's function does, which delays its own client only.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from .credentials import Authenticator, Credentials
+from .errors import AuthError
 from .frames import close_frame
 from .message import MessageType
+from .rooms import Hearing
+from .subscriptions import Filters
 
 if TYPE_CHECKING:
     from .client import Client
@@ -26,14 +30,20 @@ Authorize = Callable[[Any, "str | None", "str | None"], Any]
 FORBIDDEN = 3507
 
 # Types that the library answers itself.
-RESERVED = frozenset({MessageType.PING, MessageType.PONG, MessageType.SUBSCRIBE, MessageType.UNSUBSCRIBE, "auth.refresh"})
+RESERVED = frozenset(
+    {MessageType.PING, MessageType.PONG, MessageType.SUBSCRIBE, MessageType.UNSUBSCRIBE, MessageType.AUTH_REFRESH}
+)
+
+
+def _covers(hearing: Hearing, key: str | None, value: str | None) -> bool:
+    return hearing.unfiltered or (key, value) in hearing.rooms
 
 
 class Hooks:
     """Hold the functions that one extension was given."""
 
     def __init__(self) -> None:
-        self.authenticate: Callable[[Any], Any] | None = None
+        self.authenticate: Callable[[Any], Any] | Authenticator | None = None
         self.authorize: Authorize | None = None
         self.messages: dict[str, Callable[..., Any]] = {}
         self.connect: list[Callable[..., Any]] = []
@@ -61,33 +71,71 @@ class AppHooks:
         with self._app.app_context():
             return self._app.ensure_sync(function)(*arguments)
 
-    def identify(self, request: Any) -> tuple[bool, Any]:
-        """Ask, in the context of the upgrade request, who sends it; returns whether it may come in, and its identity."""
-        if self.hooks.authenticate is None:
-            return True, None
-        identity = self._app.ensure_sync(self.hooks.authenticate)(request)
+    def identify(self, request: Any) -> Credentials:
+        """Ask, in the context of the upgrade request, who sends it. Raises AuthError when it may not come in."""
+        asked = self.hooks.authenticate
+        if asked is None:
+            return Credentials(None)
+        if isinstance(asked, Authenticator):
+            return asked.authenticate(request)
+        found = self._app.ensure_sync(asked)(request)
         # False too: that is how the other functions refuse.
-        return identity is not None and identity is not False, identity
+        if found is None or found is False:
+            raise AuthError("The app does not know who you are: log in, then connect again.")
+        return found if isinstance(found, Credentials) else Credentials(found)
 
-    def may_hear(self, identity: Any, key: str | None, value: str | None) -> bool:
-        """Ask the app whether somebody may hear a room; without ``authorize`` anybody may."""
+    @property
+    def authenticator(self) -> Authenticator | None:
+        """What ``ws.authenticate`` was given, unless that is a plain function."""
+        asked = self.hooks.authenticate
+        return asked if isinstance(asked, Authenticator) else None
+
+    def may_hear(self, credentials: Credentials, identity: Any, key: str, value: str) -> bool:
+        """Ask the credentials, or else the app, whether somebody may hear a room; without either anybody may."""
         authorize = self.hooks.authorize
+        if credentials.may_hear is not None:
+            return _covers(credentials.may_hear, key, value)
         return authorize is None or bool(self.call(authorize, identity, key, value))
 
-    def refused(self, identity: Any, filters: Mapping[str, Iterable[str]]) -> tuple[str | None, str | None] | None:
+    def may_hear_everything(self, credentials: Credentials, identity: Any) -> bool:
+        """Ask the credentials, or else the app, whether somebody may hear everything."""
+        authorize = self.hooks.authorize
+        if credentials.may_hear is not None:
+            return credentials.may_hear.unfiltered
+        return authorize is None or bool(self.call(authorize, identity, None, None))
+
+    def refused(self, credentials: Credentials, filters: Filters) -> tuple[str | None, str | None] | None:
         """Ask, in the context of the upgrade request, for the filters of its query, or for everything when it has none.
 
         Returns the first that is refused: a room, or (None, None) for everything.
         """
-        authorize = self.hooks.authorize
-        if authorize is None:
-            return None
         rooms: list[tuple[str | None, str | None]] = [(key, value) for key, values in filters.items() for value in values]
         for key, value in rooms or [(None, None)]:
-            # Not by ``call``: a context of its own would hide what the app's before_request has put into ``g``.
-            if not self._app.ensure_sync(authorize)(identity, key, value):
+            if credentials.may_hear is not None:
+                allowed = _covers(credentials.may_hear, key, value)
+            else:
+                # Not by ``call``: a context of its own would hide what the app's before_request has put into ``g``.
+                authorize = self.hooks.authorize
+                allowed = authorize is None or bool(self._app.ensure_sync(authorize)(credentials.identity, key, value))
+            if not allowed:
                 return key, value
         return None
+
+    def refresh(self, token: str) -> Credentials:
+        """Ask what a new token says. Raises AuthError."""
+        if self.authenticator is None:
+            raise AuthError("Credentials are not refreshed here: connect again.")
+        credentials: Credentials = self.call(self.authenticator.refresh, token)
+        return credentials
+
+    @property
+    def recheck_every(self) -> float | None:
+        """How often ``still_good`` is to be asked, in seconds; None for never."""
+        return None if self.authenticator is None else self.authenticator.recheck_every
+
+    def still_good(self, credentials: Credentials) -> bool:
+        """Ask whether somebody may stay."""
+        return self.authenticator is None or bool(self.call(self.authenticator.still_good, credentials))
 
     def connected(self, client: Client) -> int | None:
         """Tell the app of a client that is about to be registered; returns a close code when the app refuses it."""

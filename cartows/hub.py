@@ -21,9 +21,11 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from .auditor import Auditor
 from .broadcasts import Broadcasts, PublishResult
 from .channel import Channel, ChannelClosed
 from .client import Client
+from .clients import Clients
 from .dispatch import Dispatcher
 from .errors import CartowsError, HubClosed, MessageError
 from .frames import Frame
@@ -49,7 +51,7 @@ _EXIT_TIMEOUT = 1.5
 _ENVELOPE = 64
 
 
-class Hub(Broadcasts):
+class Hub(Broadcasts, Clients):
     """Broadcast events to the clients of this process; the first use in a process starts the hub thread.
 
     ``logger`` defaults to the logger "cartows"; ``options`` to the defaults, or to ``app.config`` once an extension has been
@@ -96,6 +98,7 @@ class Hub(Broadcasts):
         self.registry = Registry()
         self.heartbeat = Heartbeat(self.logger)
         self.turnstile = Turnstile()
+        self.auditor = Auditor(self.logger)
         self._epoch = secrets.token_hex(4)
         self._set_up()
 
@@ -214,6 +217,7 @@ class Hub(Broadcasts):
             client.connection.abort()
         # A reader that shuts the hub down itself cannot depart before this returns.
         self.registry.await_empty(deadline)
+        self.auditor.stop(deadline - time.monotonic())
         self.heartbeat.stop(deadline - time.monotonic())
         self.turnstile.stop()
         self.registry.clear()
@@ -353,22 +357,6 @@ class Hub(Broadcasts):
         self.registry.gone(client)
         self.heartbeat.discard(client)
         client.log_end()
-
-    def client_count(self) -> int:
-        """Return how many clients are registered in this process."""
-        return self.registry.count_clients()
-
-    def get_clients(self) -> list[Client]:
-        """Return the clients registered in this process: a snapshot."""
-        return self.registry.clients()
-
-    def send_to(self, who: Any, message: str | bytes | Message) -> int:
-        """Send to the client with that id, or to every client of that identity; returns to how many it was handed.
-
-        Identities compare as text. It is no event: it has no id and is not replayed. Any thread; never waits. Raises
-        MessageError for what cannot be serialised or is larger than a send queue.
-        """
-        return sum([client.send(message) for client in self.registry.find(room_value(who))])
 
     def presence(self, key: str, value: Any) -> dict[str, list[dict[str, Any]]]:
         """Return who shows itself in a room: each identity, as text, with one entry for each of its tabs. Any thread."""

@@ -59,6 +59,8 @@ class MessageType(str, enum.Enum):
     SUBSCRIBED = "subscribed"
     UNSUBSCRIBE = "unsubscribe"
     UNSUBSCRIBED = "unsubscribed"
+    AUTH_REFRESH = "auth.refresh"
+    AUTH_REFRESHED = "auth.refreshed"
     PRESENCE_STATE = "presence.state"
     PRESENCE_DIFF = "presence.diff"
 

@@ -78,6 +78,14 @@ class Options:
     origins: str | Sequence[str] | OriginCheck | None = None
     #: Clients this process serves; None takes it from the process's file limit, less headroom.
     max_clients: int | None = None
+    #: Clients from one address, by the request's remote_addr; None for any number.
+    max_clients_per_ip: int | None = None
+    #: Clients of one identity; None for any number.
+    max_clients_per_user: int | None = None
+    #: Inbound messages, pings included, that one client may send per second in the long run; None for any number.
+    rate_limit: float | None = 20.0
+    #: Inbound messages that one client may send at once.
+    rate_burst: int = 40
     #: Filter values one client may hold.
     max_filters: int = 100
     #: The query parameters that are filters.

@@ -97,7 +97,8 @@ class Inbound:
             for event in engine.events():
                 if isinstance(event, (TextMessage, BytesMessage)):
                     whole = self._gather(event)
-                    if whole is not None:
+                    # An empty fragment is counted against the peer, as a pong is.
+                    if whole is not None or not event.data:
                         yield whole
                 elif isinstance(event, Ping):
                     yield Pinged(bytes(event.payload))

@@ -14,6 +14,7 @@ from collections import Counter
 from typing import Any
 
 from .client import Client
+from .place import Bounds, Place
 
 __all__ = ["Registry"]
 
@@ -31,24 +32,42 @@ class Registry:
         self._by_id: dict[str, Client] = {}
         #: By identities as text: what they are hashed and compared by is not the app's code, which might fail here.
         self._by_identity: dict[str, dict[Client, None]] = {}
-        #: Places taken: sockets between their admission and the end of their descriptor.
+        #: Places taken: sockets between their admission and the end of their descriptor; of them, by address and by identity.
         self._places = 0
+        self._places_of: Counter[tuple[str, str]] = Counter()
         self._counters: Counter[str] = Counter()
 
     # Places -------------------------------------------------------------------------------------------------------
 
-    def take_place(self, most: int) -> bool:
-        """Take one of ``most`` places for a socket that is about to become a client; ``gone`` gives it back."""
-        with self._lock:
-            if self._places >= most:
-                return False
-            self._places += 1
-            return True
+    def take_place(self, place: Place, bounds: Bounds) -> str | None:
+        """Take a place for a socket that is about to become a client; ``gone`` gives it back.
 
-    def give_place_back(self) -> None:
-        """Give back the place of a socket that did not become a client."""
+        Returns which bound forbids that: "clients", "address" or "identity"; None when it is taken.
+        """
         with self._lock:
-            self._places -= 1
+            if self._places >= bounds.clients:
+                return "clients"
+            for kind, who, most in place.bounded(bounds):
+                if self._places_of[kind, who] >= most:
+                    return kind
+            self._places += 1
+            self._places_of.update(place.who())
+            return None
+
+    def give_place_back(self, place: Place, client: Client | None = None) -> None:
+        """Give back the place of a socket that did not become a client, or of a client that could not be served."""
+        with self._lock:
+            self._give_back_locked(place)
+            if client is not None:
+                client.gone = True
+                self._forget_identity_locked(client)
+
+    def _give_back_locked(self, place: Place) -> None:
+        self._places -= 1
+        for who in place.who():
+            self._places_of[who] -= 1
+            if not self._places_of[who]:
+                del self._places_of[who]
 
     # Coming and going ---------------------------------------------------------------------------------------------
 
@@ -65,8 +84,6 @@ class Registry:
         with self._lock:
             self._clients[client] = None
             self._by_id[client.id] = client
-            if client.known_as is not None:
-                self._by_identity.setdefault(client.known_as, {})[client] = None
             self._counters["registered"] += 1
 
     def holds(self, client: Client) -> bool:
@@ -85,13 +102,12 @@ class Registry:
             self._forget_identity_locked(client)
 
     def identify(self, client: Client, known_as: str | None) -> None:
-        """Give a client another identity, as text."""
+        """Give a client another identity, as text; from then on it is found by that, though it may not be in yet."""
         with self._lock:
-            if client in self._clients:
-                self._forget_identity_locked(client)
-                if known_as is not None:
-                    self._by_identity.setdefault(known_as, {})[client] = None
+            self._forget_identity_locked(client)
             client.known_as = known_as
+            if known_as is not None and not client.gone:
+                self._by_identity.setdefault(known_as, {})[client] = None
 
     def _forget_identity_locked(self, client: Client) -> None:
         known = self._by_identity.get(client.known_as) if client.known_as is not None else None
@@ -104,8 +120,10 @@ class Registry:
         """Forget a client whose descriptor is closed. Its reader thread."""
         with self._lock:
             client.gone = True
-            self._places -= client.placed
+            if client.place is not None:
+                self._give_back_locked(client.place)
             self._present.discard(client)
+            self._forget_identity_locked(client)
             self._departed.notify_all()
             code = client.connection.close_code or 1006
             # An app's codes, and a peer's, may be any.
@@ -141,11 +159,19 @@ class Registry:
         with self._lock:
             return list(self._present)
 
+    def find_id(self, id: str) -> list[Client]:
+        """Return the client with that id, or nobody."""
+        with self._lock:
+            return [self._by_id[id]] if id in self._by_id else []
+
+    def find_identity(self, identity: str) -> list[Client]:
+        """Return the clients of that identity, as text."""
+        with self._lock:
+            return list(self._by_identity.get(identity, ()))
+
     def find(self, who: str) -> list[Client]:
         """Return the client with that id, or else those with that identity, as text."""
-        with self._lock:
-            client = self._by_id.get(who)
-            return [client] if client is not None else list(self._by_identity.get(who, ()))
+        return self.find_id(who) or self.find_identity(who)
 
     def count(self, name: str) -> int:
         """Move a counter and return where it stands."""

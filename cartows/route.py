@@ -22,6 +22,7 @@ from simple_websocket import ConnectionClosed
 from .connection import Connection
 from .frames import CLOSE, PONG
 from .options import Options
+from .ratelimit import ADMIT, END, RateLimit
 from .transport import PlainTransport
 
 __all__ = ["RouteConnection", "cut_off"]
@@ -43,6 +44,9 @@ class RouteSocket:
         self._ws = ws
         self.sock = ws.sock
         self._connection = connection
+        #: How many pings the peer may send; simple-websocket's thread, which answers them, has one of its own.
+        options = connection.options
+        self._limit = None if options.rate_limit is None else RateLimit(options.rate_limit, options.rate_burst)
         self._room = threading.Condition()
         self._over = False
 
@@ -62,7 +66,11 @@ class RouteSocket:
             opcode, length = view[0] & 0x0F, view[1] & 0x7F
             payload, view = view[2 : 2 + length], view[2 + length :]
             if opcode == PONG:
-                self._connection.pong(payload)
+                verdict = ADMIT if self._limit is None else self._limit.admit(tells=False)
+                if verdict == ADMIT:
+                    self._connection.pong(payload)
+                elif verdict == END and self._connection.owner is not None:
+                    self._connection.owner.flooded()
             elif opcode == CLOSE:
                 code = int.from_bytes(payload[:2], "big") if len(payload) >= 2 else None
                 self._connection.close(code, payload[2:].decode(errors="replace"), drop_queue=True)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from .message import encoded_size
 from .rooms import Hearing, Room, room_value
 
-__all__ = ["BadSubscription", "Change", "Subscription", "parse", "with_rooms", "without_rooms"]
+__all__ = ["BadMessage", "Change", "Subscription", "TooManyRooms", "parse", "with_rooms", "without_rooms"]
 
 # The most bytes, as JSON, that a client may show of itself in a room.
 MOST_META = 1024
@@ -25,7 +25,7 @@ _MOST_BITS = 3 * MOST_NAME
 Filters = Mapping[str, tuple[str, ...]]
 
 
-class BadSubscription(ValueError):
+class BadMessage(ValueError):
     """Say what is wrong with the message; ``details`` names the place."""
 
     def __init__(self, message: str, details: str = "") -> None:
@@ -55,13 +55,23 @@ class Change(NamedTuple):
     subscription: Subscription = Subscription(())
 
 
-def parse(data: Any, keys: Collection[str], *, joins: bool) -> Subscription:
-    """Return what a message asks for; ``joins`` for ``subscribe``. Raises BadSubscription."""
+class TooManyRooms(Exception):
+    """Say that a message names more rooms than a client may hold."""
+
+
+def parse(data: Any, keys: Collection[str], *, joins: bool, most: int | None = None) -> Subscription:
+    """Return what a message asks for; ``joins`` for ``subscribe``.
+
+    Raises BadMessage, and TooManyRooms for more than ``most``, before each of them is looked at.
+    """
     allowed = ", ".join(sorted(keys))
     if not isinstance(data, Mapping):
-        raise BadSubscription(f'Its "data" must be an object that names rooms, by {allowed}.')
+        raise BadMessage(f'Its "data" must be an object that names rooms, by {allowed}.')
     rooms: dict[Room, None] = {}
     since = meta = None
+    named = [len(value) if isinstance(value, list) else 1 for key, value in data.items() if key in keys]
+    if most is not None and sum(named) > most:
+        raise TooManyRooms
     for key, value in data.items():
         if key in keys:
             rooms.update(dict.fromkeys((key, each) for each in _values(key, value)))
@@ -71,27 +81,27 @@ def parse(data: Any, keys: Collection[str], *, joins: bool) -> Subscription:
         elif key == "presence" and joins:
             meta = _meta(value)
         else:
-            raise BadSubscription(f"Rooms go by {allowed}.", key[:100])
+            raise BadMessage(f"Rooms go by {allowed}.", key[:100])
     if not rooms:
-        raise BadSubscription(f"It names no room; rooms go by {allowed}.")
+        raise BadMessage(f"It names no room; rooms go by {allowed}.")
     return Subscription(tuple(rooms), since, meta)
 
 
 def _values(key: str, value: Any) -> list[str]:
     values = value if isinstance(value, list) else [value]
     if not all(isinstance(each, str) or (isinstance(each, int) and not isinstance(each, bool)) for each in values):
-        raise BadSubscription("A room is named by a text or a whole number, or by a list of them.", key)
+        raise BadMessage("A room is named by a text or a whole number, or by a list of them.", key)
     if not all(each.bit_length() <= _MOST_BITS if isinstance(each, int) else len(each) <= MOST_NAME for each in values):
-        raise BadSubscription(f"The name of a room may have {MOST_NAME} characters.", key)
+        raise BadMessage(f"The name of a room may have {MOST_NAME} characters.", key)
     return [room_value(each) for each in values]
 
 
 def _meta(value: Any) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
-        raise BadSubscription("What is shown of a client must be an object.", "presence")
+        raise BadMessage("What is shown of a client must be an object.", "presence")
     size = encoded_size(value)
     if size > MOST_META:
-        raise BadSubscription(f"What is shown of a client may have {MOST_META} bytes as JSON, not {size}.", "presence")
+        raise BadMessage(f"What is shown of a client may have {MOST_META} bytes as JSON, not {size}.", "presence")
     return value
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cartows.subscriptions import MOST_META, BadSubscription, Subscription, parse, with_rooms, without_rooms
+from cartows.subscriptions import MOST_META, BadMessage, Subscription, parse, with_rooms, without_rooms
 
 KEYS = ("project_id", "board_id")
 ROOM = st.tuples(st.sampled_from(KEYS), st.sampled_from("abc"))
@@ -20,8 +20,8 @@ JSON = st.recursive(
 )
 
 
-def bad(data: Any, *, joins: bool = True) -> BadSubscription:
-    with pytest.raises(BadSubscription) as raised:
+def bad(data: Any, *, joins: bool = True) -> BadMessage:
+    with pytest.raises(BadMessage) as raised:
         parse(data, KEYS, joins=joins)
     assert str(raised.value).endswith(".")
     return raised.value
@@ -102,7 +102,7 @@ def test_what_is_shown_is_bounded_by_its_bytes_as_json() -> None:
 def test_whatever_a_client_sends_is_either_understood_or_refused(data: Any, joins: bool) -> None:
     try:
         found = parse(data, KEYS, joins=joins)
-    except BadSubscription:
+    except BadMessage:
         return
     named = {key: data[key] if isinstance(data[key], list) else [data[key]] for key in KEYS if key in data}
     assert set(found.rooms) == {(key, str(value)) for key, values in named.items() for value in values}

@@ -130,6 +130,8 @@ class Server:
         self.path: str = PATHS.get(plan.app) or settings.get("CARTOWS_PATH", "/ws")
         if plan.kind.handoff is not None:
             settings.setdefault("CARTOWS_HANDOFF", plan.kind.handoff)
+        # Tests talk faster than people; how fast is too fast has tests of its own.
+        settings.setdefault("CARTOWS_RATE_LIMIT", None)
         environment.update({f"FLASK_{name}": json.dumps(value) for name, value in settings.items()})
         paths = [str(ROOT), environment.get("PYTHONPATH", "")]
         environment.update(PYTHONPATH=os.pathsep.join(filter(None, paths)), PYTHONUNBUFFERED="1")

@@ -199,7 +199,7 @@ def test_a_handler_that_raises_is_answered_and_the_connection_lives_on(server: S
 
 def test_types_without_a_handler_are_unknown(server: Server) -> None:
     peer = server.connect()
-    for kind in ("no.such.type", "Echo", "echo ", "__class__", "connect", "task.created", "auth.refresh"):
+    for kind in ("no.such.type", "Echo", "echo ", "__class__", "connect", "task.created", "presence.state"):
         check_error(peer.ask({"type": kind}), "UNKNOWN_TYPE")
     assert sorted(server.get("/records").json["refused"]) == ["auth.refresh", "ping", "pong", "subscribe", "unsubscribe"]
 

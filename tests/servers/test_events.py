@@ -322,7 +322,8 @@ def test_what_is_no_json_object_is_answered_and_the_connection_stays(server: Ser
             check_error(answer, "INVALID_MESSAGE")
         except AssertionError as error:
             raise AssertionError(f"{message[:40]!r} was answered {answer}") from error
-    assert peer.ask({"type": "ping"})["type"] == "pong"
+        # Ten in a row would be too many.
+        assert peer.ask({"type": "ping"})["type"] == "pong"
 
 
 def test_a_type_that_is_no_text_is_answered_and_the_connection_stays(server: Server) -> None:

@@ -156,6 +156,8 @@ def test_invalid_rooms_are_refused_and_nothing_changes(server: Server) -> None:
             (answer,) = ask(peer, kind, data)
             assert answer["type"] == "error", f"{kind} {data!r} was answered {answer}"
             check_error(answer["data"], "INVALID_MESSAGE")
+            # Ten in a row would be too many.
+            assert peer.ask({"type": "ping"})["type"] == "pong"
         assert peer.ask({"type": kind})["data"]["code"] == "INVALID_MESSAGE"
     assert heard(server, peer) == [B1]
     assert subscribe(peer, board_id="b2") == {"board_id": ["b1", "b2"]}
@@ -166,6 +168,7 @@ def test_an_invalid_subscribe_does_not_end_hearing_everything(serve: Serve) -> N
     peer = server.connect()
     for data in INVALID:
         ask(peer, "subscribe", data)
+        assert peer.ask({"type": "ping"})["type"] == "pong"
     assert heard(server, peer) == [EVERYTHING]
 
 

@@ -1,0 +1,98 @@
+"""What a client may say, and what it is answered: the messages of the wire that come from clients.
+
+Threads: the client's reader thread.
+Locks: none of its own.
+Blocks: as long as the app's functions do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from .errors import AuthError
+from .message import MessageType, decode_object, new_message
+from .rooms import room_value
+from .subscriptions import BadMessage, TooManyRooms, parse
+
+if TYPE_CHECKING:
+    from .client import Client
+
+__all__ = ["answer"]
+
+# Messages in a row that make no sense: it is not going to get better.
+_MOST_NONSENSE = 10
+
+# How long such a client has to read why it goes.
+_NONSENSE_WAIT = 1.0
+
+# What the wire calls a client that makes no sense (RFC 6455, section 7.4.1: policy violation).
+NONSENSE = 1008
+
+
+def answer(client: Client, data: str | bytes) -> None:
+    """Do what a client asks for in one message, or say why not."""
+    try:
+        _do(client, decode_object(data))
+        client.nonsense = 0
+    except BadMessage as error:
+        client.nonsense += 1
+        if client.nonsense >= _MOST_NONSENSE:
+            client.show_out(NONSENSE, f"{_MOST_NONSENSE} messages in a row made no sense", within=_NONSENSE_WAIT)
+        else:
+            client.send_error("INVALID_MESSAGE", str(error), error.details)
+
+
+def _do(client: Client, message: Mapping[str, Any] | None) -> None:
+    kind = message.get("type") if message is not None else None
+    if message is None or not isinstance(kind, str) or not kind:
+        raise BadMessage('A message must be one JSON object with a "type".')
+    data = message.get("data")
+    if kind == MessageType.PING:
+        build = partial(client.hub.position_frame, MessageType.PONG.value)
+        client.settle(client.connection.offer_position(build, client.hub.position))
+    elif kind in (MessageType.SUBSCRIBE, MessageType.UNSUBSCRIBE):
+        _change_rooms(client, data, joins=kind == MessageType.SUBSCRIBE)
+    elif kind == MessageType.AUTH_REFRESH:
+        _refresh(client, data)
+    elif client.hooks is not None and kind in client.hooks.hooks.messages:
+        client.hooks.call(client.hooks.hooks.messages[kind], client, new_message(kind, data))
+    elif kind != MessageType.PONG:
+        client.send_error("UNKNOWN_TYPE", "The server knows no message of this type.", kind[:100])
+
+
+def _change_rooms(client: Client, data: Any, *, joins: bool) -> None:
+    options = client.connection.options
+    try:
+        subscription = parse(data, options.filter_keys, joins=joins, most=options.max_filters)
+        if not joins:
+            client.leave_rooms(subscription)
+            return
+        for key, value in subscription.rooms:
+            if client.hooks is not None and not client.hooks.may_hear(client.credentials, client.identity, key, value):
+                client.send_error("FORBIDDEN", "You may not hear this room.", f"{key}={value[:100]}")
+                return
+        if not client.join_rooms(subscription):
+            raise TooManyRooms
+    except TooManyRooms:
+        client.send_error("FORBIDDEN", f"A client may hold {options.max_filters} rooms at most.", "max_filters")
+
+
+def _refresh(client: Client, data: Any) -> None:
+    """Take a new token for the same user."""
+    token = data.get("token") if isinstance(data, Mapping) else None
+    if not isinstance(token, str):
+        raise BadMessage('Its "data" must be an object with a "token".')
+    try:
+        if client.hooks is None:
+            raise AuthError("Credentials are not refreshed here: connect again.")
+        fresh = client.hooks.refresh(token)
+        if fresh.identity is None or room_value(fresh.identity) != client.known_as:
+            raise AuthError("They are not this user's.")
+    except AuthError as error:
+        client.send_error("FORBIDDEN", "The new credentials are not accepted.", str(error))
+        return
+    left = client.renew(fresh)
+    client.send(new_message(MessageType.AUTH_REFRESHED, {} if left is None else {"expires_in_ms": round(left * 1000)}))
+    client.reauthorize()

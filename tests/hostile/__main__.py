@@ -1,0 +1,182 @@
+"""Attack a server that serves cartows, and tell what the well-behaved noticed.
+
+``python -m tests.hostile`` attacks a server that it starts itself. ``--url`` names somebody's own: that needs nothing but
+the standard library here, and their permission.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import random
+import sys
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from .attacks import ATTACKS, Assault, Attack
+from .bystanders import EVENT, Bystanders, Publish, Report
+from .wire import Target
+
+if TYPE_CHECKING:
+    from tests.servers.harness import Server
+
+WARNING = """\
+This ATTACKS {url}: broken handshakes and frames, floods, compressed bombs, clients that never read.
+A server that bears it serves on; one that does not may hang, fill its memory or fall over, and everybody on it with it.
+Do this only to a server that is yours to break, and tell those who watch it."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = _parser().parse_args(arguments)
+    if options.list:
+        print("\n".join(f"{attack.name:18} {attack.what}" for attack in ATTACKS))
+        return 0
+    attacks = [attack for attack in ATTACKS if attack.name in options.only or not options.only]
+    if options.url is None:
+        return _attack_our_own(attacks, options)
+    try:
+        target = Target.of(options.url, [_header(each) for each in options.header])
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 2
+    target = target._replace(guarded=options.guarded)
+    if not target.guarded:
+        attacks = [attack for attack in attacks if attack.name != "forged tokens"]
+    print(WARNING.format(url=options.url), file=sys.stderr)
+    if not options.yes and not _agreed():
+        return 2
+    if options.attackers_only:
+        return _attack_only(target, attacks, options)
+    try:
+        return _attack(target, attacks, options, _publisher(target, options.publish))
+    except ConnectionRefusedError as error:
+        print(f"{options.url} lets no well-behaved client in: {error}", file=sys.stderr)
+        return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m tests.hostile", description=__doc__, formatter_class=_Formatter)
+    parser.add_argument("--url", help="ws://HOST[:PORT]/PATH of a server that is yours to break; none: our own is started")
+    parser.add_argument("--yes", action="store_true", help="it is: do not ask")
+    parser.add_argument(
+        "--header", action="append", default=[], metavar="'NAME: VALUE'", help="what lets well-behaved clients in; repeatable"
+    )
+    parser.add_argument("--guarded", action="store_true", help="the app refuses who has no token: try forged ones")
+    parser.add_argument(
+        "--publish",
+        metavar="PATH",
+        help=f'a path of the app that broadcasts what is POSTed as {{"number": N}}, as an event of type {EVENT!r}',
+    )
+    parser.add_argument("--seconds", type=float, default=5.0, metavar="S", help="for each attack (5)")
+    parser.add_argument("--together", action="store_true", help="all attacks at once, not one after another")
+    parser.add_argument("--only", action="append", default=[], choices=[attack.name for attack in ATTACKS], metavar="ATTACK")
+    parser.add_argument("--pause", type=float, default=0.0, metavar="S", help="least time from round to round of a thread (0)")
+    parser.add_argument("--seed", type=int, default=None, metavar="N", help="what the attacks draw from; printed")
+    parser.add_argument("--list", action="store_true", help="say which attacks there are")
+    parser.add_argument("--attackers-only", action="store_true", help=argparse.SUPPRESS)  # the benchmark has its own clients
+    return parser
+
+
+class _Formatter(argparse.RawDescriptionHelpFormatter):
+    pass
+
+
+def _header(text: str) -> tuple[str, str]:
+    name, colon, value = text.partition(":")
+    if not colon:
+        raise ValueError(f"{text!r} is no header: NAME: VALUE is")
+    return name.strip(), value.strip()
+
+
+def _agreed() -> bool:
+    if not sys.stdin.isatty():
+        print("Nobody is here to agree to that: add --yes.", file=sys.stderr)
+        return False
+    return input("Type the word attack to go on: ").strip() == "attack"
+
+
+def _publisher(target: Target, path: str | None) -> Publish | None:
+    if path is None:
+        return None
+    where = urlsplit(path).path
+    return lambda number: 200 if target.http("POST", where, {"number": number}) < 300 else 500
+
+
+def _attack_our_own(attacks: Sequence[Attack], options: argparse.Namespace) -> int:
+    try:
+        from .stand import publisher, server_of_our_own, target_of
+    except ModuleNotFoundError as error:
+        print(f"A server of our own needs {error.name}: pip install '.[test]'; --url needs nothing.", file=sys.stderr)
+        return 2
+    with server_of_our_own() as server:
+        attacks = [attack for attack in attacks if attack.name != "forged tokens"]
+        return _attack(target_of(server), attacks, options, publisher(server), server)
+
+
+def _attack(
+    target: Target,
+    attacks: Sequence[Attack],
+    options: argparse.Namespace,
+    publish: Publish | None,
+    server: Server | None = None,
+) -> int:
+    seed = random.randrange(1 << 32) if options.seed is None else options.seed
+    what = "pings and GET / only: --publish has events counted" if publish is None else "20 events/s"
+    print(f"seed {seed}; well-behaved clients beside each attack: {what}")
+    print(f"{'attack':18} {'rounds':>7} {'events':>8} {'lost':>5} {'put out':>8} {'p99':>8} {'HTTP':>10} {'slowest':>8}")
+    failed = False
+    for group in [attacks] if options.together else [[attack] for attack in attacks]:
+        assault = Assault(target, group, seed, pause=options.pause)
+        with Bystanders(target, publish) as bystanders:
+            assault.start()
+            try:
+                time.sleep(options.seconds)
+            finally:
+                assault.stop()
+        name = "all together" if options.together else group[0].name
+        problems = bystanders.report.problems(starved=any(attack.starves for attack in group)) + assault.findings
+        with contextlib.ExitStack() as stack:
+            if server is not None:
+                stack.callback(server.close_clients)
+                try:
+                    server.check()
+                except AssertionError as error:
+                    problems.append(f"the server is not as it was: {error}")
+        _print(name, sum(sum(ends.values()) for ends in assault.ends.values()), bystanders.report)
+        for attack in group:
+            ends = ", ".join(f"{count} x {end}" for end, count in assault.ends[attack.name].most_common(6))
+            print(f"    {ends}" if len(group) == 1 else f"    {attack.name}: {ends}")
+        for problem in problems:
+            print(f"  ! {problem}")
+        failed |= bool(problems)
+    print("The well-behaved noticed nothing." if not failed else "Something is not as it should be: see the lines with !")
+    return 1 if failed else 0
+
+
+def _print(name: str, rounds: int, report: Report) -> None:
+    answered = f"{report.http - report.http_failed}/{report.http}"
+    print(
+        f"{name:18} {rounds:7} {report.published * report.clients:8} {report.lost:5} {report.put_out:8} "
+        f"{report.p99 * 1000:5.0f} ms {answered:>10} {report.http_slowest:6.2f} s",
+        flush=True,
+    )
+
+
+def _attack_only(target: Target, attacks: Sequence[Attack], options: argparse.Namespace) -> int:
+    """Attack for a while and tell how it went as JSON; a line says when it has begun."""
+    assault = Assault(target, attacks, options.seed or 0, pause=options.pause)
+    assault.start()
+    print("ATTACKING", flush=True)
+    try:
+        time.sleep(options.seconds)
+    finally:
+        assault.stop()
+    print(json.dumps({"ends": assault.ends, "findings": assault.findings}), flush=True)
+    return 1 if assault.findings else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

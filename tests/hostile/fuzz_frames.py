@@ -1,0 +1,140 @@
+"""The parsers of cartows under atheris: ``python -m tests.hostile.fuzz_frames -max_total_time=60``, after installing it.
+
+Each reads what a stranger sends. What they promise of any bytes is asserted here, without a server; test_fuzz runs the same
+with what hypothesis makes. Arguments are libFuzzer's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable
+from typing import Any
+
+try:
+    import atheris
+except ImportError:  # only the command needs it
+    atheris = None
+
+with atheris.instrument_imports(include=["cartows", "wsproto"]) if atheris is not None else contextlib.nullcontext():
+    from werkzeug.test import EnvironBuilder
+    from werkzeug.wrappers import Request
+
+    from cartows.admission import Refusal, check_filters, check_handshake, check_origin
+    from cartows.auth import JWTAuth
+    from cartows.errors import AuthError, OptionsError
+    from cartows.message import decode_object
+    from cartows.options import Options
+    from cartows.protocol import Closed, Extensions, Inbound, Pinged
+    from cartows.subscriptions import MOST_NAME, BadMessage, parse
+
+OPTIONS = Options()
+MOST = 2000
+
+
+def inbound(data: bytes) -> None:
+    """Frames, cut anywhere: whole messages no larger than allowed, and nothing behind the end."""
+    deflate, cut, data = bool(data[:1] and data[0] & 1), 1 + (data[0] >> 1 if data else 0), data[1:]
+    found = Inbound(Extensions("permessage-deflate" if deflate else None, deflate), MOST)
+    for start in range(0, len(data), cut):
+        items = list(found.feed(data[start : start + cut]))
+        for item in items:
+            if isinstance(item, str):
+                assert len(item.encode()) <= MOST
+            elif isinstance(item, bytes):
+                assert len(item) <= MOST
+            elif isinstance(item, Pinged):
+                assert len(item.payload) <= 125
+            elif isinstance(item, Closed):
+                assert item is items[-1]
+                assert item.by_peer or item.code in (1002, 1003, 1007, 1009), item
+                return
+            else:
+                assert item is None
+
+
+def message(data: bytes) -> None:
+    """An object, or nothing."""
+    for text in (data, data.decode("utf-8", "surrogateescape")):
+        found = decode_object(text)
+        assert found is None or isinstance(found, dict)
+
+
+def subscription(data: bytes) -> None:
+    """What is asked for is texts of bounded length, or it is refused with a text that can be sent."""
+    found = decode_object(data)
+    for asked in (found, found.get("data") if found else None):
+        for joins in (True, False):
+            try:
+                wanted = parse(asked, OPTIONS.filter_keys, joins=joins)
+            except BadMessage as error:
+                assert len(str(error)) < 500
+                assert len(error.details) <= 200
+                continue
+            assert wanted.rooms
+            assert all(key in OPTIONS.filter_keys and isinstance(value, str) for key, value in wanted.rooms)
+            assert all(len(value) <= MOST_NAME for _, value in wanted.rooms)
+
+
+_HEADERS = ("Connection", "Upgrade", "Sec-WebSocket-Version", "Sec-WebSocket-Key", "Origin", "Host")
+
+
+def handshake(data: bytes) -> None:
+    """Header values, one to a line, then the query: an answer, or none."""
+    values = data.decode("latin-1").replace("\r", "").split("\n")
+    environ = EnvironBuilder(path="/ws").get_environ()
+    for name, value in zip(_HEADERS, values, strict=False):
+        environ["HTTP_" + name.upper().replace("-", "_")] = value
+    environ["QUERY_STRING"] = "\n".join(values[len(_HEADERS) :])
+    request = Request(environ)
+    for found in (check_handshake(request), check_filters(request, OPTIONS)):
+        assert not isinstance(found, Refusal) or 400 <= found.status < 500
+    refused = check_origin(request, OPTIONS)
+    assert refused is None or refused.status == 403
+
+
+def _authenticator() -> JWTAuth | None:
+    try:
+        return JWTAuth("the secret that nobody has guessed so far", require=())
+    except OptionsError:  # its extra is not installed
+        return None
+
+
+AUTHENTICATOR = _authenticator()
+
+
+def token(data: bytes) -> None:
+    """A token is refused in a sentence that holds nothing of it; nobody signs one by chance."""
+    if AUTHENTICATOR is None:
+        return
+    text = data.decode("latin-1")
+    try:
+        AUTHENTICATOR.refresh(text)
+    except AuthError as error:
+        assert len(text) < 30 or text not in str(error)
+        assert error.__cause__ is None and error.__context__ is None, "an error in its wake may quote the token"
+        return
+    raise AssertionError(f"{text!r} is let in")
+
+
+TARGETS: tuple[Callable[[bytes], None], ...] = (inbound, message, subscription, handshake, token)
+
+
+def one_input(data: bytes) -> None:
+    """Give one of them what is behind the first byte."""
+    if data:
+        TARGETS[data[0] % len(TARGETS)](data[1:])
+
+
+def main(arguments: list[str]) -> int:
+    if atheris is None:
+        print("atheris is not installed here: pip install atheris. The tests run the same with hypothesis.", file=sys.stderr)
+        return 2
+    fuzzer: Any = atheris
+    fuzzer.Setup(arguments, one_input)
+    fuzzer.Fuzz()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

@@ -1,0 +1,317 @@
+"""Tokens: the three ways in, what is said of a bad one, and their end; and that none is found in a log."""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import jwt
+import pytest
+from websockets.exceptions import InvalidStatus
+
+from .clients import Json, Peer, Raw, Response
+from .conftest import Serve
+from .harness import BOTH_WAYS, FLASK, GTHREAD, GTHREAD_TLS, Kind, Server
+from .live import ask, label, subscribe
+from .process import wait_for
+
+KEY = "0123456789abcdef0123456789abcdef"
+CONFIG = {"JWT": {"key": KEY, "audience": "tests", "issuer": "the tests", "rooms_claim": "rooms"}}
+#: How long something is watched that must not happen, in seconds.
+A_MOMENT = 0.3
+
+#: Every token that the running test has made.
+minted: list[str] = []
+
+
+def token(sub: Any = "ann", *, key: str = KEY, algorithm: str = "HS256", without: str = "", **claims: Any) -> str:
+    """Return a token that is good for all and for an hour, save for what is said otherwise."""
+    good = {"sub": sub, "aud": "tests", "iss": "the tests", "exp": int(time.time()) + 3600, "rooms": "*", **claims}
+    good.pop(without, None)
+    minted.append(jwt.encode(good, key, algorithm))
+    return minted[-1]
+
+
+def soon() -> int:
+    """Return a time to expire at that is one to two seconds away: in tokens seconds are whole."""
+    return math.floor(time.time()) + 2
+
+
+def check_no_secrets(text: str) -> None:
+    for each in minted:
+        # the header is the same for all; a part of what is signed, or the signature, is too much already
+        for part in each.split(".")[1:]:
+            assert not part or part[:40] not in text, f"{part} of a token is found in {text[-3000:]}"
+
+
+@pytest.fixture(autouse=True)
+def no_secret_in_any_log(serve: Serve, fleet: Any) -> Iterator[None]:
+    minted.clear()
+    yield
+    for server in fleet.used:
+        check_no_secrets(server.log())
+
+
+@pytest.fixture(params=(*BOTH_WAYS, GTHREAD_TLS, FLASK), ids=str)
+def server(serve: Serve, request: pytest.FixtureRequest) -> Server:
+    return serve("guarded", kind=request.param, config=CONFIG)
+
+
+@pytest.fixture
+def home(serve: Serve) -> Server:
+    return serve("guarded", config=CONFIG)
+
+
+def authorization(token: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {token}"}
+
+
+def come_in(server: Server, token: str, query: str = "", **options: Any) -> Peer:
+    return server.connect(f"/live{query}", additional_headers=authorization(token), **options)
+
+
+def check_unauthorized(response: Response) -> str:
+    """Check a 401 and return its reason."""
+    assert response.status == 401, response
+    assert response.headers["WWW-Authenticate"].startswith("Bearer")
+    assert response.json["code"] == "UNAUTHORIZED"
+    check_no_secrets(response.body.decode() + str(response.headers))
+    return str(response.json["message"])
+
+
+def check_forbidden(message: Json) -> str:
+    """Check an error FORBIDDEN and return its details."""
+    assert (message["type"], message["data"]["code"], bool(message["error"])) == ("error", "FORBIDDEN", True), message
+    check_no_secrets(json.dumps(message))
+    return str(message["data"]["details"])
+
+
+def refresh(token: Any) -> Json:
+    return {"type": "auth.refresh", "data": {"token": token}}
+
+
+def check_expired(peer: Peer | Raw, exp: float) -> list[Json]:
+    """Check that a client is put out at that time with advice; return what came before."""
+    messages, closed = peer.ended()
+    assert time.time() >= exp - 0.05, "it was put out too early"
+    messages = [message if isinstance(message, dict) else message.json for message in messages]
+    advice = messages.pop()
+    assert (advice["type"], closed.code) == ("disconnect", 3005)
+    assert advice["data"] == {"code": 3005, "reason": closed.reason, "reconnect": True, "retry_after_ms": 0}
+    return messages
+
+
+def check_nothing_comes(peer: Peer) -> None:
+    with pytest.raises(TimeoutError):
+        peer.receive(A_MOMENT)
+
+
+# The ways in ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_token_comes_by_authorization(server: Server) -> None:
+    peer = come_in(server, token())
+    assert peer.connection.subprotocol is None
+    assert peer.ask({"type": "ping"})["type"] == "pong"
+    assert server.post("/disconnect", {"identity": "ann"}).json == {"closed": 1}
+    assert server.raw().open("/live", {"authorization": f"bEARER  {token()}"}).status == 101
+
+
+def test_a_token_comes_by_subprotocol_and_the_answer_names_the_other(server: Server) -> None:
+    good = token()
+    peer = server.connect("/live", subprotocols=["cartows", f"bearer.{good}"])
+    assert peer.connection.subprotocol == "cartows"
+    server.publish("broadcast", "app.refreshed")
+    assert peer.receive()["type"] == "app.refreshed"
+    for offered in (f"bearer.{good}, cartows", f"other,cartows,bearer.{good}"):
+        response = server.raw().open("/live", {"Sec-WebSocket-Protocol": offered})
+        assert (response.status, response.headers.get_all("Sec-WebSocket-Protocol")) == (101, ["cartows"])
+
+
+def test_what_was_not_offered_is_not_named(home: Server) -> None:
+    for headers in ({"Sec-WebSocket-Protocol": f"bearer.{token()}"}, authorization(token())):
+        response = home.raw().open("/live", dict(headers))
+        assert (response.status, response.headers.get_all("Sec-WebSocket-Protocol")) == (101, None)
+    response = home.raw().open("/live", {"Sec-WebSocket-Protocol": "cartows", **authorization(token())})
+    assert response.headers.get_all("Sec-WebSocket-Protocol") == ["cartows"]
+
+
+@pytest.mark.parametrize("kind", BOTH_WAYS, ids=str)
+def test_a_token_comes_by_query_where_that_is_enabled_and_is_kept_out_of_the_logs(serve: Serve, kind: Kind) -> None:
+    config = {"JWT": {**CONFIG["JWT"], "query_parameter": "access_token"}}
+    server = serve("guarded", kind=kind, config=config, arguments=("--access-logfile", "-"))
+    peer = server.connect(f"/live?access_token={token()}&board_id=b1")
+    assert peer.ask({"type": "ping"})["type"] == "pong"
+    assert check_unauthorized(server.raw().open(f"/live?access_token={token(key=KEY[::-1])}"))
+    peer.close()
+    # who is handed off is in nobody's access log, who is attached at its end
+    wait_for(lambda: server.log().count('"GET /live') == 1 + kind.attached, "the access log")
+
+
+def test_a_query_is_not_looked_at_where_that_is_not_enabled(server: Server) -> None:
+    reason = check_unauthorized(server.raw().open("/live?access_token=none"))
+    assert "access_token" not in reason
+
+
+# Bad tokens -----------------------------------------------------------------------------------------------------------
+
+
+def unsigned() -> str:
+    head, body, _ = token().split(".")
+    assert head
+    none = base64.urlsafe_b64encode(b'{"alg":"none","typ":"JWT"}').decode().rstrip("=")
+    return f"{none}.{body}."
+
+
+def tampered() -> str:
+    head, _, signature = token("bob").split(".")
+    return ".".join((head, token("eve").split(".")[1], signature))
+
+
+BAD: dict[str, tuple[Any, str]] = {
+    "expired": (lambda: token(exp=int(time.time()) - 1), "expired"),
+    "not valid yet": (lambda: token(nbf=int(time.time()) + 600), "not valid yet"),
+    "another key": (lambda: token(key=KEY[::-1]), "signature"),
+    "another algorithm": (lambda: token(algorithm="HS512", key=KEY * 2), ""),
+    "no signature": (unsigned, "algorithm"),
+    "somebody else's signature": (tampered, "signature"),
+    "another audience": (lambda: token(aud="somebody"), "audience"),
+    "no audience": (lambda: token(without="aud"), "aud"),
+    "another issuer": (lambda: token(iss="somebody"), "issuer"),
+    "nobody": (lambda: token(without="sub"), "sub"),
+    "for ever": (lambda: token(without="exp"), "exp"),
+    "malformed rooms": (lambda: token(rooms=5), "rooms"),
+    "three words": (lambda: "Q7xW2k.Zk9wPv.Jp3sLd", "malformed"),
+    "one word": (lambda: "Vw8rTz5", "malformed"),
+    "very long": (lambda: "x" * 3000, "malformed"),
+}
+
+
+@pytest.mark.parametrize("bad", BAD)
+def test_a_bad_token_is_refused_with_a_reason_by_every_way(serve: Serve, bad: str) -> None:
+    make, words = BAD[bad]
+    for kind in (GTHREAD, FLASK):
+        server = serve("guarded", kind=kind, config=CONFIG)
+        wrong = make()
+        minted.append(wrong)
+        reason = check_unauthorized(server.raw().open("/live", dict(authorization(wrong))))
+        assert words in reason
+        assert wrong not in reason
+        by_protocol = server.raw().open("/live", {"Sec-WebSocket-Protocol": f"cartows, bearer.{wrong}"})
+        assert check_unauthorized(by_protocol) == reason
+        with pytest.raises(InvalidStatus) as raised:
+            come_in(server, wrong)
+        assert raised.value.response.status_code == 401
+        assert server.client_count() == 0
+
+
+@pytest.mark.parametrize("headers", [{}, {"Authorization": "Basic YW5uOnNlY3JldA=="}, {"Authorization": "Bearer"}], ids=repr)
+def test_who_brings_no_token_is_told_how(server: Server, headers: dict[str, str | None]) -> None:
+    start = len(server.log())
+    reason = check_unauthorized(server.raw().open("/live", headers))
+    assert "Authorization" in reason
+    assert "bearer." in reason
+    wait_for(lambda: "401" in server.log(start), "the log")
+    assert "YW5uOnNl" not in server.log(start)
+
+
+# Rooms ----------------------------------------------------------------------------------------------------------------
+
+
+def test_the_rooms_of_a_token_are_all_that_its_client_may_hear(server: Server) -> None:
+    ann = token(rooms={"board_id": ["b1", 7], "project_id": "p1"})
+    for query, place in (("", "everything"), ("?board_id=b2", "board_id=b2"), ("?board_id=b1&project_id=p2", "project_id=p2")):
+        response = server.raw().open(f"/live{query}", dict(authorization(ann)))
+        assert (response.status, response.json["code"]) == (403, "FORBIDDEN")
+        assert place in response.json["message"]
+    peer, everybody = come_in(server, ann, "?board_id=b1"), come_in(server, token("bob"))
+    (refused,) = ask(peer, "subscribe", {"board_id": ["7", "b2"]})
+    assert check_forbidden(refused) == "board_id=b2"
+    assert subscribe(peer, board_id=7) == {"board_id": ["b1", "7"]}
+    for board in ("b1", "7", "b2"):
+        server.publish("broadcast_task_created", "t1", board, {"board": board})
+    heard, all_of_it = server.heard(peer, everybody)
+    assert [message["data"]["board_id"] for message in heard] == ["b1", "7"]
+    assert [label(message) for message in all_of_it] == ["t1"] * 3
+
+
+def test_a_token_without_rooms_hears_nothing(home: Server) -> None:
+    for each in (token(without="rooms"), token(rooms={})):
+        for query in ("", "?board_id=b1"):
+            assert home.raw().open(f"/live{query}", dict(authorization(each))).status == 403
+
+
+# The end of a token ---------------------------------------------------------------------------------------------------
+
+
+def test_a_client_goes_when_its_token_expires_unless_it_brought_another(server: Server) -> None:
+    exp = soon()
+    keeps, goes = come_in(server, token(exp=exp)), come_in(server, token(exp=exp))
+    later = exp + 1
+    answer = keeps.ask(refresh(token(exp=later)))
+    assert answer["type"] == "auth.refreshed"
+    assert 0 < answer["data"]["expires_in_ms"] <= (later - time.time()) * 1000 + 1000
+    assert check_expired(goes, exp) == []
+    wait_for(lambda: time.time() > exp + A_MOMENT, "the old token's end")
+    assert keeps.ask({"type": "ping"})["type"] == "pong"
+    # and the new one has an end, too
+    assert check_expired(keeps, later) == []
+    wait_for(lambda: [end["code"] for end in server.get("/ended").json if end["client"] == goes.id] == [3005], "on_disconnect")
+
+
+@pytest.mark.parametrize("kind", [*BOTH_WAYS, FLASK], ids=str)
+def test_what_does_not_renew_a_token_changes_nothing(serve: Serve, kind: Kind) -> None:
+    server = serve("guarded", kind=kind, config=CONFIG)
+    exp = soon()
+    peer = come_in(server, token(exp=exp), "?board_id=b1")
+    assert "this user" in check_forbidden(peer.ask(refresh(token("bob"))))
+    assert "signature" in check_forbidden(peer.ask(refresh(token(key=KEY[::-1]))))
+    assert "expired" in check_forbidden(peer.ask(refresh(token(exp=int(time.time()) - 1))))
+    assert "algorithm" in check_forbidden(peer.ask(refresh(unsigned())))
+    assert "malformed" in check_forbidden(peer.ask(refresh("garbage")))
+    assert "malformed" in check_forbidden(peer.ask(refresh("")))
+    for data in (None, {}, [], "token", {"token": None}, {"token": 5}, {"token": ["x"]}):
+        answer = peer.ask({"type": "auth.refresh", "data": data})
+        assert (answer["type"], answer["data"]["code"]) == ("error", "INVALID_MESSAGE")
+    assert peer.ask({"type": "ping"})["type"] == "pong"
+    assert check_expired(peer, exp) == []
+
+
+def test_a_refresh_may_cost_a_room(server: Server) -> None:
+    peer = come_in(server, token(rooms={"board_id": ["b1", "b2"]}), "?board_id=b1&board_id=b2")
+    peer.send(refresh(token(rooms={"board_id": "b2"})))
+    refreshed, lost = peer.receive(), peer.receive()
+    assert (refreshed["type"], lost["type"], lost["data"]) == ("auth.refreshed", "unsubscribed", {"board_id": ["b2"]})
+    for board in ("b1", "b2"):
+        server.publish("broadcast_task_created", "t1", board, {})
+    assert [message["data"]["board_id"] for message in server.heard(peer)[0]] == ["b2"]
+    # and may bring one, which is not entered by itself
+    assert peer.ask(refresh(token(rooms={"board_id": ["b2", "b3"]})))["type"] == "auth.refreshed"
+    assert subscribe(peer, board_id="b3") == {"board_id": ["b2", "b3"]}
+
+
+def test_a_refresh_may_cost_everything(home: Server) -> None:
+    peer = come_in(home, token())
+    peer.send(refresh(token(rooms={"board_id": "b1"})))
+    messages, closed = peer.ended()
+    assert closed.code == 3507
+    assert messages[-1]["type"] == "disconnect"
+    assert messages[-1]["data"]["reconnect"] is False
+
+
+def test_a_token_that_leeway_let_in_is_good_for_as_long(serve: Serve) -> None:
+    server = serve("guarded", config={"JWT": {**CONFIG["JWT"], "leeway": 60}})
+    peer = come_in(server, token(exp=int(time.time()) - 5))
+    check_nothing_comes(peer)
+    assert peer.ask(refresh(token(exp=int(time.time()) - 5)))["data"]["expires_in_ms"] > 30_000
+    assert "expired" in check_unauthorized(server.raw().open("/live", dict(authorization(token(exp=int(time.time()) - 61)))))
+
+
+def test_an_open_client_has_nothing_to_refresh(home: Server) -> None:
+    peer = home.connect()
+    check_forbidden(peer.ask(refresh(token())))
+    assert peer.ask({"type": "ping"})["type"] == "pong"

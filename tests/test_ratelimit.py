@@ -1,0 +1,136 @@
+"""How much one client may say: never more than was agreed, and whoever keeps to that is never told anything."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cartows.ratelimit import ADMIT, DROP, END, TELL, RateLimit
+
+# Sixteenths of a second: sums of them are exact.
+TICK = 1 / 16
+PAUSES = st.lists(st.integers(0, 64).map(lambda ticks: ticks * TICK), max_size=120)
+RATES = st.sampled_from([0.25, 1.0, 2.0, 16.0])
+BURSTS = st.integers(1, 12)
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def limited(rate: float, burst: int) -> tuple[RateLimit, Clock]:
+    clock = Clock()
+    return RateLimit(rate, burst, clock), clock
+
+
+def say(limit: RateLimit, count: int) -> list[int]:
+    return [limit.admit() for _ in range(count)]
+
+
+def test_a_burst_goes_through_and_what_is_over_it_is_told_once_then_dropped_then_the_end() -> None:
+    limit, _ = limited(1, 3)
+    assert say(limit, 7) == [ADMIT, ADMIT, ADMIT, TELL, DROP, DROP, END]
+    assert limit.admit() == END, "it is not forgiven for having been told"
+
+
+def test_who_waits_as_long_as_it_is_told_is_heard() -> None:
+    limit, clock = limited(4, 2)
+    assert say(limit, 3) == [ADMIT, ADMIT, TELL]
+    assert limit.wait() == pytest.approx(0.25)
+    clock.now += limit.wait() / 2
+    assert limit.admit() == DROP
+    clock.now += limit.wait()
+    assert limit.admit() == ADMIT
+
+
+def test_the_wait_is_nothing_for_who_may_speak() -> None:
+    limit, clock = limited(4, 2)
+    assert limit.wait() == 0
+    say(limit, 5)
+    clock.now += 100
+    limit.admit()
+    assert limit.wait() == 0
+
+
+def test_who_has_been_silent_has_a_burst_again_and_no_more() -> None:
+    limit, clock = limited(10, 5)
+    say(limit, 5)
+    clock.now += 3600
+    assert say(limit, 6) == [ADMIT] * 5 + [TELL]
+
+
+def test_it_is_said_again_after_a_second() -> None:
+    limit, clock = limited(0.25, 8)
+    assert say(limit, 10) == [ADMIT] * 8 + [TELL, DROP]
+    clock.now += 0.9
+    assert limit.admit() == DROP
+    clock.now += 0.1
+    assert limit.admit() == TELL
+
+
+def test_a_quiet_second_is_forgiveness_and_less_is_not() -> None:
+    for quiet, verdict in ((1.0, TELL), (15 * TICK, END)):
+        limit, clock = limited(0.001, 4)
+        assert say(limit, 8) == [ADMIT] * 4 + [TELL, DROP, DROP, DROP]
+        clock.now += quiet
+        assert limit.admit() == verdict
+
+
+def test_what_is_dropped_costs_nothing_of_what_may_be_said_later() -> None:
+    limit, clock = limited(1, 2)
+    assert say(limit, 4) == [ADMIT, ADMIT, TELL, DROP]
+    clock.now += 1
+    assert limit.admit() == ADMIT
+
+
+@given(RATES, BURSTS, st.integers(1, 200))
+def test_who_keeps_the_pace_is_never_limited(rate: float, burst: int, count: int) -> None:
+    limit, clock = limited(rate, burst)
+    for _ in range(count):
+        assert limit.admit() == ADMIT
+        clock.now += 1 / rate
+
+
+@given(RATES, BURSTS, PAUSES)
+def test_no_stretch_of_time_has_more_than_the_burst_and_the_pace(rate: float, burst: int, pauses: list[float]) -> None:
+    limit, clock = limited(rate, burst)
+    admitted = []
+    for pause in pauses:
+        clock.now += pause
+        if limit.admit() == ADMIT:
+            admitted.append(clock.now)
+    for first, start in enumerate(admitted):
+        for last, end in enumerate(admitted[first:], first):
+            assert last - first + 1 <= burst + (end - start) * rate + 1e-9
+
+
+@given(RATES, BURSTS, PAUSES)
+def test_against_the_plainest_of_models(rate: float, burst: int, pauses: list[float]) -> None:
+    """The bucket, the count of what was dropped and the time of the last word, each as a list that is looked through."""
+    limit, clock = limited(rate, burst)
+    left, before = float(burst), clock.now
+    dropped: list[float] = []
+    told: list[float] = []
+    for pause in pauses:
+        clock.now += pause
+        now = clock.now
+        left, before = min(float(burst), left + (now - before) * rate), now
+        verdict = limit.admit()
+        if left >= 1:
+            left -= 1
+            assert verdict == ADMIT
+            continue
+        dropped = [*dropped, now] if dropped and now - dropped[-1] < 1 else [now]
+        if len(dropped) > burst:
+            assert verdict == END
+        elif any(now - at < 1 for at in told):
+            assert verdict == DROP
+        else:
+            assert verdict == TELL
+            told.append(now)
+        assert 0 < limit.wait() <= 1 / rate

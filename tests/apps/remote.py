@@ -8,6 +8,7 @@ import logging
 import os
 import sys
 import threading
+import time
 from typing import Any
 
 from flask import Blueprint, Flask, jsonify, request
@@ -42,13 +43,18 @@ def install(app: Flask, hub: Hub) -> None:
 
     @remote.post("/publish")
     def publish() -> ResponseReturnValue:
-        """Call the hub's methods in order: a list of [name, arguments, keyword arguments]."""
-        return jsonify(
-            [
-                _result(getattr(hub, name)(*map(_argument, arguments), **keywords))
-                for name, arguments, keywords in request.get_json()
-            ]
-        )
+        """Call the hub's methods in order: a list of [name, arguments, keyword arguments].
+
+        Answers when the hub has handed all of that out: who connects in the same turn of the hub comes before the event.
+        """
+        results = [
+            getattr(hub, name)(*map(_argument, arguments), **keywords) for name, arguments, keywords in request.get_json()
+        ]
+        newest = max((int(result.id.partition(".")[2]) for result in results if result.id), default=0)
+        deadline = time.monotonic() + 10
+        while hub.position < newest and time.monotonic() < deadline:
+            time.sleep(0.001)
+        return jsonify([_result(result) for result in results])
 
     @remote.post("/flood")
     def flood() -> ResponseReturnValue:

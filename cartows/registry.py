@@ -69,11 +69,6 @@ class Registry:
                 self._by_identity.setdefault(client.known_as, {})[client] = None
             self._counters["registered"] += 1
 
-    def holds(self, client: Client) -> bool:
-        """Return whether a client is in."""
-        with self._lock:
-            return client in self._clients
-
     def remove(self, client: Client) -> None:
         """Take a client out; nothing happens when it is not in."""
         with self._lock:
@@ -147,11 +142,10 @@ class Registry:
             client = self._by_id.get(who)
             return [client] if client is not None else list(self._by_identity.get(who, ()))
 
-    def count(self, name: str) -> int:
-        """Move a counter and return where it stands."""
+    def count(self, name: str) -> None:
+        """Move a counter."""
         with self._lock:
             self._counters[name] += 1
-            return self._counters[name]
 
     def stats(self) -> dict[str, Any]:
         """Return how many clients are in and places taken, and the counters."""

@@ -16,7 +16,7 @@ import os
 import random
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from .connection import Connection
@@ -30,7 +30,7 @@ from .place import Place
 from .ratelimit import ADMIT, END, TELL
 from .rooms import Hearing, room_value
 from .sending import GONE, OVERFLOW, WANTS_WRITER, Batch
-from .subscriptions import Change, Subscription, with_rooms, without_rooms
+from .subscriptions import Change, Filters, Subscription, with_rooms, without_rooms
 
 if TYPE_CHECKING:
     from .hub import Hub
@@ -87,7 +87,7 @@ class Client:
         #: Its descriptor is closed; under the hub's lock.
         self.gone = False
         # A new mapping with every change: readers take no lock.
-        self._filters: Mapping[str, tuple[str, ...]] = {}
+        self._filters: Filters = {}
         #: Its filters have been spoken of, and it does not hear everything for want of one.
         self._selective = False
         connection.owner = self
@@ -140,9 +140,7 @@ class Client:
             filters = {**self._filters, key: values}
             self._refilter_locked({each: held for each, held in filters.items() if held})
 
-    def _refilter_locked(
-        self, filters: Mapping[str, tuple[str, ...]], answer: str | None = None, subscription: Subscription | None = None
-    ) -> None:
+    def _refilter_locked(self, filters: Filters, answer: str | None = None, subscription: Subscription | None = None) -> None:
         before = self.hearing
         self._filters = filters
         # Of whom a filter has been set or taken does not hear everything for want of one: it may be one that sees no board.

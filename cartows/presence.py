@@ -17,11 +17,12 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
+from .message import MessageType
 from .rooms import Room, room_value
 
 __all__ = ["News", "Presence"]
 
-STATE, DIFF = "presence.state", "presence.diff"
+STATE, DIFF = MessageType.PRESENCE_STATE.value, MessageType.PRESENCE_DIFF.value
 
 # A room that is too large for names is told its count this often, in seconds.
 _COUNT_PERIOD = 1.0

@@ -86,11 +86,6 @@ class Registry:
             self._by_id[client.id] = client
             self._counters["registered"] += 1
 
-    def holds(self, client: Client) -> bool:
-        """Return whether a client is in."""
-        with self._lock:
-            return client in self._clients
-
     def remove(self, client: Client) -> None:
         """Take a client out; nothing happens when it is not in."""
         with self._lock:
@@ -173,11 +168,10 @@ class Registry:
         """Return the client with that id, or else those with that identity, as text."""
         return self.find_id(who) or self.find_identity(who)
 
-    def count(self, name: str) -> int:
-        """Move a counter and return where it stands."""
+    def count(self, name: str) -> None:
+        """Move a counter."""
         with self._lock:
             self._counters[name] += 1
-            return self._counters[name]
 
     def stats(self) -> dict[str, Any]:
         """Return how many clients are in and places taken, and the counters."""

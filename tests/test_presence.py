@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import itertools
-import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from types import FrameType
 from typing import Any
 
 import pytest
@@ -18,6 +16,8 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, rule
 from cartows import presence as module_under_test
 from cartows.presence import News, Presence
 from cartows.rooms import Room
+
+from .costs import Lines
 
 LEAVE_WAIT = 5.0
 
@@ -739,27 +739,6 @@ def test_the_roster_is_read_and_changed_under_the_lock(presence: Presence[Client
 # What it costs -----------------------------------------------------------------------------------------------------
 
 
-class Lines:
-    """Count the lines that presence.py runs: the work, whatever the machine."""
-
-    def __init__(self) -> None:
-        self.count = 0
-
-    def __enter__(self) -> Lines:
-        self._before = sys.gettrace()
-        sys.settrace(self._trace)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        sys.settrace(self._before)
-
-    def _trace(self, frame: FrameType, event: str, argument: Any) -> Any:
-        if frame.f_code.co_filename != module_under_test.__file__:
-            return None
-        self.count += event == "line"
-        return self._trace
-
-
 @pytest.fixture
 def costs() -> Iterator[list[int]]:
     """Take what the same work cost among few and among many, and see that it was the same."""
@@ -779,7 +758,7 @@ def test_a_change_costs_its_room_and_not_the_others(clock: Clock, costs: list[in
                 clock.now += 0.0001
                 presence.gone(other, at_once=False)
         members = crowd(presence, 5)
-        with Lines() as lines:
+        with Lines(module_under_test) as lines:
             presence.enter(Client("ann"), BOARD, {})
             presence.take_news()
             presence.leave(members[0], BOARD)
@@ -794,13 +773,13 @@ def test_a_join_over_the_limit_does_not_cost_the_room(small: Presence[Client], c
         room = ("board_id", str(size))
         enter(small, *(Client(f"person {index}") for index in range(size)), room=room)
         enter(small, Client("the first to be counted"), room=room)
-        with Lines() as lines:
+        with Lines(module_under_test) as lines:
             small.enter(Client("ann"), room, {})
             small.take_news()
         costs.append(lines.count)
         # That the count above can tell the difference.
         clock.now += 1
-        with Lines() as lines:
+        with Lines(module_under_test) as lines:
             small.take_news()
         assert lines.count > size
 
@@ -811,7 +790,7 @@ def test_who_comes_back_does_not_cost_those_who_are_held_back(clock: Clock, cost
         members = crowd(presence, size)
         for member in members:
             presence.gone(member, at_once=False)
-        with Lines() as lines:
+        with Lines(module_under_test) as lines:
             presence.enter(Client(members[-2].identity), BOARD, {})
             presence.enter(Client("new"), BOARD, {})
         costs.append(lines.count)

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import enum
-import sys
 import uuid
-from types import FrameType
-from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -15,6 +12,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from cartows import rooms as module_under_test
 from cartows.rooms import EVERYONE, Audience, Hearing, Rooms, room_value
+
+from .costs import Lines
 
 KEYS = ["project_id", "board_id"]
 VALUES = ["a", "b", "c"]
@@ -120,27 +119,6 @@ def test_an_empty_room_is_forgotten() -> None:
     assert sum(len(held) for held in vars(rooms).values()) <= 1
 
 
-class Lines:
-    """Count the lines that rooms.py runs: the work, whatever the machine."""
-
-    def __init__(self) -> None:
-        self.count = 0
-
-    def __enter__(self) -> Lines:
-        self._before = sys.gettrace()
-        sys.settrace(self._trace)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        sys.settrace(self._before)
-
-    def _trace(self, frame: FrameType, event: str, argument: Any) -> Any:
-        if frame.f_code.co_filename != module_under_test.__file__:
-            return None
-        self.count += event == "line"
-        return self._trace
-
-
 @pytest.mark.parametrize(
     "audience",
     [Audience((("board_id", "b1"),)), Audience((("board_id", "b1"), ("project_id", "p1")), unfiltered=False)],
@@ -153,7 +131,7 @@ def test_an_event_for_a_room_costs_its_members_and_not_the_others(audience: Audi
             rooms.join(member, hearing(board_id=["b1"]))
         for member in range(10, 10 + others):
             rooms.join(member, hearing(board_id=[f"other {member % 100}"], project_id=["p2"]))
-        with Lines() as lines:
+        with Lines(module_under_test) as lines:
             groups = rooms.hearers([audience] * 5)
         assert groups == {0b11111: list(range(10))}
         costs.append(lines.count)
@@ -167,7 +145,7 @@ def test_an_event_for_everyone_costs_everyone() -> None:
         rooms: Rooms[int] = Rooms()
         for member in range(others):
             rooms.join(member, hearing(board_id=["b1"]))
-        with Lines() as lines:
+        with Lines(module_under_test) as lines:
             rooms.hearers([EVERYONE])
         costs.append(lines.count)
     assert costs[1] > 10 * costs[0]

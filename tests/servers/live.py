@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import threading
 from collections.abc import Callable, Iterable
 from typing import Any
 from urllib.parse import quote
 
-from .clients import Json, Peer, Raw
+from . import process
+from .clients import TEXT, Json, Peer, Raw, make_frame
 from .harness import HOST, Server, event_ids
 
 Call = tuple[str, tuple[Any, ...], Json]
@@ -170,3 +173,18 @@ class Sipper(Raw):
     def sip(self, count: int) -> None:
         """Take up to so many bytes from the socket, and look at them later."""
         self._buffer += self._recv(count)
+
+
+def check_greed(server: Server) -> None:
+    """Have a client ask and never read: it is put out, and costs the others nothing and the server little memory."""
+    before = process.peak_memory(server.pid) if process.HAS_PROC else 0
+    watcher = server.connect()
+    greedy = server.upgraded(receive_buffer=4096)
+    question = make_frame(TEXT, json.dumps({"type": "no.such.type"}).encode()) * 100
+    with contextlib.suppress(OSError):
+        for _ in range(1000):
+            greedy.send(question)
+    server.await_clients(1)
+    assert server.heard(watcher) == [[]]
+    if process.HAS_PROC:
+        assert process.peak_memory(server.pid) - before < 16 * 1024 * 1024

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
-from . import process
-from .clients import PING, PONG, TEXT, Json, Raw, make_frame
+from .clients import PING, PONG, TEXT, Json, Raw
 from .conftest import Serve
 from .harness import EVERYWHERE, Kind, Server, event_ids
+from .live import check_greed
 
 SLOW_CONSUMER = 3008
 
@@ -122,17 +120,7 @@ def test_half_of_the_clients_stalled_cost_the_others_nothing(server: Server) -> 
 
 def test_a_client_that_asks_and_never_reads_is_put_out(server: Server) -> None:
     """Its answers count like events: against its queue."""
-    before = process.peak_memory(server.pid) if process.HAS_PROC else 0
-    watcher = server.connect()
-    greedy = server.upgraded(receive_buffer=4096)
-    question = make_frame(TEXT, json.dumps({"type": "no.such.type"}).encode()) * 100
-    with contextlib.suppress(OSError):
-        for _ in range(1000):
-            greedy.send(question)
-    server.await_clients(1)
-    assert server.heard(watcher) == [[]]
-    if process.HAS_PROC:
-        assert process.peak_memory(server.pid) - before < 16 * 1024 * 1024
+    check_greed(server)
 
 
 @pytest.mark.parametrize("kind", EVERYWHERE, ids=str)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import random
 from collections.abc import Iterator
@@ -11,10 +10,10 @@ from typing import Any
 import pytest
 
 from . import process
-from .clients import TEXT, Json, Peer, make_frame
+from .clients import TEXT, Json, Peer
 from .conftest import Serve
 from .harness import BOTH_WAYS, GTHREAD, GTHREAD_ATTACHED, GTHREAD_TLS, Kind, Server, event_ids
-from .live import Sipper, check_no_silent_gap, number, position, read_until, since
+from .live import Sipper, check_greed, check_no_silent_gap, number, position, read_until, since
 
 SLOW_CONSUMER = 3008
 POLICIES = ("disconnect", "drop_oldest", "coalesce")
@@ -303,18 +302,7 @@ def test_a_slow_client_costs_the_server_little_whatever_the_policy(
 @pytest.mark.parametrize("policy", ["drop_oldest", "coalesce"])
 def test_who_asks_and_never_reads_is_put_out_all_the_same(serve: Serve, policy: str) -> None:
     """Answers are never dropped, so they must not pile up."""
-    server = narrow(serve, GTHREAD, policy)
-    watcher = server.connect()
-    before = process.peak_memory(server.pid) if process.HAS_PROC else 0
-    greedy = server.upgraded(receive_buffer=4096)
-    question = make_frame(TEXT, b'{"type":"no.such.type"}') * 100
-    with contextlib.suppress(OSError):
-        for _ in range(1000):
-            greedy.send(question)
-    server.await_clients(1)
-    assert server.heard(watcher) == [[]]
-    if process.HAS_PROC:
-        assert process.peak_memory(server.pid) - before < 16 * 1024 * 1024
+    check_greed(narrow(serve, GTHREAD, policy))
 
 
 def test_coalesce_puts_out_whom_merging_does_not_help(serve: Serve) -> None:

@@ -15,7 +15,7 @@ from typing import Protocol
 
 from .frames import Frame, close_frame
 from .options import Options
-from .protocol import Closed, Extensions, Inbound, Pinged
+from .protocol import Closed, Extensions, Inbound, Overhead, Pinged
 from .ratelimit import ADMIT, END, RateLimit
 from .replay import Replay
 from .sending import OVERFLOW, WANTS_WRITER, Sender
@@ -171,7 +171,7 @@ class Connection(Sender):
                         return
                     self.close(item.code, item.reason, hang_up=True, within=_LINGER)
                     discard = True
-                elif isinstance(item, Pinged) or item is None or self.closing:
+                elif isinstance(item, (Pinged, Overhead)) or self.closing:
                     verdict = ADMIT if self.limit is None else self.limit.admit(tells=False)
                     if verdict == ADMIT and isinstance(item, Pinged):
                         self.pong(item.payload)

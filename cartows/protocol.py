@@ -11,6 +11,7 @@ compressor and nobody but ``connection`` writes to the socket.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from enum import Enum
 from typing import NamedTuple
 
 from wsproto.connection import Connection as Engine
@@ -19,10 +20,20 @@ from wsproto.events import BytesMessage, CloseConnection, Ping, Pong, TextMessag
 from wsproto.extensions import Extension, PerMessageDeflate
 from wsproto.frame_protocol import CloseReason, FrameDecoder, FrameProtocol, Opcode, RsvBits
 
-__all__ = ["Closed", "Extensions", "Inbound", "Pinged"]
+__all__ = ["Closed", "Extensions", "Inbound", "Overhead", "Pinged"]
 
 # The engine inflates what it is fed in one go: slices keep a zip bomb to about a thousand times this.
 _SLICE = 4096
+
+# A fragment under so many bytes is work for us and next to none for the peer.
+_SMALL = 1024
+
+
+class Overhead(Enum):
+    """Be a frame that asks for nothing, and is counted against the peer like one that does."""
+
+    PONG = 1
+    SMALL_FRAGMENT = 2
 
 
 class Pinged(NamedTuple):
@@ -72,7 +83,7 @@ class Inbound:
     ``max_message_size`` bounds a message in bytes after decompression; what is over it is never gathered.
     """
 
-    __slots__ = ("_deflate", "_engine", "_max", "_parts", "_size")
+    __slots__ = ("_deflate", "_engine", "_frame_size", "_max", "_parts", "_size")
 
     def __init__(self, extensions: Extensions, max_message_size: int) -> None:
         self._max = max_message_size
@@ -80,30 +91,30 @@ class Inbound:
         # Made with the first bytes: most clients only listen, and an engine costs memory.
         self._engine: Engine | None = None
         self._parts: list[str | bytes] = []
-        self._size = 0
+        #: Of the message that is gathered, and of the frame that is read; in bytes.
+        self._size = self._frame_size = 0
 
-    def feed(self, data: bytes) -> Iterator[str | bytes | Pinged | Closed | None]:
-        """Take bytes and give whole messages (str or bytes), pings, None for a pong; a Closed is the last thing it gives."""
+    def feed(self, data: bytes) -> Iterator[str | bytes | Pinged | Overhead | Closed]:
+        """Take bytes and give whole messages (str or bytes), pings and what else is counted; a Closed is the last."""
         for start in range(0, len(data), _SLICE):
             for item in self._feed_slice(data[start : start + _SLICE]):
                 yield item
                 if isinstance(item, Closed):
                     return
 
-    def _feed_slice(self, data: bytes) -> Iterator[str | bytes | Pinged | Closed | None]:
+    def _feed_slice(self, data: bytes) -> Iterator[str | bytes | Pinged | Overhead | Closed]:
         try:
             engine = self._engine = self._engine or _new_engine(self._deflate)
             engine.receive_data(data)
             for event in engine.events():
                 if isinstance(event, (TextMessage, BytesMessage)):
                     whole = self._gather(event)
-                    # An empty fragment is counted against the peer, as a pong is.
-                    if whole is not None or not event.data:
+                    if whole is not None:
                         yield whole
                 elif isinstance(event, Ping):
                     yield Pinged(bytes(event.payload))
                 elif isinstance(event, Pong):
-                    yield None
+                    yield Overhead.PONG
                 elif isinstance(event, CloseConnection):
                     by_peer = engine.state is not ConnectionState.OPEN
                     yield Closed(event.code, event.reason or "", by_peer)
@@ -112,16 +123,21 @@ class Inbound:
             # The engine asserts in places; whatever it raises was caused by the bytes of this one client.
             yield Closed(1002, f"protocol error: {type(error).__name__}", False)
 
-    def _gather(self, event: TextMessage | BytesMessage) -> str | bytes | Closed | None:
+    def _gather(self, event: TextMessage | BytesMessage) -> str | bytes | Overhead | Closed | None:
         part = event.data if isinstance(event, TextMessage) else bytes(event.data)
-        self._size += len(part) if isinstance(part, bytes) or part.isascii() else len(part.encode())
+        size = len(part) if isinstance(part, bytes) or part.isascii() else len(part.encode())
+        self._size += size
+        self._frame_size += size
         if self._size > self._max:
             self._parts.clear()
             return Closed(1009, f"message over {self._max} bytes", False)
         if part:
             self._parts.append(part)
+        frame_size = self._frame_size
+        if event.frame_finished:
+            self._frame_size = 0
         if not event.message_finished:
-            return None
+            return Overhead.SMALL_FRAGMENT if event.frame_finished and frame_size < _SMALL else None
         parts, self._parts, self._size = self._parts, [], 0
         if len(parts) == 1:
             return parts[0]

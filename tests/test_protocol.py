@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cartows import protocol
-from cartows.protocol import Closed, Extensions, Inbound, Pinged
+from cartows.protocol import Closed, Extensions, Inbound, Overhead, Pinged
 
 LIGHT = settings(
     deadline=None,
@@ -37,7 +37,7 @@ NEGOTIATED = {
     "permessage-deflate; client_no_context_takeover; client_max_window_bits=10; server_max_window_bits=9": (10, False),
 }
 
-Item = str | bytes | Pinged | Closed | None
+Item = str | bytes | Pinged | Overhead | Closed
 
 
 def frame(
@@ -62,13 +62,14 @@ def deflated(payload: bytes, bits: int = 15) -> bytes:
 
 
 def said(pieces: Iterable[bytes], extensions: Extensions = PLAIN, most: int = 1 << 20) -> list[Item]:
-    """Return what is understood, as a connection reads it: until a Closed, and never anything after."""
+    """Return what is understood, as a connection reads it: until a Closed, and never anything after. Fragments are left out."""
     inbound = Inbound(extensions, most)
     found: list[Item] = []
     for piece in pieces:
         for item in inbound.feed(piece):
             assert not any(isinstance(each, Closed) for each in found)
-            found.append(item)
+            if item is not Overhead.SMALL_FRAGMENT:
+                found.append(item)
         if found and isinstance(found[-1], Closed):
             break
     return found
@@ -134,7 +135,7 @@ def spoken(messages: list[Says], close: Closed | None, extension: str | None) ->
             if index < pauses and index < len(message.between):
                 kind, carried = message.between[index]
                 stream.append(frame(kind, carried, mask=message.mask))
-                expected.append(Pinged(carried) if kind == PING else None)
+                expected.append(Pinged(carried) if kind == PING else Overhead.PONG)
         expected.append(message.content)
     if close is not None:
         code = b"" if close.code == 1005 or close.code is None else struct.pack("!H", close.code)
@@ -193,16 +194,34 @@ def test_each_way_of_writing_a_length_is_read() -> None:
 def test_empty_fragments_are_not_gathered_however_many_there_are() -> None:
     inbound = Inbound(PLAIN, 100)
     empty = frame(CONTINUATION, fin=False) * 20_000
-    assert list(inbound.feed(frame(TEXT, b"a", fin=False))) == []
+    assert list(inbound.feed(frame(TEXT, b"a", fin=False))) == [Overhead.SMALL_FRAGMENT]
     tracemalloc.start()
     try:
-        assert list(inbound.feed(empty)) == []
+        assert sum(item is Overhead.SMALL_FRAGMENT for item in inbound.feed(empty)) == 20_000
         kept = tracemalloc.get_traced_memory()[0]
     finally:
         tracemalloc.stop()
     # Eight bytes for each of them would be 160,000, without an end and below any bound on a message's size.
     assert kept < 50_000
     assert list(inbound.feed(frame(CONTINUATION, b"b"))) == ["ab"]
+
+
+def test_small_fragments_are_counted_one_by_one_however_they_are_cut() -> None:
+    for size, counted in ((0, 1), (1, 1), (1023, 1), (1024, 0), (5000, 0)):
+        text = ("é" * (size // 2) + "x" * (size % 2)).encode()
+        for opcode in (TEXT, BINARY):
+            stream = frame(opcode, text, fin=False) + frame(PONG, b"x") + frame(CONTINUATION, text, fin=False)
+            for step in (1, 7, len(stream)):
+                inbound = Inbound(PLAIN, 1 << 20)
+                found = [item for at in range(0, len(stream), step) for item in inbound.feed(stream[at : at + step])]
+                assert found.count(Overhead.SMALL_FRAGMENT) == 2 * counted, (size, step)
+                assert found.count(Overhead.PONG) == 1
+
+
+def test_the_last_fragment_is_the_message_and_counts_as_that() -> None:
+    inbound = Inbound(PLAIN, 100)
+    assert list(inbound.feed(frame(TEXT, b"a", fin=False) + frame(CONTINUATION, b"b"))) == [Overhead.SMALL_FRAGMENT, "ab"]
+    assert list(inbound.feed(frame(TEXT, b"c"))) == ["c"]
 
 
 def test_nothing_is_understood_behind_a_close_frame() -> None:

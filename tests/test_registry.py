@@ -142,7 +142,7 @@ def test_clients_are_found_by_id_and_by_identity_while_they_are_in() -> None:
     tabs = [client(f"c{number}", "ann") for number in range(3)]
     bob, nobody = client("c3", "bob"), client("c4")
     for each in (*tabs, bob, nobody):
-        assert not registry.holds(each)
+        assert each not in registry.clients()
         enter(registry, each)
     assert registry.find_identity("ann") == tabs
     assert registry.find_id("c3") == registry.find_identity("bob") == registry.find("bob") == registry.find("c3") == [bob]

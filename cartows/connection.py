@@ -73,9 +73,12 @@ class Connection(Sender):
     def open(self, greeting: Frame | None, seen: int = 0, replay: Replay | None = None) -> None:
         """Send the handshake's reply and the greeting, ahead of everything that was queued, then a replay. Hub thread.
 
-        Events up to number ``seen`` are not for this client: it has had them, or came after them.
+        Events up to number ``seen`` are not for this client: it has had them, or came after them. Nothing happens when it is
+        open: a peer that went before the hub came to it has been answered.
         """
         with self.lock:
+            if self._opened:
+                return
             self._opened = True
             self._out.seen, self._out.replay = seen, replay
             self._out.rest, self._reply = self._reply + (greeting.plain if greeting is not None else b""), b""
@@ -193,7 +196,12 @@ class Connection(Sender):
     def _answer(self, closed: Closed) -> None:
         """Return the peer's close frame, which nobody waits behind: it reads no message any more."""
         if self.close(closed.code, closed.reason, drop_queue=True):
-            self.flush(time.monotonic() + _ANSWER_WAIT)
+            self.say_goodbye()
+
+    def say_goodbye(self) -> None:
+        """Let the answer to the peer's close frame leave, also where the hub has not opened the connection yet."""
+        self.open(None)
+        self.flush(time.monotonic() + _ANSWER_WAIT)
 
     def finish(self) -> None:
         """Close the descriptor, once nobody else can be using it. Reader thread, last."""

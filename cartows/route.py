@@ -33,6 +33,9 @@ _LOOK_AFTER = 1.0
 # How long simple-websocket's thread may take to see the end of its socket.
 _CUT_OFF_WAIT = 5.0
 
+# How long it may take to answer a peer that has said goodbye.
+_ANSWER_WAIT = 1.0
+
 # Messages that may wait for the app's handler before no more is read.
 _AHEAD = 16
 
@@ -125,6 +128,11 @@ class RouteConnection(Connection):
             ws.max_message_size = options.max_message_size
         # From here on simple-websocket writes through us; its thread sees this at its next use of the socket.
         ws.sock = self._socket
+        if not ws.connected:
+            # The peer has said goodbye already, and was answered on the socket itself unless the answer has come to us.
+            ws.thread.join(_ANSWER_WAIT)
+            if not self.closing:
+                self.abort(ws.close_reason or 1005, ws.close_message or "")
 
     def messages(self) -> Iterator[str | bytes]:
         """See Connection.messages."""
@@ -142,7 +150,10 @@ class RouteConnection(Connection):
                 self.last_heard = time.monotonic()
                 self.handling = False
         except ConnectionClosed:
-            self.flush(time.monotonic() + 1.0)
+            # It is raised before the answer to the peer's close frame has been given to us.
+            self._socket.over()
+            self._ws.thread.join(_ANSWER_WAIT)
+            self.say_goodbye()
 
     def finish(self) -> None:
         """See Connection.finish."""

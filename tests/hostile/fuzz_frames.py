@@ -25,7 +25,7 @@ with atheris.instrument_imports(include=["cartows", "wsproto"]) if atheris is no
     from cartows.errors import AuthError, OptionsError
     from cartows.message import decode_object
     from cartows.options import Options
-    from cartows.protocol import Closed, Extensions, Inbound, Pinged
+    from cartows.protocol import Closed, Extensions, Inbound, Overhead, Pinged
     from cartows.subscriptions import MOST_NAME, BadMessage, parse
 
 OPTIONS = Options()
@@ -50,7 +50,7 @@ def inbound(data: bytes) -> None:
                 assert item.by_peer or item.code in (1002, 1003, 1007, 1009), item
                 return
             else:
-                assert item is None
+                assert isinstance(item, Overhead)
 
 
 def message(data: bytes) -> None:

@@ -137,6 +137,25 @@ def test_our_handler_in_their_route_ends_broken_frames(own: Server) -> None:
         assert raw.ended()[1].code == code
 
 
+def test_our_handler_in_their_route_answers_a_close_frame_that_is_there_before_it(own: Server) -> None:
+    for _ in range(10):
+        raw = own.upgraded("/live", greeted=False)
+        raw.send_frame(CLOSE, b"\x0f\xa0early")
+        assert raw.ended()[1] == (4000, "early")
+    own.await_clients(0)
+
+
+@pytest.mark.parametrize("kind", PLAIN, ids=str)
+def test_our_handler_in_their_route_answers_a_close_frame_that_comes_while_the_app_is_asked(serve: Serve, kind: Kind) -> None:
+    server = serve("people", kind=kind, threads=16)
+    with server.raw() as raw:
+        assert raw.open("/own?gate=door").status == 101
+        raw.send_frame(CLOSE, b"\x0f\xa0early")
+        server.post("/gates/door", None)
+        assert raw.ended()[1] == (4000, "early")
+    server.await_clients(0)
+
+
 def test_our_handler_in_their_route_sends_large_events(own: Server) -> None:
     plain, compressed = own.connect("/live", compression=None), own.connect("/live")
     own.flood(20, 20_000)

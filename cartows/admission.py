@@ -9,12 +9,24 @@ from __future__ import annotations
 
 import base64
 import binascii
+import ipaddress
+from collections.abc import Collection
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit
+from urllib.parse import unquote_plus, urlsplit
 
 from .options import Options
 
-__all__ = ["Refusal", "check_filters", "check_handshake", "check_origin", "default_max_clients", "too_many", "unavailable"]
+__all__ = [
+    "Refusal",
+    "address_of",
+    "check_filters",
+    "check_handshake",
+    "check_origin",
+    "default_max_clients",
+    "hide_parameters",
+    "too_many",
+    "unavailable",
+]
 
 # Descriptors left to the app, its database and the sockets that a server has accepted but not yet handed on: gunicorn accepts
 # up to 1,000 (worker_connections) and its gthread worker dies when accept finds no descriptor.
@@ -33,6 +45,19 @@ class Refusal(NamedTuple):
     headers: tuple[tuple[str, str], ...] = ()
     #: What the log says beside the message, and the one who is refused is not told.
     aside: str = ""
+
+
+def address_of(request: Any) -> str | None:
+    """Return what a visitor's address counts as: of IPv6 the first half, since that is what one visitor is given."""
+    found: str | None = request.remote_addr
+    try:
+        address = ipaddress.ip_address((found or "").partition("%")[0])
+    except ValueError:
+        # A Unix socket's peer has none.
+        return found
+    if address.version == 4 or address.ipv4_mapped is not None:
+        return str(getattr(address, "ipv4_mapped", None) or address)
+    return str(ipaddress.ip_network((int(address) >> 64 << 64, 64)))
 
 
 def check_handshake(request: Any) -> Refusal | None:
@@ -75,7 +100,9 @@ def check_origin(request: Any, options: Options) -> Refusal | None:
     if callable(allowed):
         admitted, wanted = bool(allowed(request)), "what the app's origin check allows"
     elif allowed is None:
-        admitted, wanted = _same_host(origin, request.host), f"the host {request.host!r}"
+        # Not request.host, which is empty for a name with an underscore.
+        host = request.headers.get("Host", "")
+        admitted, wanted = _same_host(origin, host), f"the host {host[:200]!r}"
     else:
         admitted = allowed == "*" or origin.rstrip("/").lower() in allowed
         wanted = ", ".join(allowed)
@@ -86,9 +113,11 @@ def check_origin(request: Any, options: Options) -> Refusal | None:
 
 def _same_host(origin: str, host: str) -> bool:
     try:
-        return _host(urlsplit(origin).netloc) == _host(host)
+        asking = _host(urlsplit(origin).netloc)
     except ValueError:
         return False
+    # A page without a host has the origin "null".
+    return asking != "" and asking == _host(host)
 
 
 def _host(netloc: str) -> str:
@@ -107,6 +136,27 @@ def check_filters(request: Any, options: Options) -> dict[str, tuple[str, ...]] 
     if count > options.max_filters:
         return Refusal(403, "TOO_MANY_FILTERS", f"A client may hold {options.max_filters} filter values, not {count}.")
     return filters
+
+
+def hide_parameters(request: Any, parameters: Collection[str]) -> None:
+    """Take what carries a secret out of what a server writes into its access log once the request is over, as gunicorn does.
+
+    The request itself still has it.
+    """
+    if not parameters or not request.args:
+        return
+    environ = request.environ
+    if "QUERY_STRING" in environ:
+        environ["QUERY_STRING"] = _hidden(environ["QUERY_STRING"], parameters)
+    for name in ("RAW_URI", "REQUEST_URI"):
+        if name in environ:
+            path, mark, query = environ[name].partition("?")
+            environ[name] = path + mark + _hidden(query, parameters)
+
+
+def _hidden(query: str, parameters: Collection[str]) -> str:
+    pairs = [pair.partition("=") for pair in query.split("&")]
+    return "&".join(key + (f"{sign}hidden" if unquote_plus(key) in parameters else sign + value) for key, sign, value in pairs)
 
 
 def unavailable(code: str, message: str) -> Refusal:

@@ -22,13 +22,13 @@ from typing import TYPE_CHECKING, Any
 from .connection import Connection
 from .credentials import Credentials
 from .dialogue import NONSENSE, answer
-from .errors import MessageError
+from .errors import MessageError, printable
 from .frames import Frame
 from .hooks import AppHooks
 from .message import Message, MessageType, encode_text, new_error_message, new_message
 from .place import Place
 from .ratelimit import ADMIT, END, TELL
-from .rooms import Hearing, room_value
+from .rooms import Hearing, Room, room_value
 from .sending import GONE, OVERFLOW, WANTS_WRITER, Batch
 from .subscriptions import Change, Filters, Subscription, with_rooms, without_rooms
 
@@ -140,12 +140,14 @@ class Client:
             filters = {**self._filters, key: values}
             self._refilter_locked({each: held for each, held in filters.items() if held})
 
-    def _refilter_locked(self, filters: Filters, answer: str | None = None, subscription: Subscription | None = None) -> None:
+    def _refilter_locked(
+        self, filters: Filters, answer: str | None = None, subscription: Subscription | None = None, revoked: bool = False
+    ) -> None:
         before = self.hearing
         self._filters = filters
         # Of whom a filter has been set or taken does not hear everything for want of one: it may be one that sees no board.
         self._selective = True
-        self.hub.change_client(self, Change(self.hearing, filters, before, answer, subscription or Subscription(())))
+        self.hub.change_client(self, Change(self.hearing, filters, before, answer, subscription or Subscription(()), revoked))
 
     def join_rooms(self, subscription: Subscription) -> bool:
         """Hold more rooms, and be told so by the hub thread; False when these would be too many."""
@@ -156,11 +158,12 @@ class Client:
             self._refilter_locked(filters, MessageType.SUBSCRIBED.value, subscription)
             return True
 
-    def leave_rooms(self, subscription: Subscription) -> None:
-        """Hold fewer rooms, and be told so by the hub thread."""
+    def leave_rooms(self, subscription: Subscription, *, revoked: bool = False) -> None:
+        """Hold fewer rooms, and be told so by the hub thread; ``revoked`` where the app has taken them away."""
         gone = frozenset(subscription.rooms)
         with _filters_lock:
-            self._refilter_locked(without_rooms(self._filters, gone), MessageType.UNSUBSCRIBED.value, subscription)
+            filters = without_rooms(self._filters, gone)
+            self._refilter_locked(filters, MessageType.UNSUBSCRIBED.value, subscription, revoked)
 
     def get_filter(self, key: str) -> str | None:
         """Return the value held for the key, the first where there are several, or None; Go's ``GetFilter``."""
@@ -260,7 +263,7 @@ class Client:
             self._end_logged = True
             code, reason = self.connection.close_code, self.connection.close_reason
             level = logging.DEBUG if code in _ORDINARY_ENDS or code is None or code >= 4000 else logging.INFO
-            self.hub.logger.log(level, "cartows: client %s goes: %s %s", self.id, code, reason)
+            self.hub.logger.log(level, "cartows: client %s goes: %s %s", self.id, code, printable(reason))
 
     # Credentials ------------------------------------------------------------------------------------------------------
 
@@ -268,6 +271,16 @@ class Client:
         """Return in how many seconds the credentials expire, None for never."""
         at = self.credentials.expires_at
         return None if at is None else at - time.time()
+
+    def check_expiry(self, slack: float = 0.0) -> float | None:
+        """Show the client out if its credentials expire within ``slack`` seconds.
+
+        Returns in how many seconds they do, None for never.
+        """
+        left = self.expires_in()
+        if left is not None and left <= slack:
+            self.expire("credentials expired")
+        return left
 
     def expire(self, reason: str) -> None:
         """Show out a client whose credentials hold no more; it may come back with new ones."""
@@ -284,20 +297,35 @@ class Client:
         return self.hooks is None or self.hooks.still_good(self.credentials)
 
     def reauthorize(self) -> bool:
-        """Ask again for all that it hears, and take away what is refused; returns whether anything was."""
+        """Ask again for all that it hears, and take away what is refused; returns whether anything was.
+
+        A check that raises is a no as well, and is raised once all has been asked.
+        """
         hooks, hearing = self.hooks, self.hearing
         if hooks is None:
             return False
-        if hearing.unfiltered:
-            if hooks.may_hear_everything(self.credentials, self.identity):
+        failed: list[Exception] = []
+
+        def allowed(key: str | None, value: str | None) -> bool:
+            try:
+                return hooks.may_hear(self.credentials, self.identity, key, value)
+            except Exception as error:
+                failed.append(error)
                 return False
-            self.show_out(FORBIDDEN, "may not hear everything any more")
-            return True
-        held = [(key, value) for key, values in self._filters.items() for value in values]
-        lost = [(key, value) for key, value in held if not hooks.may_hear(self.credentials, self.identity, key, value)]
+
+        if hearing.unfiltered:
+            lost: list[Room] = []
+            if refused := not allowed(None, None):
+                self.show_out(FORBIDDEN, "may not hear everything any more")
+        else:
+            held = [(key, value) for key, values in self._filters.items() for value in values]
+            lost = [room for room in held if not allowed(*room)]
+            refused = bool(lost)
         if lost:
-            self.leave_rooms(Subscription(tuple(lost)))
-        return bool(lost)
+            self.leave_rooms(Subscription(tuple(lost)), revoked=True)
+        if failed:
+            raise failed[0]
+        return refused
 
     # Pumps --------------------------------------------------------------------------------------------------------
 

@@ -61,6 +61,8 @@ class Clients:
         if client_id is not None:
             clients = self.registry.find_id(client_id)
         else:
+            # First for those who are on their way in and cannot be found yet.
+            self.registry.revocations.add(room_value(identity), puts_out=True)
             clients = self.registry.find_identity(room_value(identity))
         return sum([client.show_out(code, reason) for client in clients])
 
@@ -68,7 +70,16 @@ class Clients:
         """Ask ``@ws.authorize`` again for all that the clients of an identity hear; returns how many lost something.
 
         A room that is refused is taken away, and the client told by ``unsubscribed``; one that may not hear everything any
-        more is closed with 3507. Runs ``authorize`` on the caller's thread, in an app context of its own; what that raises is
-        raised here, and what it would have decided stays as it was.
+        more is closed with 3507. Runs ``authorize`` on the caller's thread, in an app context of its own. Where that raises it
+        is a no, and it is raised here once everything has been asked.
         """
-        return sum([client.reauthorize() for client in self.registry.find_identity(room_value(identity))])
+        self.registry.revocations.add(room_value(identity), puts_out=False)
+        lost, failed = 0, None
+        for client in self.registry.find_identity(room_value(identity)):
+            try:
+                lost += client.reauthorize()
+            except Exception as error:
+                failed = failed or error
+        if failed is not None:
+            raise failed
+        return lost

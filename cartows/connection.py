@@ -185,13 +185,17 @@ class Connection(Sender):
                         discard = True
                         break
                 else:
-                    began = time.monotonic()
-                    self.handling = True
-                    yield item
-                    self.last_heard = time.monotonic()
-                    self.handling = False
-                    if self.limit is not None:
-                        self.limit.credit(self.last_heard - began)
+                    yield from self._handed_on(item)
+
+    def _handed_on(self, message: str | bytes) -> Iterator[str | bytes]:
+        """Give one message, and count neither silence nor what piles up against a peer that waits for its handler."""
+        began = time.monotonic()
+        self.handling = True
+        yield message
+        self.last_heard = time.monotonic()
+        self.handling = False
+        if self.limit is not None:
+            self.limit.credit(self.last_heard - began)
 
     def _answer(self, closed: Closed) -> None:
         """Return the peer's close frame, which nobody waits behind: it reads no message any more."""

@@ -19,7 +19,7 @@ __all__ = ["Authenticator", "Credentials"]
 
 
 class Credentials(NamedTuple):
-    """Say who somebody is.
+    """Say who somebody is; an identity of None lets in somebody whom nobody knows.
 
     ``expires_at`` is Unix time in seconds, None for never. ``may_hear`` stands in for ``@ws.authorize``: the rooms that the
     client may hear, and whether it may hear everything; None leaves that to ``authorize``. ``subprotocol`` is named in the
@@ -37,6 +37,8 @@ class Authenticator:
 
     #: How often, in seconds, ``still_good`` is asked of each connected client; None for never.
     recheck_every: float | None = None
+    #: Parameters of the query that carry a secret: what stands there is hidden from the server's access log.
+    secret_parameters: tuple[str, ...] = ()
 
     def authenticate(self, request: Any) -> Credentials:
         """Return who sends an upgrade request. On the request's thread, in its context. Raises AuthError: 401 with its text."""

@@ -63,7 +63,8 @@ def _do(client: Client, message: Mapping[str, Any] | None) -> None:
 
 
 def _change_rooms(client: Client, data: Any, *, joins: bool) -> None:
-    options = client.connection.options
+    options, revocations = client.connection.options, client.hub.registry.revocations
+    asked_at = revocations.now()
     try:
         subscription = parse(data, options.filter_keys, joins=joins, most=options.max_filters)
         if not joins:
@@ -75,6 +76,9 @@ def _change_rooms(client: Client, data: Any, *, joins: bool) -> None:
                 return
         if not client.join_rooms(subscription):
             raise TooManyRooms
+        if any(revocations.since(asked_at, client.known_as)):
+            # What the app said may be out of date.
+            client.reauthorize()
     except TooManyRooms:
         client.send_error("FORBIDDEN", f"A client may hold {options.max_filters} rooms at most.", "max_filters")
 
@@ -93,6 +97,8 @@ def _refresh(client: Client, data: Any) -> None:
     except AuthError as error:
         client.send_error("FORBIDDEN", "The new credentials are not accepted.", str(error))
         return
+    changed = fresh.may_hear != client.credentials.may_hear
     left = client.renew(fresh)
+    if changed:
+        client.reauthorize()
     client.send(new_message(MessageType.AUTH_REFRESHED, {} if left is None else {"expires_in_ms": round(left * 1000)}))
-    client.reauthorize()

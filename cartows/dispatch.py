@@ -141,13 +141,19 @@ class Dispatcher:
 
     def register(self, client: Client) -> None:
         """Open a client's connection, bring it what it has missed, and send it events from then on."""
-        if client.connection.ended or self._is_ahead(client):
+        if not client.connection.closing:
+            client.check_expiry()
+        if client.connection.closing:
+            # Put out before it was in: it is told so, and nothing else.
+            client.connection.open(None)
+            return
+        if self._is_ahead(client):
             return
         self._shortest_queue = min(self._shortest_queue, client.connection.options.send_queue)
         early = self._early.pop(client, [])
         try:
             self._registry.enter(client)
-            hearing, head = early[0].before if early else client.hearing, self.history.head
+            hearing, head = _heard_before(early) if early else client.hearing, self.history.head
             number = None if client.since is None else self.history.number(client.since)
             missed = None if number is None or number > head else self.history.count(number, hearing)
             since = head if number is None or missed is None else number
@@ -275,3 +281,10 @@ class Dispatcher:
 
     def _stop_alarm(self) -> None:
         self._alarm = None
+
+
+def _heard_before(early: Sequence[Change]) -> Hearing:
+    """Return what a client heard before the first of these changes, without what has been taken from it since."""
+    rooms, unfiltered = early[0].before
+    revoked = [room for change in early if change.revoked for room in change.subscription.rooms]
+    return Hearing(rooms.difference(revoked), unfiltered)

@@ -12,7 +12,7 @@ A client that is too slow or a queue that is full is no exception: the one is a 
 
 from __future__ import annotations
 
-__all__ = ["AuthError", "CartowsError", "HubClosed", "MessageError", "OptionsError", "PublishRejected"]
+__all__ = ["AuthError", "CartowsError", "HubClosed", "MessageError", "OptionsError", "PublishRejected", "printable"]
 
 
 class CartowsError(Exception):
@@ -37,3 +37,8 @@ class HubClosed(CartowsError, RuntimeError):
 
 class PublishRejected(CartowsError):
     """Say why a broadcast was not accepted, for those who prefer an exception to a PublishResult."""
+
+
+def printable(text: str) -> str:
+    """Return what a peer may have written as it can stand in a log: on one line, and nothing that a terminal obeys."""
+    return text if text.isprintable() else "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)

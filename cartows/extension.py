@@ -8,6 +8,7 @@ Blocks: never.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
@@ -17,6 +18,8 @@ from flask_sock import Sock
 
 from .client import Client
 from .credentials import Authenticator
+from .errors import OptionsError
+from .gate import EXTENSIONS
 from .handler import Handler
 from .hooks import AppHooks, Hooks
 from .hub import Hub
@@ -99,10 +102,14 @@ class CartoWS:
 
         Runs on the request's thread and in its context, before the upgrade: ``session`` and ``g`` are what they are in a view.
         The identity becomes ``client.identity``, best the user's id: others know it by its text. What it raises becomes a 500.
+        Raises OptionsError for an Authenticator that cannot work.
         """
-        self._hooks.authenticate = function
         if isinstance(function, Authenticator):
+            every = function.recheck_every
+            if every is not None and not 0 < every < math.inf:
+                raise OptionsError(f"recheck_every={every!r} cannot be used: it must be a number of seconds above 0, or None")
             function.serve(self.hub)
+        self._hooks.authenticate = function
         return function
 
     def authorize(self, function: Function) -> Function:
@@ -160,6 +167,7 @@ class CartoWS:
             # No methods named: every request to the path gets an answer that says what is wrong with it.
             app.url_map.add(app.url_rule_class(path, endpoint=endpoint, websocket=websocket))
         app.extensions["cartows"] = self
+        app.extensions.setdefault(EXTENSIONS, []).append(self)
         self._handlers.append(handler)
         handler.logger.info("cartows: %s serves up to %d clients per process", path, handler.max_clients)
         workers = configured_workers()

@@ -9,32 +9,28 @@ Go counterpart: ``handler.go``.
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import threading
 import time
 import uuid
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 from flask import Response, current_app, request
 
 from . import handoff
-from .admission import Refusal, check_filters, check_handshake, check_origin, default_max_clients, too_many, unavailable
-from .client import NOBODY, Client
+from .admission import Refusal, unavailable
+from .client import Client
 from .connection import Connection
-from .credentials import Credentials
-from .errors import AuthError, CartowsError, HubClosed
+from .errors import CartowsError, HubClosed, printable
+from .gate import Admission, Gate
 from .heartbeat import Heartbeat
 from .hooks import FORBIDDEN, AppHooks
 from .hub import Hub
 from .options import Options, OriginCheck
-from .place import Bounds, Place
-from .rooms import room_value
 from .route import RouteConnection, cut_off
 from .servers import gunicorn_worker
-from .subscriptions import Filters
 from .transport import PlainTransport, SharedTransport, Transport
 from .upgrade import UpgradeResponse
 
@@ -42,6 +38,7 @@ __all__ = ["Handler"]
 
 # Close codes for a route of the app's own, where the handshake is over before anything can be refused.
 UNAUTHORIZED, CONNECTION_LIMIT, SERVER_ERROR, RESTART = 3500, 3504, 1011, 1012
+_CLOSE_CODES = {401: UNAUTHORIZED, 429: CONNECTION_LIMIT, 500: SERVER_ERROR, 503: CONNECTION_LIMIT}
 
 _NO_SOCKET = Refusal(
     501,
@@ -53,18 +50,6 @@ _NO_SOCKET = Refusal(
 # How often an attached client's worker is asked whether it goes on, and how long the client then has to go.
 _WORKER_CHECK = 0.25
 _WORKER_PATIENCE = 0.75
-
-
-class Admission(NamedTuple):
-    """Say how a client comes in."""
-
-    filters: Filters
-    #: The id behind which it asks for what it missed.
-    since: str | None
-    place: Place
-    #: The functions of the app, which have been asked who it is and what it may hear.
-    hooks: AppHooks | None = None
-    credentials: Credentials = NOBODY
 
 
 def _asks(client: Client) -> bool:
@@ -88,10 +73,9 @@ class Handler:
         hooks: AppHooks | None = None,
     ) -> None:
         self.hub = hub
-        self.hooks = hooks
         self.logger = logger or hub.logger
         self.client_class = client_class
-        self._options = options
+        self._gate = Gate(hub, self.logger, options, hooks)
         #: The heartbeat that looks whether the worker goes on; another one in the child of a fork.
         self._checking: Heartbeat | None = None
         self._modes_said: set[str] = set()
@@ -99,26 +83,26 @@ class Handler:
     @property
     def options(self) -> Options:
         """The settings in force."""
-        return self._options or self.hub.options
+        return self._gate.options
 
     def set_check_origin(self, check: OriginCheck) -> None:
         """Let ``check(request)`` say which origins may connect, for this handler alone; Go's ``SetCheckOrigin``."""
-        self._options = dataclasses.replace(self.options, origins=check)
+        self._gate.change_options(origins=check)
 
     def set_buffer_sizes(self, read: int, write: int | None) -> None:
         """Set ``read_buffer`` and ``write_buffer`` in bytes, for this handler alone; Go's ``SetBufferSizes``."""
-        self._options = dataclasses.replace(self.options, read_buffer=read, write_buffer=write)
+        self._gate.change_options(read_buffer=read, write_buffer=write)
 
     @property
     def max_clients(self) -> int:
         """How many clients this process serves."""
-        return self.options.max_clients or default_max_clients()
+        return self._gate.max_clients
 
     # Before the upgrade -------------------------------------------------------------------------------------------
 
     def refuse(self, refusal: Refusal) -> Response:
         """Return a refusal as HTTP, and log it in one line."""
-        said = f"{refusal.message} {refusal.aside}".rstrip()
+        said = printable(f"{refusal.message} {refusal.aside}".rstrip())
         self.logger.info("cartows: refused %s with %d: %s", request.remote_addr, refusal.status, said)
         body = {"code": refusal.code, "message": refusal.message}
         response = current_app.response_class(current_app.json.dumps(body), refusal.status, mimetype="application/json")
@@ -131,10 +115,7 @@ class Handler:
         ``flask_sock_view`` is what flask-sock makes of ``handle_websocket``: it shakes hands, and its response knows how each
         server wants to be left.
         """
-        refusal = check_handshake(request) or check_origin(request, self.options)
-        if refusal is not None:
-            return self.refuse(refusal)
-        admitted = self._admit()
+        admitted = self._gate.check() or self._gate.admit()
         if isinstance(admitted, Refusal):
             return self.refuse(admitted)
         environ = request.environ
@@ -154,36 +135,11 @@ class Handler:
             return self.refuse(Refusal(400, "BAD_HANDSHAKE", f"The WebSocket handshake failed: {error}"))
         finally:
             environ[key] = sock
-        reply = handoff.with_subprotocol(stand_in.reply, admitted.credentials.subprotocol)
+        # RFC 6455, section 4.2.2: none but one that the client offers.
+        offered = [each.strip() for each in request.headers.get("Sec-WebSocket-Protocol", "").split(",")]
+        spoken = admitted.credentials.subprotocol
+        reply = handoff.with_subprotocol(stand_in.reply, spoken if spoken in offered else None)
         return UpgradeResponse(partial(self.connect, sock, reply, admitted), self.refuse, self.attach, response)
-
-    def _admit(self) -> Admission | Refusal:
-        """Return who the client is and what it hears, by the query and what the app says to that, or why it may not come in."""
-        filters = check_filters(request, self.options)
-        if isinstance(filters, Refusal):
-            return filters
-        since = request.args.get("since") if self.options.greeting else None
-        hooks = self.hooks or self._hooks_of_app()
-        if hooks is None:
-            return Admission(filters, since, Place(request.remote_addr))
-        try:
-            credentials = hooks.identify(request)
-        except AuthError as error:
-            return Refusal(401, "UNAUTHORIZED", str(error), (("WWW-Authenticate", "Bearer"),))
-        refused = hooks.refused(credentials, filters)
-        if refused is None:
-            identity = None if credentials.identity is None else room_value(credentials.identity)
-            return Admission(filters, since, Place(request.remote_addr, identity), hooks, credentials)
-        what = "everything: name rooms in the query" if refused[0] is None else f"{refused[0]}={str(refused[1])[:100]}"
-        return Refusal(403, "FORBIDDEN", f"You may not hear {what}.")
-
-    def _hooks_of_app(self) -> AppHooks | None:
-        """Return what the app has given to its extension: it counts in a route of the app's own, if that has the same hub."""
-        extension = current_app.extensions.get("cartows")
-        if extension is None or extension.hub is not self.hub:
-            return None
-        hooks: AppHooks = extension.hooks_of(current_app._get_current_object())  # type: ignore[attr-defined]
-        return hooks
 
     # Connecting ---------------------------------------------------------------------------------------------------
 
@@ -197,7 +153,7 @@ class Handler:
             return unavailable("SHUTTING_DOWN", "The server is restarting; connect again.")
         except (CartowsError, OSError) as error:
             return unavailable("NO_RESOURCES", f"The server cannot take another client now: {error}.")
-        full = self._take_place(admission.place)
+        full = self._gate.take_place(admission.place)
         if full is not None:
             return full
         hands_off = self._hands_off(sock)
@@ -212,6 +168,11 @@ class Handler:
         except Exception:
             self.logger.exception("cartows: the app's client class failed; the client is refused")
             return Refusal(500, "CLIENT_CLASS", "The server failed to make a client of this connection.")
+        changed = self._gate.ask_again(client, admission)
+        if changed is not None:
+            connection.release()
+            self.hub.registry.give_place_back(admission.place, client)
+            return changed
         if hands_off:
             try:
                 threading.Thread(target=client.read_pump, name=f"cartows-reader-{client.id}", daemon=True).start()
@@ -222,19 +183,6 @@ class Handler:
             handoff.take_over(sock)
         self._enter_unless_asked(client)
         return client, hands_off
-
-    def _take_place(self, place: Place) -> Refusal | None:
-        """Take a place in the process; returns why there is none."""
-        options = self.options
-        bounds = Bounds(self.max_clients, options.max_clients_per_ip, options.max_clients_per_user)
-        full = self.hub.registry.take_place(place, bounds)
-        if full is None:
-            return None
-        if full == "clients":
-            return unavailable("FULL", f"This process serves {bounds.clients} clients and has no place left; try again.")
-        if full == "address":
-            return too_many("TOO_MANY_FROM_IP", f"{bounds.per_address} clients from your address are connected already.")
-        return too_many("TOO_MANY_OF_USER", f"You are connected {bounds.per_identity} times already.")
 
     def _enter_unless_asked(self, client: Client) -> None:
         """Register a client, unless the app wants to be asked first, at the beginning of the reader thread."""
@@ -332,15 +280,14 @@ class Handler:
             ws.sock.accepted = True
             return
         try:
-            admitted = check_origin(request, self.options) or self._admit()
+            admitted = self._gate.check_route() or self._gate.admit()
         except Exception:
             # Flask would write its error page into the WebSocket connection.
             self.logger.exception("cartows: the app failed to say who may connect to %s; the client is refused", request.path)
             ws.close(SERVER_ERROR, "server error")
             return
         if isinstance(admitted, Refusal):
-            self.logger.info("cartows: refused %s: %s %s", request.remote_addr, admitted.message, admitted.aside)
-            ws.close(UNAUTHORIZED if admitted.status == 401 else FORBIDDEN, admitted.message[:120])
+            ws.close(*self._refuse_route(admitted))
             return
         if handoff.is_tls(ws.sock):
             self.logger.error(
@@ -354,16 +301,35 @@ class Handler:
         if self.hub.closed:
             ws.close(RESTART, "service restart")
             return
-        full = self._take_place(admitted.place)
+        full = self._gate.take_place(admitted.place)
         if full is not None:
-            ws.close(CONNECTION_LIMIT, full.message[:120])
+            ws.close(*self._refuse_route(full))
             return
         try:
-            client = self._client(RouteConnection(ws, self.options), admitted)
+            connection = RouteConnection(ws, self.options)
+        except OSError:
+            # The peer has gone, and simple-websocket has closed the socket.
+            self.hub.registry.give_place_back(admitted.place)
+            cut_off(ws)
+            return
+        try:
+            client = self._client(connection, admitted)
         except Exception:
             self.logger.exception("cartows: the app's client class failed; the connection is cut off")
             cut_off(ws)
             return
-        self._enter_unless_asked(client)
+        changed = self._gate.ask_again(client, admitted)
+        if changed is None:
+            self._enter_unless_asked(client)
+        else:
+            client.entrance = None
+            connection.open(None)
+            client.close(*self._refuse_route(changed))
         self.attach(client)
         client.read_pump()
+
+    def _refuse_route(self, refusal: Refusal) -> tuple[int, str]:
+        """Log a refusal, and return the close code and reason that stand for it."""
+        said = printable(f"{refusal.message} {refusal.aside}".rstrip())
+        self.logger.info("cartows: refused %s: %s", request.remote_addr, said)
+        return _CLOSE_CODES.get(refusal.status, FORBIDDEN), refusal.message[:120]

@@ -40,12 +40,14 @@ NO_PONG = 3012
 class _Beat:
     """Hold what is due for one client; changed by the heartbeat thread, and by ``watch`` under the lock."""
 
-    __slots__ = ("abort_at", "client", "next_ping")
+    __slots__ = ("abort_at", "client", "look_at", "next_ping")
 
     def __init__(self, client: Client, next_ping: float) -> None:
         self.client = client
         self.next_ping = next_ping
         self.abort_at = float("inf")
+        #: When its credentials are looked at at the latest, by an entry of the heap.
+        self.look_at = float("inf")
 
 
 class Heartbeat:
@@ -95,8 +97,12 @@ class Heartbeat:
         left = client.expires_in()
         if left is not None:
             with self._lock:
-                if client in self._numbers:
-                    self._push_locked(time.monotonic() + min(max(0.0, left), _LONGEST_LOOK), self._numbers[client])
+                number = self._numbers.get(client)
+                look_at = time.monotonic() + min(max(0.0, left), _LONGEST_LOOK)
+                # An entry that is due before will find the time that is left then.
+                if number is not None and look_at < self._beats[number].look_at:
+                    self._beats[number].look_at = look_at
+                    self._push_locked(look_at, number)
 
     def watch(self, client: Client, abort_at: float) -> None:
         """Abort a client's connection at that monotonic time, unless it has ended by then."""
@@ -234,9 +240,8 @@ class Heartbeat:
             return float("inf")
         if connection.closing or beat.next_ping == float("inf"):
             return beat.abort_at
-        left = beat.client.expires_in()
-        if left is not None and left <= _SLACK:
-            beat.client.expire("credentials expired")
+        left = beat.client.check_expiry(_SLACK)
+        if connection.closing:
             return beat.abort_at
         options = connection.options
         # A message that is being handled is a sign of life, however long its handler takes.
@@ -252,5 +257,5 @@ class Heartbeat:
         if now + _SLACK >= beat.next_ping:
             connection.ping()
             beat.next_ping = now + options.ping_period
-        look_at = float("inf") if left is None else now + min(left, _LONGEST_LOOK)
-        return min(beat.next_ping, beat.abort_at, now + options.pong_wait - silent, look_at)
+        beat.look_at = float("inf") if left is None else now + min(left, _LONGEST_LOOK)
+        return min(beat.next_ping, beat.abort_at, now + options.pong_wait - silent, beat.look_at)

@@ -9,14 +9,14 @@ Blocks: as long as the app's function does, which delays its own client only.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from .credentials import Authenticator, Credentials
-from .errors import AuthError
+from .errors import AuthError, CartowsError
 from .frames import close_frame
 from .message import MessageType
-from .rooms import Hearing
 from .subscriptions import Filters
 
 if TYPE_CHECKING:
@@ -35,8 +35,11 @@ RESERVED = frozenset(
 )
 
 
-def _covers(hearing: Hearing, key: str | None, value: str | None) -> bool:
-    return hearing.unfiltered or (key, value) in hearing.rooms
+def _checked(credentials: Credentials) -> Credentials:
+    """Return credentials that an authenticator of the app's own may have made."""
+    if credentials.expires_at is not None and not math.isfinite(credentials.expires_at):
+        raise CartowsError(f"Credentials(expires_at={credentials.expires_at}) cannot be used: it must be Unix time in seconds")
+    return credentials
 
 
 class Hooks:
@@ -77,12 +80,12 @@ class AppHooks:
         if asked is None:
             return Credentials(None)
         if isinstance(asked, Authenticator):
-            return asked.authenticate(request)
+            return _checked(asked.authenticate(request))
         found = self._app.ensure_sync(asked)(request)
-        # False too: that is how the other functions refuse.
-        if found is None or found is False:
+        # False and "" too: the one is how the other functions refuse, the other nobody's name.
+        if found is None or found is False or (isinstance(found, str) and not found):
             raise AuthError("The app does not know who you are: log in, then connect again.")
-        return found if isinstance(found, Credentials) else Credentials(found)
+        return _checked(found) if isinstance(found, Credentials) else Credentials(found)
 
     @property
     def authenticator(self) -> Authenticator | None:
@@ -90,19 +93,24 @@ class AppHooks:
         asked = self.hooks.authenticate
         return asked if isinstance(asked, Authenticator) else None
 
-    def may_hear(self, credentials: Credentials, identity: Any, key: str, value: str) -> bool:
-        """Ask the credentials, or else the app, whether somebody may hear a room; without either anybody may."""
-        authorize = self.hooks.authorize
-        if credentials.may_hear is not None:
-            return _covers(credentials.may_hear, key, value)
-        return authorize is None or bool(self.call(authorize, identity, key, value))
+    def may_hear(self, credentials: Credentials, identity: Any, key: str | None, value: str | None) -> bool:
+        """Ask the credentials, or else the app, whether somebody may hear a room; without either anybody may.
 
-    def may_hear_everything(self, credentials: Credentials, identity: Any) -> bool:
-        """Ask the credentials, or else the app, whether somebody may hear everything."""
-        authorize = self.hooks.authorize
+        No key and no value stand for everything.
+        """
+        return self._allows(self.call, credentials, identity, key, value)
+
+    def _allows(
+        self, call: Callable[..., Any], credentials: Credentials, identity: Any, key: str | None, value: str | None
+    ) -> bool:
         if credentials.may_hear is not None:
-            return credentials.may_hear.unfiltered
-        return authorize is None or bool(self.call(authorize, identity, None, None))
+            return credentials.may_hear.unfiltered or (key, value) in credentials.may_hear.rooms
+        authorize = self.hooks.authorize
+        return authorize is None or bool(call(authorize, identity, key, value))
+
+    def _call_in_request(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Call a function in the request's own context: another would hide what the app's before_request has put into ``g``."""
+        return self._app.ensure_sync(function)(*arguments)
 
     def refused(self, credentials: Credentials, filters: Filters) -> tuple[str | None, str | None] | None:
         """Ask, in the context of the upgrade request, for the filters of its query, or for everything when it has none.
@@ -111,13 +119,7 @@ class AppHooks:
         """
         rooms: list[tuple[str | None, str | None]] = [(key, value) for key, values in filters.items() for value in values]
         for key, value in rooms or [(None, None)]:
-            if credentials.may_hear is not None:
-                allowed = _covers(credentials.may_hear, key, value)
-            else:
-                # Not by ``call``: a context of its own would hide what the app's before_request has put into ``g``.
-                authorize = self.hooks.authorize
-                allowed = authorize is None or bool(self._app.ensure_sync(authorize)(credentials.identity, key, value))
-            if not allowed:
+            if not self._allows(self._call_in_request, credentials, credentials.identity, key, value):
                 return key, value
         return None
 
@@ -125,8 +127,7 @@ class AppHooks:
         """Ask what a new token says. Raises AuthError."""
         if self.authenticator is None:
             raise AuthError("Credentials are not refreshed here: connect again.")
-        credentials: Credentials = self.call(self.authenticator.refresh, token)
-        return credentials
+        return _checked(self.call(self.authenticator.refresh, token))
 
     @property
     def recheck_every(self) -> float | None:

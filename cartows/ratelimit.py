@@ -21,6 +21,9 @@ END = 3  # the client goes on regardless: it is to be put out
 # Who was told to slow down is told again after so many seconds, and is forgiven after as many without a drop.
 _QUIET = 1.0
 
+# For how many seconds of waiting a client is credited at the most, in all.
+_MOST_CREDIT = 30.0
+
 
 class RateLimit:
     """Let ``burst`` messages through at once and ``rate`` per second in the long run.
@@ -66,7 +69,7 @@ class RateLimit:
 
     def credit(self, seconds: float) -> None:
         """Count no time in which the client was kept waiting: what it has sent meanwhile comes all at once."""
-        self._extra += seconds * self._rate
+        self._extra = min(self._extra + seconds * self._rate, _MOST_CREDIT * self._rate)
         self._seen_at = self._clock()
 
     def wait(self) -> float:

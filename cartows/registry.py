@@ -15,6 +15,7 @@ from typing import Any
 
 from .client import Client
 from .place import Bounds, Place
+from .revocations import Revocations
 
 __all__ = ["Registry"]
 
@@ -36,6 +37,7 @@ class Registry:
         self._places = 0
         self._places_of: Counter[tuple[str, str]] = Counter()
         self._counters: Counter[str] = Counter()
+        self.revocations = Revocations()
 
     # Places -------------------------------------------------------------------------------------------------------
 
@@ -45,14 +47,21 @@ class Registry:
         Returns which bound forbids that: "clients", "address" or "identity"; None when it is taken.
         """
         with self._lock:
-            if self._places >= bounds.clients:
-                return "clients"
-            for kind, who, most in place.bounded(bounds):
-                if self._places_of[kind, who] >= most:
-                    return kind
-            self._places += 1
-            self._places_of.update(place.who())
-            return None
+            full = self._full_locked(place, bounds)
+            if full is None:
+                self._places += 1
+                self._places_of.update(place.who())
+            return full
+
+    def full(self, place: Place, bounds: Bounds) -> str | None:
+        """Return which bound forbids to take a place now, None when there is one."""
+        with self._lock:
+            return self._full_locked(place, bounds)
+
+    def _full_locked(self, place: Place, bounds: Bounds) -> str | None:
+        if self._places >= bounds.clients:
+            return "clients"
+        return next((kind for kind, who, most in place.bounded(bounds) if self._places_of[kind, who] >= most), None)
 
     def give_place_back(self, place: Place, client: Client | None = None) -> None:
         """Give back the place of a socket that did not become a client, or of a client that could not be served."""
@@ -77,13 +86,13 @@ class Registry:
             if client.gone:
                 return False
             self._present.add(client)
+            self._by_id[client.id] = client
             return True
 
     def enter(self, client: Client) -> None:
         """Take a client in. Hub thread."""
         with self._lock:
             self._clients[client] = None
-            self._by_id[client.id] = client
             self._counters["registered"] += 1
 
     def remove(self, client: Client) -> None:
@@ -92,9 +101,7 @@ class Registry:
             if client not in self._clients:
                 return
             del self._clients[client]
-            if self._by_id.get(client.id) is client:
-                del self._by_id[client.id]
-            self._forget_identity_locked(client)
+            self._forget_names_locked(client)
 
     def identify(self, client: Client, known_as: str | None) -> None:
         """Give a client another identity, as text; from then on it is found by that, though it may not be in yet."""
@@ -111,6 +118,11 @@ class Registry:
             if not known:
                 del self._by_identity[str(client.known_as)]
 
+    def _forget_names_locked(self, client: Client) -> None:
+        if self._by_id.get(client.id) is client:
+            del self._by_id[client.id]
+        self._forget_identity_locked(client)
+
     def gone(self, client: Client) -> None:
         """Forget a client whose descriptor is closed. Its reader thread."""
         with self._lock:
@@ -118,7 +130,7 @@ class Registry:
             if client.place is not None:
                 self._give_back_locked(client.place)
             self._present.discard(client)
-            self._forget_identity_locked(client)
+            self._forget_names_locked(client)
             self._departed.notify_all()
             code = client.connection.close_code or 1006
             # An app's codes, and a peer's, may be any.
@@ -155,7 +167,7 @@ class Registry:
             return list(self._present)
 
     def find_id(self, id: str) -> list[Client]:
-        """Return the client with that id, or nobody."""
+        """Return the client with that id, one that is on its way in too, or nobody."""
         with self._lock:
             return [self._by_id[id]] if id in self._by_id else []
 

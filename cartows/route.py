@@ -145,10 +145,7 @@ class RouteConnection(Connection):
                     return
                 if message is None or self.closing:
                     continue
-                self.handling = True
-                yield message
-                self.last_heard = time.monotonic()
-                self.handling = False
+                yield from self._handed_on(message)
         except ConnectionClosed:
             # It is raised before the answer to the peer's close frame has been given to us.
             self._socket.over()

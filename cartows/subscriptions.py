@@ -53,6 +53,8 @@ class Change(NamedTuple):
     #: The type of the message that answers, None when nobody asked.
     answer: str | None = None
     subscription: Subscription = Subscription(())
+    #: The rooms of the subscription have been taken from it: nothing more of them may reach it.
+    revoked: bool = False
 
 
 class TooManyRooms(Exception):

@@ -11,19 +11,19 @@ PACKAGE = Path(__file__).parents[1] / "cartows"
 
 # Lowest floor first. A module may import from the floors below, and on its own floor from those that stand left of it.
 FLOORS = [
-    "errors options message frames merging place ratelimit",
+    "errors options message frames merging place ratelimit revocations",
     "turnstile transport protocol rooms history replay backlog outbox sending connection channel servers credentials",
     "auth.keys auth.jwt auth.flask_login auth",
     "subscriptions hooks presence dialogue client route broadcasts",
     "heartbeat registry clients auditor dispatch hub",
-    "admission handoff upgrade handler",
+    "admission gate handoff upgrade handler",
     "extension",
 ]
 
 # Everything that is neither the package itself nor the standard library, and who may know of it.
 DEPENDENCIES = {
     "cryptography": {"auth.keys"},
-    "flask": {"auth.flask_login", "extension", "handler", "upgrade"},
+    "flask": {"auth.flask_login", "extension", "gate", "handler", "upgrade"},
     "flask_login": {"auth.flask_login"},
     "flask_sock": {"extension"},
     "jwt": {"auth.keys"},

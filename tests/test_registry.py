@@ -45,6 +45,7 @@ def client(id: str = "c1", known_as: str | None = None, place: Place | None = No
 def enter(registry: Registry, one: Client) -> None:
     """Take a client in as a handler does: who it is, then the rest."""
     registry.identify(one, one.known_as)
+    registry.arrive(one)
     registry.enter(one)
 
 
@@ -188,11 +189,20 @@ def test_a_client_on_its_way_in_is_found_by_its_identity_until_it_has_gone() -> 
     assert registry.find("bob") == []
 
 
+def test_a_client_on_its_way_in_is_found_by_its_id_until_it_has_gone() -> None:
+    registry, one = Registry(), client("c1")
+    assert registry.find_id("c1") == []
+    assert registry.arrive(one)
+    assert (registry.find_id("c1"), registry.clients()) == ([one], [])
+    registry.gone(one)
+    assert registry.find_id("c1") == []
+
+
 def test_who_comes_back_with_a_known_id_is_not_lost_when_the_first_is_removed() -> None:
     registry = Registry()
     first, second = client("same"), client("same")
-    registry.enter(first)
-    registry.enter(second)
+    enter(registry, first)
+    enter(registry, second)
     registry.remove(first)
     assert registry.find_id("same") == [second]
 

@@ -82,14 +82,13 @@ def _receiver(hub: Hub) -> Callable[..., None]:
 
     def logged_out(app: Any, user: Any = None, **_: Any) -> None:
         found = reference()
-        # From whichever app of the process: to put out somebody of another app who has the same id costs them a reconnect,
-        # and to keep somebody in would cost more.
-        identity = None if user is None else _id(_manager(app), user)
         # An anonymous user may log out too, and has no id.
-        if found is None or identity is None:
+        if found is None or user is None or not user.is_authenticated:
             return
         try:
-            found.disconnect(identity=identity, code=EXPIRED, reason="logged out")
+            # From whichever app of the process: to put out somebody of another app who has the same id costs them a
+            # reconnect, and to keep somebody in would cost more.
+            found.disconnect(identity=_id(_manager(app), user), code=EXPIRED, reason="logged out")
         except Exception:
             # The user is logged out all the same: it is no reason to answer with a 500.
             logger.exception("cartows: could not put out the sockets of a user who has logged out")

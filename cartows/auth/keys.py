@@ -2,8 +2,8 @@
 
 Threads: any.
 Locks: a KeySource holds its ``_asking`` while it asks for keys; whatever the app's callable locks is taken within it.
-Blocks: ``KeySource.keys`` while keys are fetched or the app's callable runs: whoever asks as long as that takes, all others at
-    most PATIENCE seconds, and only those who have no key to go on with.
+Blocks: ``KeySource.keys`` while keys are fetched or the app's callable runs: whoever asks as long as that takes; for him wait
+    all others, PATIENCE seconds at most while there is no key at all, else until SHORT_PATIENCE seconds after he began.
 
 No error and no ``repr`` here shows a key, not even a public one.
 """
@@ -13,12 +13,16 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
 import threading
+import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from http.client import HTTPException
 from time import monotonic
 from typing import Any
 from urllib.parse import urlsplit
+from urllib.request import Request, urlopen
 
 from ..errors import CartowsError, OptionsError
 
@@ -39,6 +43,12 @@ PAUSE = 10.0
 
 # How long a thread waits for another one that is asking already, in seconds.
 PATIENCE = 10.0
+
+# How long they wait when there are keys, but not the one that a token names: anybody can name one.
+SHORT_PATIENCE = 1.0
+
+# The most bytes of a JWK Set.
+MOST_BYTES = 1 << 20
 
 # RFC 7518, sections 3.2 and 3.3: the fewest bytes of a secret (for HS256) and the fewest bits of an RSA key.
 LEAST_SECRET, LEAST_RSA = 32, 2048
@@ -217,15 +227,31 @@ def fetcher(url: str, timeout: float) -> Callable[[], tuple[Key, ...]]:
         logger.warning(
             "cartows: JWTAuth fetches its keys by http: whoever is on the way can put their own in place. Use https."
         )
-    client = pyjwt().PyJWKClient(url, cache_jwk_set=False, headers={"User-Agent": "cartows"}, timeout=timeout)
+    request = Request(url, headers={"User-Agent": "cartows", "Accept": "application/json"})
 
     def fetch() -> tuple[Key, ...]:
-        found = client.fetch_data()
+        try:
+            found = json.loads(_download(request, timeout))
+        except (OSError, HTTPException, ValueError) as error:
+            raise OptionsError(f"JWTAuth has found no JWK Set at its jwks_url: {type(error).__name__}: {error}") from None
         if not isinstance(found, dict) or "keys" not in found:
             raise OptionsError("JWTAuth has found no JWK Set at its jwks_url")
         return _read_set(found, public=True)
 
     return fetch
+
+
+def _download(request: Request, timeout: float) -> bytes:
+    """Return what is there. PyJWT's own client bounds neither its size nor, save each single step, the time it takes."""
+    deadline, data = monotonic() + timeout, b""
+    with urlopen(request, timeout=timeout) as response:
+        while part := response.read1(65536):
+            data += part
+            if len(data) > MOST_BYTES:
+                raise ValueError(f"over {MOST_BYTES} bytes")
+            if monotonic() > deadline:
+                raise TimeoutError(f"it took more than {timeout:g} s")
+    return data
 
 
 class KeySource:
@@ -241,13 +267,17 @@ class KeySource:
         # Written under _asking; read without it, when a moment's error does no harm.
         self._fresh_until = -math.inf
         self._ask_again_at = -math.inf
+        self._began_at = -math.inf
+        _sources.add(self)
 
     def keys(self, kid: str | None) -> tuple[Key, ...]:
         """Return all keys, having asked for them where they are old or none has that id; none when none were ever had."""
         if monotonic() >= self._fresh_until:
             self._renew(0.0 if self._keys else PATIENCE)
         if kid is not None and all(key.kid != kid for key in self._keys):
-            self._renew(PATIENCE)
+            # A question that takes long holds up nobody but him who asks it.
+            left = self._began_at + SHORT_PATIENCE - monotonic()
+            self._renew(max(0.0, left if self._asking.locked() else SHORT_PATIENCE) if self._keys else PATIENCE)
         return self._keys
 
     def _renew(self, patience: float) -> None:
@@ -262,6 +292,7 @@ class KeySource:
 
     def _renew_locked(self) -> None:
         assert self._asking.locked()
+        self._began_at = monotonic()
         try:
             self._keys = self._ask()
             self._fresh_until = monotonic() + self._lifespan
@@ -273,3 +304,19 @@ class KeySource:
             logger.warning(text, str(error), exc_info=unexpected)
         finally:
             self._ask_again_at = monotonic() + PAUSE
+
+    def unlock(self) -> None:
+        """Be usable in the child of a fork, which does not have the thread that may have been asking."""
+        self._asking = threading.Lock()
+
+
+_sources: weakref.WeakSet[KeySource] = weakref.WeakSet()
+
+
+def _unlock_in_child() -> None:
+    for source in list(_sources):
+        source.unlock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_unlock_in_child)

@@ -6,6 +6,9 @@ import contextlib
 import http.client
 import threading
 
+import pytest
+from gunicorn.workers import gthread
+
 from tests.servers.clients import Raw
 from tests.servers.conftest import Serve
 from tests.servers.harness import HOST
@@ -46,6 +49,18 @@ def test_clients_that_are_connected_do_not_need_the_threads_that_slow_handshakes
     assert waiting == [200], "whoever waited is answered once the slow ones are gone"
     server.publish("broadcast", "after")
     assert client.receive()["type"] == "after"
+
+
+@pytest.mark.skipif(
+    not hasattr(gthread, "DEFAULT_WORKER_DATA_TIMEOUT"), reason="this gunicorn waits for the first byte for ever"
+)
+def test_connections_that_say_nothing_are_ended_and_hold_no_thread_for_long(serve: Serve) -> None:
+    server = serve(APP, config=CONFIG, threads=POOL)
+    client = server.connect()
+    silent = [server.raw() for _ in range(POOL)]
+    assert target_of(server).http("GET", "/") == 200, "whoever says something is served, with the whole pool waiting"
+    assert [raw.rest() for raw in silent] == [b""] * POOL, "and who does not is closed"
+    assert client.ask({"type": "ping"})["type"] == "pong"
 
 
 def pool_is_held(drips: list[Raw]) -> None:

@@ -261,7 +261,7 @@ def cross_site(target: Target, chance: Random, over: threading.Event) -> str:
 
 
 def forged_tokens(target: Target, chance: Random, over: threading.Event) -> str:
-    """Show tokens that nobody signed; what a real token may be turned into is tried in test_tokens."""
+    """Show tokens that nobody signed, and what real ones have been turned into where the target tells of them."""
     token = chance.choice(
         (
             "",
@@ -273,6 +273,7 @@ def forged_tokens(target: Target, chance: Random, over: threading.Event) -> str:
             "e30." * 1000,
             "\x00",
             "é",
+            *target.forged,
         )
     )
     header = ("Authorization", f"Bearer {token}")

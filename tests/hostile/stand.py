@@ -7,6 +7,7 @@ import json
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from cartows.options import Options
 from tests.servers import process
@@ -16,6 +17,9 @@ from .bystanders import EVENT, Publish
 from .wire import Target
 
 APP = "tests.hostile.app"
+
+#: The endpoint of the app that wants tokens.
+GUARDED = "/guarded"
 
 #: What the other acceptance tests do without, since they say a lot at once: here at its default.
 CONFIG = {"CARTOWS_RATE_LIMIT": Options().rate_limit}
@@ -60,9 +64,9 @@ class Memory:
 
 
 @contextlib.contextmanager
-def server_of_our_own() -> Iterator[Server]:
+def server_of_our_own(**config: Any) -> Iterator[Server]:
     with tempfile.TemporaryDirectory(prefix="hostile-") as directory:
-        server = Server(Plan(APP, config=json.dumps(CONFIG)), Path(directory), None)
+        server = Server(Plan(APP, config=json.dumps({**CONFIG, **config})), Path(directory), None)
         try:
             yield server
             server.stop()

@@ -37,6 +37,8 @@ class Target(NamedTuple):
     headers: tuple[tuple[str, str], ...] = ()
     #: Whether an upgrade without, or with a bad, token is to be refused.
     guarded: bool = False
+    #: Tokens that must let nobody in, beside those that are none at all.
+    forged: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, url: str, headers: Iterable[tuple[str, str]] = ()) -> Target:

@@ -30,7 +30,7 @@ from .place import Place
 from .ratelimit import ADMIT, END, TELL
 from .rooms import Hearing, Room, room_value
 from .sending import GONE, OVERFLOW, WANTS_WRITER, Batch
-from .subscriptions import Change, Filters, Subscription, with_rooms, without_rooms
+from .subscriptions import Change, Filters, Subscription, TooManyRooms, with_rooms, without_rooms
 
 if TYPE_CHECKING:
     from .hub import Hub
@@ -149,12 +149,17 @@ class Client:
         self._selective = True
         self.hub.change_client(self, Change(self.hearing, filters, before, answer, subscription or Subscription(()), revoked))
 
-    def join_rooms(self, subscription: Subscription) -> bool:
-        """Hold more rooms, and be told so by the hub thread; False when these would be too many."""
+    def join_rooms(self, subscription: Subscription, asked_at: int) -> bool:
+        """Hold more rooms, and be told so by the hub thread.
+
+        False when there has been a revocation of this identity since the app was asked. Raises TooManyRooms.
+        """
         with _filters_lock:
+            if any(self.hub.registry.revocations.since(asked_at, self.known_as)):
+                return False
             filters = with_rooms(self._filters, subscription.rooms)
             if sum([len(values) for values in filters.values()]) > self.connection.options.max_filters:
-                return False
+                raise TooManyRooms
             self._refilter_locked(filters, MessageType.SUBSCRIBED.value, subscription)
             return True
 
@@ -301,9 +306,12 @@ class Client:
 
         A check that raises is a no as well, and is raised once all has been asked.
         """
-        hooks, hearing = self.hooks, self.hearing
+        hooks = self.hooks
         if hooks is None:
             return False
+        # Of whoever joins a room at this moment: it is held by now, or the revocation is seen.
+        with _filters_lock:
+            hearing = self.hearing
         failed: list[Exception] = []
 
         def allowed(key: str | None, value: str | None) -> bool:
@@ -318,8 +326,7 @@ class Client:
             if refused := not allowed(None, None):
                 self.show_out(FORBIDDEN, "may not hear everything any more")
         else:
-            held = [(key, value) for key, values in self._filters.items() for value in values]
-            lost = [room for room in held if not allowed(*room)]
+            lost = [room for room in sorted(hearing.rooms) if not allowed(*room)]
             refused = bool(lost)
         if lost:
             self.leave_rooms(Subscription(tuple(lost)), revoked=True)

@@ -63,22 +63,20 @@ def _do(client: Client, message: Mapping[str, Any] | None) -> None:
 
 
 def _change_rooms(client: Client, data: Any, *, joins: bool) -> None:
-    options, revocations = client.connection.options, client.hub.registry.revocations
-    asked_at = revocations.now()
+    options = client.connection.options
     try:
         subscription = parse(data, options.filter_keys, joins=joins, most=options.max_filters)
         if not joins:
             client.leave_rooms(subscription)
             return
-        for key, value in subscription.rooms:
-            if client.hooks is not None and not client.hooks.may_hear(client.credentials, client.identity, key, value):
-                client.send_error("FORBIDDEN", "You may not hear this room.", f"{key}={value[:100]}")
-                return
-        if not client.join_rooms(subscription):
-            raise TooManyRooms
-        if any(revocations.since(asked_at, client.known_as)):
-            # What the app said may be out of date.
-            client.reauthorize()
+        joined = False
+        while not joined and not client.connection.closing:
+            asked_at = client.hub.registry.revocations.now()
+            for key, value in subscription.rooms:
+                if client.hooks is not None and not client.hooks.may_hear(client.credentials, client.identity, key, value):
+                    client.send_error("FORBIDDEN", "You may not hear this room.", f"{key}={value[:100]}")
+                    return
+            joined = client.join_rooms(subscription, asked_at)
     except TooManyRooms:
         client.send_error("FORBIDDEN", f"A client may hold {options.max_filters} rooms at most.", "max_filters")
 

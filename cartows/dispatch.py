@@ -24,7 +24,7 @@ from .options import Options
 from .presence import News, Presence
 from .registry import Registry
 from .replay import Past, Replay
-from .rooms import Hearing, Rooms
+from .rooms import Hearing, Room, Rooms
 from .sending import QUEUED, Batch
 from .subscriptions import Change
 
@@ -150,10 +150,10 @@ class Dispatcher:
         if self._is_ahead(client):
             return
         self._shortest_queue = min(self._shortest_queue, client.connection.options.send_queue)
-        early = self._early.pop(client, [])
+        early = _without_revoked(self._early.pop(client, []))
         try:
             self._registry.enter(client)
-            hearing, head = _heard_before(early) if early else client.hearing, self.history.head
+            hearing, head = early[0].before if early else client.hearing, self.history.head
             number = None if client.since is None else self.history.number(client.since)
             missed = None if number is None or number > head else self.history.count(number, hearing)
             since = head if number is None or missed is None else number
@@ -283,8 +283,14 @@ class Dispatcher:
         self._alarm = None
 
 
-def _heard_before(early: Sequence[Change]) -> Hearing:
-    """Return what a client heard before the first of these changes, without what has been taken from it since."""
-    rooms, unfiltered = early[0].before
-    revoked = [room for change in early if change.revoked for room in change.subscription.rooms]
-    return Hearing(rooms.difference(revoked), unfiltered)
+def _without_revoked(early: Sequence[Change]) -> list[Change]:
+    """Return changes without the rooms that later ones among them say have been taken away."""
+    revoked: set[Room] = set()
+    found = []
+    for change in reversed(early):
+        if change.revoked:
+            revoked.update(change.subscription.rooms)
+            found.append(change._replace(before=change.before._replace(rooms=change.before.rooms - revoked)))
+        else:
+            found.append(change.without(revoked))
+    return found[::-1]

@@ -167,7 +167,9 @@ class CartoWS:
             # No methods named: every request to the path gets an answer that says what is wrong with it.
             app.url_map.add(app.url_rule_class(path, endpoint=endpoint, websocket=websocket))
         app.extensions["cartows"] = self
-        app.extensions.setdefault(EXTENSIONS, []).append(self)
+        ours = app.extensions.setdefault(EXTENSIONS, [])
+        if self not in ours:
+            ours.append(self)
         self._handlers.append(handler)
         handler.logger.info("cartows: %s serves up to %d clients per process", path, handler.max_clients)
         workers = configured_workers()

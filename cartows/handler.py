@@ -279,11 +279,12 @@ class Handler:
         if isinstance(ws.sock, handoff.HandshakeSocket):
             ws.sock.accepted = True
             return
+        path = printable(request.path)
         try:
             admitted = self._gate.check_route() or self._gate.admit()
         except Exception:
             # Flask would write its error page into the WebSocket connection.
-            self.logger.exception("cartows: the app failed to say who may connect to %s; the client is refused", request.path)
+            self.logger.exception("cartows: the app failed to say who may connect to %s; the client is refused", path)
             ws.close(SERVER_ERROR, "server error")
             return
         if isinstance(admitted, Refusal):
@@ -294,7 +295,7 @@ class Handler:
                 "cartows: %s is a flask-sock route of the app's own, which cannot be served over TLS that ends in the worker: "
                 "simple-websocket reads there already, and two threads must not use one TLS object. Use CartoWS, or end TLS "
                 "in a proxy",
-                request.path,
+                path,
             )
             cut_off(ws)
             return

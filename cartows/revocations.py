@@ -15,7 +15,7 @@ from collections import deque
 
 __all__ = ["Revocations"]
 
-# Those that are remembered: more than there are while one question is answered. Who asked before that is asked again.
+# Those that are remembered: more than there are while one question is answered. Who asked before that counts as put out.
 _MOST = 1024
 
 
@@ -46,4 +46,4 @@ class Revocations:
         with self._lock:
             missed = self._number - number
             puts_out = [puts_out for who, puts_out in list(self._last)[-missed:] if who == identity]
-        return any(puts_out), missed > _MOST or False in puts_out
+        return missed > _MOST or any(puts_out), False in puts_out

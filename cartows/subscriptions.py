@@ -56,6 +56,16 @@ class Change(NamedTuple):
     #: The rooms of the subscription have been taken from it: nothing more of them may reach it.
     revoked: bool = False
 
+    def without(self, rooms: Collection[Room]) -> Change:
+        """Return the change without these rooms in any part of it."""
+        asked = tuple([room for room in self.subscription.rooms if room not in rooms])
+        return self._replace(
+            hearing=self.hearing._replace(rooms=self.hearing.rooms.difference(rooms)),
+            filters=without_rooms(self.filters, rooms),
+            before=self.before._replace(rooms=self.before.rooms.difference(rooms)),
+            subscription=self.subscription._replace(rooms=asked),
+        )
+
 
 class TooManyRooms(Exception):
     """Say that a message names more rooms than a client may hold."""

@@ -14,7 +14,7 @@ import threading
 import time
 import types
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any, NamedTuple, cast
@@ -397,6 +397,15 @@ def test_a_token_counts_until_it_expires_and_a_leeway_longer() -> None:
     assert JWTAuth(SECRET, leeway=60).refresh(signed(exp=past)).expires_at == past + 60.0
 
 
+@pytest.mark.parametrize("exp", [253_402_300_800, 10**18, 1e300, 10**306, 10**400], ids=lambda exp: f"{str(exp)[:6]}...")
+def test_what_is_later_than_any_date_is_no_time(exp: float) -> None:
+    """Nothing that counts with it, or tells a client how long that is, has to cope with it."""
+    claims = {"sub": "ann", "exp": exp}
+    assert refusal(JWTAuth(SECRET), forged({"alg": "HS256"}, claims)) == "The token is malformed."
+    latest = JWTAuth(SECRET).refresh(signed(exp=253_402_300_799))
+    assert latest.expires_at == 253_402_300_799
+
+
 @pytest.mark.parametrize("claim", ["nbf", "iat"])
 def test_a_token_does_not_count_before_its_time(claim: str) -> None:
     claims: dict[str, Any] = {claim: int(time.time()) + 60}
@@ -740,6 +749,47 @@ def test_who_has_a_key_does_not_wait_for_new_ones(clock: Clock) -> None:
         asking.join(AT_MOST)
 
 
+def test_made_up_key_ids_hold_up_nobody_for_long_while_keys_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keys, "PAUSE", 0.0)
+    asked, answer = threading.Event(), threading.Event()
+    waited: list[float] = []
+    answer.set()
+
+    def slow() -> Any:
+        asked.set()
+        assert answer.wait(AT_MOST)
+        return hmac_jwk("a")
+
+    def guess(number: int) -> None:
+        token, began = signed(kid=f"made up {number}"), time.monotonic()
+        assert refusal(auth, token) == "The token names a key that is not known here."
+        waited.append(time.monotonic() - began)
+
+    auth = JWTAuth(slow)
+    assert auth.refresh(hmac_token("a")).identity == "ann"
+    asked.clear()
+    answer.clear()
+    asking, *others = [threading.Thread(target=guess, args=(number,)) for number in range(9)]
+    asking.start()
+    try:
+        assert asked.wait(AT_MOST)
+        until = time.monotonic() + AT_MOST / 2
+        for other in others:
+            other.start()
+        for other in others:
+            other.join(max(0.0, until - time.monotonic()))
+        # They go although there is no answer yet.
+        assert (len(waited), asking.is_alive()) == (8, True)
+        # Whoever comes later does not wait at all.
+        guess(9)
+        assert waited[-1] < keys.SHORT_PATIENCE / 2
+        assert auth.refresh(hmac_token("a")).identity == "ann"
+    finally:
+        answer.set()
+        for thread in (asking, *others):
+            thread.join(AT_MOST)
+
+
 class Issuer(NamedTuple):
     """Be a server of keys: what it answers, and who has asked."""
 
@@ -819,6 +869,70 @@ def test_a_url_that_never_answers_holds_nobody_longer_than_its_timeout(monkeypat
         started = time.monotonic()
         assert refusal(auth, hmac_token("a")) == "Tokens cannot be checked at the moment: try again later."
         assert time.monotonic() - started < AT_MOST
+
+
+@contextmanager
+def dripping(monkeypatch: pytest.MonkeyPatch, head: bytes, drop: bytes, every: float = 0.0) -> Iterator[tuple[str, list[int]]]:
+    """Be a server of keys that goes on and on, and count the bytes that were taken."""
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    over, sent = threading.Event(), [0]
+
+    def serve() -> None:
+        peer, _ = listener.accept()
+        with peer, suppress(OSError):
+            peer.settimeout(AT_MOST)
+            peer.recv(65536)
+            peer.sendall(head)
+            while not over.wait(every) and sent[0] < 64 << 20:
+                peer.sendall(drop)
+                sent[0] += len(drop)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve, name="dripping")
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}/", sent
+        finally:
+            over.set()
+            thread.join(AT_MOST)
+
+
+ANSWER = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
+
+
+@pytest.mark.parametrize(
+    ("head", "drop"),
+    [
+        (ANSWER + b"\r\n", b" "),
+        (ANSWER + b"Transfer-Encoding: chunked\r\n\r\n", b"1\r\n \r\n"),
+        (ANSWER + b"Transfer-Encoding: chunked\r\n\r\n1;", b"x"),
+        (b"HTTP/1.1 200 ", b"x"),
+        (ANSWER + b"X-Drip: ", b"x"),
+        (b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+    ],
+    ids=["body", "chunks", "a chunk's head", "status", "a header", "interim answers"],
+)
+def test_a_url_that_drips_is_given_its_timeout_and_no_more(monkeypatch: pytest.MonkeyPatch, head: bytes, drop: bytes) -> None:
+    """Each byte comes in time; what counts is how long it takes in all, for the lock is held meanwhile."""
+    with dripping(monkeypatch, head, drop, every=0.05) as (url, _):
+        auth, reasons = JWTAuth(jwks_url=url, fetch_timeout=0.5), []
+        asking = threading.Thread(target=lambda: reasons.append(refusal(auth, hmac_token("a"))))
+        asking.start()
+        asking.join(AT_MOST / 2)
+        given_up = not asking.is_alive()
+    asking.join(AT_MOST)
+    assert (given_up, reasons) == (True, ["Tokens cannot be checked at the moment: try again later."])
+
+
+@pytest.mark.parametrize("head", [ANSWER + b"\r\n", ANSWER + b"Content-Length: 99999999999\r\n\r\n"], ids=["open", "huge"])
+def test_a_url_that_never_ends_is_read_no_further_than_keys_may_take(monkeypatch: pytest.MonkeyPatch, head: bytes) -> None:
+    with dripping(monkeypatch, head, b" " * 65536) as (url, sent):
+        auth = JWTAuth(jwks_url=url, fetch_timeout=AT_MOST)
+        began = time.monotonic()
+        assert refusal(auth, hmac_token("a")) == "Tokens cannot be checked at the moment: try again later."
+        assert time.monotonic() - began < AT_MOST
+    # 1 MiB, and what the kernel holds on its way
+    assert sent[0] < 16 << 20
 
 
 # How it is made -------------------------------------------------------------------------------------------------------

@@ -134,3 +134,17 @@ def test_against_the_plainest_of_models(rate: float, burst: int, pauses: list[fl
             assert verdict == TELL
             told.append(now)
         assert 0 < limit.wait() <= 1 / rate
+
+
+def busy(seconds: int) -> int:
+    """Return how many messages are let through at once after so long at half the pace, all of it in handlers."""
+    limit, clock = limited(16, 32)
+    for _ in range(seconds * 8):
+        assert limit.admit() == ADMIT
+        clock.now += 2 * TICK
+        limit.credit(2 * TICK)
+    return next(count for count in range(seconds * 16) if limit.admit() != ADMIT)
+
+
+def test_the_time_that_handlers_took_does_not_add_up_to_a_flood() -> None:
+    assert busy(7200) == busy(300) < 32 + 60 * 16

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from http.client import HTTPException
 from time import monotonic
 from typing import Any
+from urllib.error import HTTPError
 from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
@@ -227,11 +228,11 @@ def fetcher(url: str, timeout: float) -> Callable[[], tuple[Key, ...]]:
         logger.warning(
             "cartows: JWTAuth fetches its keys by http: whoever is on the way can put their own in place. Use https."
         )
-    request = Request(url, headers={"User-Agent": "cartows", "Accept": "application/json"})
+    download = _Download(Request(url, headers={"User-Agent": "cartows", "Accept": "application/json"}))
 
     def fetch() -> tuple[Key, ...]:
         try:
-            found = json.loads(_download(request, timeout))
+            found = json.loads(download.within(timeout))
         except (OSError, HTTPException, ValueError) as error:
             raise OptionsError(f"JWTAuth has found no JWK Set at its jwks_url: {type(error).__name__}: {error}") from None
         if not isinstance(found, dict) or "keys" not in found:
@@ -241,17 +242,48 @@ def fetcher(url: str, timeout: float) -> Callable[[], tuple[Key, ...]]:
     return fetch
 
 
-def _download(request: Request, timeout: float) -> bytes:
-    """Return what is there. PyJWT's own client bounds neither its size nor, save each single step, the time it takes."""
-    deadline, data = monotonic() + timeout, b""
-    with urlopen(request, timeout=timeout) as response:
-        while part := response.read1(65536):
-            data += part
-            if len(data) > MOST_BYTES:
-                raise ValueError(f"over {MOST_BYTES} bytes")
-            if monotonic() > deadline:
-                raise TimeoutError(f"it took more than {timeout:g} s")
-    return data
+class _Download:
+    """Fetch what is at a URL. PyJWT's own client bounds neither its size nor, save each single step, the time it takes."""
+
+    def __init__(self, request: Request) -> None:
+        self._request = request
+        self._thread: threading.Thread | None = None
+
+    def within(self, timeout: float) -> bytes:
+        """Return what is there. Raises OSError and the like, TimeoutError after so many seconds in all."""
+        if self._thread is not None and self._thread.is_alive():
+            raise TimeoutError("the last attempt has not ended yet")
+        done: list[bytes | Exception] = []
+        # Each step of a server that drips is in time: nothing but another thread can leave it.
+        self._thread = threading.Thread(target=self._run, args=(timeout, done), name="cartows-keys", daemon=True)
+        self._thread.start()
+        self._thread.join(timeout)
+        if not done:
+            raise TimeoutError(f"it took more than {timeout:g} s")
+        if isinstance(done[0], Exception):
+            raise done[0]
+        return done[0]
+
+    def _run(self, timeout: float, done: list[bytes | Exception]) -> None:
+        try:
+            done.append(self._read(timeout))
+        except HTTPError as error:
+            # It holds the connection.
+            error.close()
+            done.append(OSError(f"the server answered {error.code}"))
+        except Exception as error:
+            done.append(error)
+
+    def _read(self, timeout: float) -> bytes:
+        deadline, data = monotonic() + timeout, b""
+        with urlopen(self._request, timeout=timeout) as response:
+            while part := response.read1(65536):
+                data += part
+                if len(data) > MOST_BYTES:
+                    raise ValueError(f"over {MOST_BYTES} bytes")
+                if monotonic() > deadline:
+                    raise TimeoutError(f"it took more than {timeout:g} s")
+        return data
 
 
 class KeySource:

@@ -13,7 +13,7 @@ import jwt
 import pytest
 from websockets.exceptions import InvalidStatus
 
-from .clients import Json, Peer, Raw, Response
+from .clients import CLOSE, Json, Peer, Raw, Response
 from .conftest import Serve
 from .harness import BOTH_WAYS, FLASK, GTHREAD, GTHREAD_TLS, Kind, Server
 from .live import ask, label, subscribe
@@ -152,6 +152,36 @@ def test_a_token_comes_by_query_where_that_is_enabled_and_is_kept_out_of_the_log
     wait_for(lambda: server.log().count('"GET /live') == 1 + kind.attached, "the access log")
 
 
+#: Refused in every way, before the token is looked at and behind it; and with a query that is none to be cut at its last "?".
+BY_QUERY: dict[str, tuple[str, dict[str, str | None], int]] = {
+    "a question mark behind it": ("access_token={}&next=/a?b", {}, 401),
+    "a question mark at the end": ("access_token={}&x=?", {}, 401),
+    "a question mark before it": ("next=/a?b&access_token={}", {}, 401),
+    "twice": ("access_token={0}&access_token={0}", {}, 401),
+    "in other letters": ("acc%65ss_token={}", {}, 401),
+    "another token by authorization": ("access_token={}", {"Authorization": "Bearer x.y.z"}, 401),
+    "another token by subprotocol": ("access_token={}", {"Sec-WebSocket-Protocol": "cartows, bearer.x.y.z"}, 401),
+    "another origin": ("access_token={}", {"Origin": "https://evil.example"}, 403),
+    "no upgrade": ("access_token={}", {"Upgrade": None, "Connection": "close"}, 400),
+    "another version": ("access_token={}", {"Sec-WebSocket-Version": "12"}, 426),
+    "too many rooms": ("access_token={}&" + "&".join(f"board_id={each}" for each in range(101)), {}, 403),
+}
+
+
+@pytest.mark.parametrize("kind", BOTH_WAYS, ids=str)
+@pytest.mark.parametrize("way", BY_QUERY)
+def test_a_token_in_the_query_of_whoever_is_refused_is_kept_out_of_the_logs_as_well(serve: Serve, kind: Kind, way: str) -> None:
+    config = {"JWT": {**CONFIG["JWT"], "query_parameter": "access_token"}}
+    server = serve("guarded", kind=kind, config=config, arguments=("--access-logfile", "-"))
+    query, headers, status = BY_QUERY[way]
+    start = len(server.log())
+    response = server.raw().open(f"/live?{query.format(token(key=KEY[::-1]))}", headers)
+    assert response.status == status
+    wait_for(lambda: '"GET /live' in server.log(start), "the access log")
+    check_no_secrets(server.log(start))
+    assert "token=hidden" in server.log(start)
+
+
 def test_a_query_is_not_looked_at_where_that_is_not_enabled(server: Server) -> None:
     reason = check_unauthorized(server.raw().open("/live?access_token=none"))
     assert "access_token" not in reason
@@ -284,14 +314,28 @@ def test_what_does_not_renew_a_token_changes_nothing(serve: Serve, kind: Kind) -
 def test_a_refresh_may_cost_a_room(server: Server) -> None:
     peer = come_in(server, token(rooms={"board_id": ["b1", "b2"]}), "?board_id=b1&board_id=b2")
     peer.send(refresh(token(rooms={"board_id": "b2"})))
-    refreshed, lost = peer.receive(), peer.receive()
-    assert (refreshed["type"], lost["type"], lost["data"]) == ("auth.refreshed", "unsubscribed", {"board_id": ["b2"]})
+    answers = {message["type"]: message["data"] for message in (peer.receive(), peer.receive())}
+    assert set(answers) == {"auth.refreshed", "unsubscribed"}
+    assert answers["unsubscribed"] == {"board_id": ["b2"]}
     for board in ("b1", "b2"):
         server.publish("broadcast_task_created", "t1", board, {})
     assert [message["data"]["board_id"] for message in server.heard(peer)[0]] == ["b2"]
     # and may bring one, which is not entered by itself
     assert peer.ask(refresh(token(rooms={"board_id": ["b2", "b3"]})))["type"] == "auth.refreshed"
     assert subscribe(peer, board_id="b3") == {"board_id": ["b2", "b3"]}
+
+
+def test_a_token_for_ever_and_a_day_renews_nothing(server: Server) -> None:
+    """Nor is it taken by halves, with the rooms of the old token under the new one."""
+    peer = come_in(server, token(rooms={"board_id": ["b1", "b2"]}), "?board_id=b1&board_id=b2")
+    for exp in (10**12, 10**18, 1e300, 10**306):
+        answer = peer.ask(refresh(token(exp=exp, rooms={"board_id": ["b1"]})))
+        assert check_forbidden(answer) == "The token is malformed."
+    late = 253_402_300_799
+    peer.send(refresh(token(exp=late, rooms={"board_id": ["b1"]})))
+    answers = {message["type"]: message["data"] for message in (peer.receive(), peer.receive())}
+    assert answers["unsubscribed"] == {"board_id": ["b1"]}
+    assert 0 < answers["auth.refreshed"]["expires_in_ms"] <= late * 1000
 
 
 def test_a_refresh_may_cost_everything(home: Server) -> None:
@@ -315,3 +359,52 @@ def test_an_open_client_has_nothing_to_refresh(home: Server) -> None:
     peer = home.connect()
     check_forbidden(peer.ask(refresh(token())))
     assert peer.ask({"type": "ping"})["type"] == "pong"
+
+
+# Several extensions in one app ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=(*BOTH_WAYS, FLASK), ids=str)
+def several(serve: Serve, request: pytest.FixtureRequest) -> Server:
+    server = serve("two_extensions", kind=request.param)
+    for path in ("/staff?as=ann&board_id=b1", "/one?as=ann", "/v1/ws?as=ann"):
+        # its hub's threads stay
+        raw = server.upgraded(path)
+        raw.send_frame(CLOSE, b"\x03\xe8")
+        assert raw.frame().closed.code == 1000
+        raw.close()
+    server.settle()
+    return server
+
+
+def check_closed(server: Server, path: str, code: int) -> None:
+    raw = server.raw()
+    assert raw.open(path).status == 101
+    closed = raw.frame().closed
+    assert (closed.code, bool(closed.reason)) == (code, True)
+    raw.close()
+
+
+def test_a_route_of_the_apps_own_asks_the_extension_that_has_its_hub(several: Server) -> None:
+    assert several.raw().open("/staff").status == 401
+    check_closed(several, "/own-staff", 3500)
+    check_closed(several, "/own-staff?as=ann", 3507)
+    check_closed(several, "/own-staff?as=ann&board_id=b2", 3507)
+    assert several.connect("/own-staff?as=ann&board_id=b1").ask({"type": "ping"})["type"] == "pong"
+    assert several.connect("/own-open").ask({"type": "ping"})["type"] == "pong"
+
+
+def test_a_route_of_the_apps_own_does_not_choose_between_two_extensions_with_its_hub(several: Server) -> None:
+    several.expected_tracebacks.append("extensions with this hub")
+    for query in ("", "?as=ann"):
+        start = len(several.log())
+        check_closed(several, f"/own-shared{query}", 1011)
+        # and says what to do
+        wait_for(lambda start=start: "handler.handle_websocket" in several.log(start), "a line in the log")  # type: ignore[misc]
+    check_closed(several, "/own-one", 3500)
+    assert several.connect("/own-one?as=ann").ask({"type": "ping"})["type"] == "pong"
+
+
+def test_one_extension_at_two_places_is_no_choice(several: Server) -> None:
+    check_closed(several, "/own-twice", 3500)
+    assert several.connect("/own-twice?as=ann").ask({"type": "ping"})["type"] == "pong"

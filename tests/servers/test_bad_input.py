@@ -10,13 +10,14 @@ import random
 import struct
 import zlib
 from collections.abc import Callable, Iterator
+from urllib.parse import quote
 
 import pytest
 
 from . import process
 from .clients import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, Peer, Raw, deflate, make_frame
 from .conftest import Serve
-from .harness import EVERYWHERE, GTHREAD, GTHREAD_TLS, HOST, Server, event_ids
+from .harness import EVERYWHERE, FLASK, GTHREAD, GTHREAD_ATTACHED, GTHREAD_TLS, HOST, Kind, Server, event_ids
 from .process import wait_for
 
 DEFLATE: dict[str, str | None] = {"Sec-WebSocket-Extensions": "permessage-deflate"}
@@ -382,3 +383,54 @@ def test_unasked_pongs_are_taken(server: Server, witness: Peer) -> None:
     raw.send_json({"type": "ping"})
     assert raw.receive()["type"] == "pong"
     raw.close()
+
+
+# What ends a line for somebody who reads a log, or is obeyed by a terminal.
+LINE_ENDS = ("\n", "\r\n", "\r", "\x0b", "\x85", "\u2028")
+FORGED = "app-log CRITICAL root: forged"
+
+
+def check_log(server: Server, start: int, words: str, count: int) -> None:
+    """Check that so many lines with these words came, and nothing that a peer wrote as a line or as a command."""
+    wait_for(lambda: server.log(start).count(words) >= count, lambda: f"{count} lines: {server.log(start)}")
+    log = server.log_file.read_bytes().decode()[start:]
+    assert log.count(words) == count
+    assert FORGED in log
+    assert not [line for line in log.splitlines() if line.startswith(FORGED)]
+    # Werkzeug's own lines have colours
+    assert all(line.isprintable() for line in log.split("\n") if "werkzeug:" not in line)
+
+
+@pytest.mark.parametrize("kind", [GTHREAD, GTHREAD_ATTACHED, FLASK], ids=str)
+@pytest.mark.parametrize("path", ["/ws", "/own"])
+def test_a_room_that_is_refused_makes_no_line_of_its_own_in_the_log(serve: Serve, kind: Kind, path: str) -> None:
+    server = serve("people", kind=kind)
+    values = [f"x{end}{FORGED}" for end in LINE_ENDS] + [f"x\x1b[31m{FORGED}\x9b2J\u202e"]
+    server.post("/denied", [["board_id", value] for value in values])
+    start = len(server.log_file.read_bytes().decode())
+    try:
+        for value in values:
+            raw = server.raw()
+            response = raw.open(f"{path}?board_id={quote(value)}")
+            if path == "/ws":
+                assert (response.status, response.json["code"]) == (403, "FORBIDDEN")
+            else:
+                assert raw.frame().closed.code == 3507
+            raw.close()
+    finally:
+        server.post("/denied", [])
+    check_log(server, start, "You may not hear", len(values))
+
+
+@pytest.mark.parametrize("kind", [GTHREAD, GTHREAD_ATTACHED, FLASK], ids=str)
+@pytest.mark.parametrize("path", ["/ws", "/own"])
+def test_a_close_reason_makes_no_line_of_its_own_in_the_log(serve: Serve, kind: Kind, path: str) -> None:
+    server = serve("people", kind=kind)
+    reasons = [f"bye{end}{FORGED}" for end in LINE_ENDS] + [f"bye\x1b[31m{FORGED}\x9b2J\u202e"]
+    start = len(server.log_file.read_bytes().decode())
+    for reason in reasons:
+        raw = server.upgraded(path)
+        raw.send_frame(CLOSE, struct.pack("!H", 3000) + reason.encode())
+        assert raw.frame().opcode == CLOSE
+        raw.close()
+    check_log(server, start, " goes: 3000 bye", len(reasons))

@@ -72,6 +72,29 @@ def test_the_name_of_the_host_is_what_the_request_says(serve: Serve) -> None:
     assert visits(server, EVIL, Host="app.example") == {403}
 
 
+@pytest.mark.parametrize("kind", [*BOTH_WAYS, FLASK], ids=str)
+def test_a_page_without_a_host_is_of_no_host_whatever_the_request_calls_its_own(serve: Serve, kind: Kind) -> None:
+    """Werkzeug knows no host at all where the name has an underscore, as names within a company have."""
+    server = serve("people", kind=kind)
+    for host in ("a_b.example", f"my_app:{server.port}"):
+        assert visits(server, "null", "file://", "", "data:", EVIL, Host=host) == {403}
+        assert visits(server, f"http://{host}", f"https://{host}", None, Host=host) == {101}
+        check_one_line(server, "null", host, Host=host)
+    raw = server.raw()
+    assert raw.open("/own", {"Origin": "null", "Host": "a_b.example"}).status == 101
+    assert raw.frame().closed.code == 3507
+    raw.close()
+    server.upgraded("/own", {"Origin": "http://a_b.example", "Host": "a_b.example"})
+
+
+@pytest.mark.parametrize("kind", BOTH_WAYS, ids=str)
+def test_a_host_with_an_underscore_may_stand_behind_a_proxy(serve: Serve, kind: Kind) -> None:
+    server = serve("people", kind=kind, config={"PROXIES": 1})
+    through = {"Host": "10.0.0.5:8000", "X_Forwarded_Host": "a_b.example", "X_Forwarded_Proto": "https"}
+    assert visits(server, "https://a_b.example", None, **through) == {101}
+    assert visits(server, "null", "", EVIL, "http://10.0.0.5:8000", **through) == {403}
+
+
 def test_a_refusal_does_not_tell_the_page_what_would_be_allowed(serve: Serve) -> None:
     server = serve("people", config={"CARTOWS_ORIGINS": [GOOD]})
     response = server.raw().open("/ws", {"Origin": EVIL})

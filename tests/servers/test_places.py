@@ -154,6 +154,29 @@ def test_a_client_class_that_raises_on_a_route_of_the_apps_own_gives_the_place_b
     fill(server)
 
 
+@pytest.mark.parametrize("kind", BOTH_WAYS, ids=str)
+def test_who_says_goodbye_before_a_route_of_the_apps_own_has_let_it_in_gives_its_place_back(serve: Serve, kind: Kind) -> None:
+    """By then simple-websocket may have closed the socket that is to be tuned."""
+    server = serve("revoked", kind=kind, config={**PER_IP, "CARTOWS_WRITE_BUFFER": 65536})
+    gate = "/gates/authenticate%20ann"
+    for _ in range(PLACES + 1):
+        server.request("PUT", gate)
+        raw = server.raw()
+        raw.socket.settimeout(5)
+        assert raw.open("/own?as=ann").status == 101
+        wait_for(lambda: server.get(gate).json["reached"], "authenticate")
+        raw.send_frame(CLOSE, b"\x03\xe8")
+        assert raw.frame().closed.code == 1000
+        assert raw.rest() == b""
+        server.request("DELETE", gate)
+        raw.close()
+    server.await_idle()
+    await_places(server, 0)
+    for raw in fill(server, "/ws?as=ann"):
+        raw.close()
+    await_places(server, 0)
+
+
 def test_who_is_too_many_bothers_nobody_who_is_in(serve: Serve) -> None:
     server = serve("people", config=PER_IP)
     raws = fill(server)

@@ -167,6 +167,30 @@ def test_what_may_be_heard_is_asked_again(people: Server) -> None:
     assert people.heard(*tabs, bob) == [[], [], []]
 
 
+@pytest.mark.parametrize("kind", [*BOTH_WAYS, FLASK], ids=str)
+def test_a_check_that_fails_is_a_no_and_keeps_nobody_from_being_asked(serve: Serve, kind: Kind) -> None:
+    """Whichever of the clients and of its rooms is asked first: what was to be taken away is not kept for another's sake."""
+    server = serve("revoked", kind=kind)
+    server.expected_tracebacks.append("the app's authorize fails")
+    rooms = ("b1", "b2", "b3"), ("b3", "b2", "b1"), ("b2",), ("b3",), ("b1",)
+    tabs = [server.connect("/ws?as=joe&" + "&".join(f"board_id={room}" for room in each)) for each in rooms]
+    everything, bob = server.connect("/ws?as=joe"), server.connect("/ws?as=bob&board_id=b1&board_id=b2")
+    server.post("/rules", {"fail": [["board_id", "b1"], [None, None]], "deny": [["board_id", "b2"]]})
+    try:
+        # it is said once everybody has been asked
+        assert server.post("/reauthorize/joe", None).status == 500
+        check_put_out(everything, 3507, reconnect=False)
+        for board in ("b1", "b2", "b3"):
+            server.publish("broadcast_task_created", "t1", board, {})
+        *joe, others = server.heard(*tabs, bob)
+        assert [each[0]["type"] for each in (*joe[:3], joe[4])] == ["unsubscribed"] * 4
+        heard = [[message["data"]["board_id"] for message in each if message["type"] == "task.created"] for each in joe]
+        assert heard == [["b3"], ["b3"], [], ["b3"], []]
+        assert [message["data"]["board_id"] for message in others] == ["b1", "b2"]
+    finally:
+        server.post("/rules", {})
+
+
 # By Flask-Login -------------------------------------------------------------------------------------------------------
 
 

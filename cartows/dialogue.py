@@ -27,6 +27,9 @@ _MOST_NONSENSE = 10
 # How long such a client has to read why it goes.
 _NONSENSE_WAIT = 1.0
 
+# So many rooms in one message count for one message more: each is asked for, joined and told of, here and in the hub thread.
+_ROOMS_PER_MESSAGE = 10
+
 # What the wire calls a client that makes no sense (RFC 6455, section 7.4.1: policy violation).
 NONSENSE = 1008
 
@@ -65,7 +68,12 @@ def _do(client: Client, message: Mapping[str, Any] | None) -> None:
 def _change_rooms(client: Client, data: Any, *, joins: bool) -> None:
     options = client.connection.options
     try:
-        subscription = parse(data, options.filter_keys, joins=joins, most=options.max_filters)
+        try:
+            subscription = parse(data, options.filter_keys, joins=joins, most=options.max_filters)
+        except TooManyRooms:
+            _charge(client, options.max_filters)
+            raise
+        _charge(client, len(subscription.rooms))
         if not joins:
             client.leave_rooms(subscription)
             return
@@ -77,6 +85,13 @@ def _change_rooms(client: Client, data: Any, *, joins: bool) -> None:
             raise TooManyRooms
     except TooManyRooms:
         client.send_error("FORBIDDEN", f"A client may hold {options.max_filters} rooms at most.", "max_filters")
+
+
+def _charge(client: Client, rooms: int) -> None:
+    """Have a message that names many rooms count for several, at most for as many as may be sent at once."""
+    limit = client.connection.limit
+    if limit is not None:
+        limit.charge(min(rooms // _ROOMS_PER_MESSAGE, client.connection.options.rate_burst))
 
 
 def _refresh(client: Client, data: Any) -> None:

@@ -29,6 +29,10 @@ _ANSWER_WAIT = 1.0
 # How long a peer that broke the protocol is listened to, so that it can read why it is put out (RFC 6455, section 7.1.7).
 _LINGER = 2.0
 
+# What is thrown away is read in so large pieces, and so many seconds apart: a flood is the peer's to wait for, not ours.
+_DISCARDED = 64 * 1024
+_DISCARD_PAUSE = 0.01
+
 
 class Owner(Protocol):
     """Be told, with no lock held, what a connection cannot do by itself."""
@@ -158,7 +162,7 @@ class Connection(Sender):
         discard = False
         while True:
             try:
-                data = self.transport.receive(self.options.read_buffer)
+                data = self.transport.receive(_DISCARDED if discard else self.options.read_buffer)
             except OSError:
                 data = b""
             if not data:
@@ -166,6 +170,7 @@ class Connection(Sender):
             self.last_heard = time.monotonic()
             if discard:
                 # What was wrong has been said; closing with bytes unread would reset the connection before it is heard.
+                time.sleep(_DISCARD_PAUSE)
                 continue
             for item in self._inbound.feed(data):
                 if isinstance(item, Closed):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from .errors import AuthError
 from .message import MessageType, decode_object, new_message
 from .rooms import room_value
-from .subscriptions import BadMessage, TooManyRooms, parse
+from .subscriptions import BadMessage, Subscription, TooManyRooms, parse
 
 if TYPE_CHECKING:
     from .client import Client
@@ -26,6 +26,9 @@ _MOST_NONSENSE = 10
 
 # How long such a client has to read why it goes.
 _NONSENSE_WAIT = 1.0
+
+# So many rooms in one message count for one message more: each is asked for, joined and told of, here and in the hub thread.
+_ROOMS_PER_MESSAGE = 10
 
 # What the wire calls a client that makes no sense (RFC 6455, section 7.4.1: policy violation).
 NONSENSE = 1008
@@ -64,21 +67,36 @@ def _do(client: Client, message: Mapping[str, Any] | None) -> None:
 
 def _change_rooms(client: Client, data: Any, *, joins: bool) -> None:
     options = client.connection.options
+    named = options.max_filters
     try:
-        subscription = parse(data, options.filter_keys, joins=joins, most=options.max_filters)
-        if not joins:
+        subscription = parse(data, options.filter_keys, joins=joins, most=options.max_filters if joins else None)
+        named = len(subscription.rooms)
+        if joins:
+            _join(client, subscription)
+        else:
             client.leave_rooms(subscription)
-            return
-        joined = False
-        while not joined and not client.connection.closing:
-            asked_at = client.hub.registry.revocations.now()
-            for key, value in subscription.rooms:
-                if client.hooks is not None and not client.hooks.may_hear(client.credentials, client.identity, key, value):
-                    client.send_error("FORBIDDEN", "You may not hear this room.", f"{key}={value[:100]}")
-                    return
-            joined = client.join_rooms(subscription, asked_at)
     except TooManyRooms:
         client.send_error("FORBIDDEN", f"A client may hold {options.max_filters} rooms at most.", "max_filters")
+    _charge(client, named)
+
+
+def _join(client: Client, subscription: Subscription) -> None:
+    """Join rooms that the app allows, all or none; ask again when it has changed its mind meanwhile."""
+    joined = False
+    while not joined and not client.connection.closing:
+        asked_at = client.hub.registry.revocations.now()
+        for key, value in subscription.rooms:
+            if client.hooks is not None and not client.hooks.may_hear(client.credentials, client.identity, key, value):
+                client.send_error("FORBIDDEN", "You may not hear this room.", f"{key}={value[:100]}")
+                return
+        joined = client.join_rooms(subscription, asked_at)
+
+
+def _charge(client: Client, rooms: int) -> None:
+    """Have a message that names many rooms count for several, at most for as many as may be sent at once."""
+    limit = client.connection.limit
+    if limit is not None:
+        limit.charge(min(rooms // _ROOMS_PER_MESSAGE, client.connection.options.rate_burst))
 
 
 def _refresh(client: Client, data: Any) -> None:

@@ -37,7 +37,7 @@ class RateLimit:
         self._rate, self._burst, self._clock = rate, burst, clock
         #: Messages that may come besides, for the time in which others were handled; until the client has been quiet.
         self._extra = 0.0
-        #: Messages that may come at once, as of ``_seen_at``.
+        #: Messages that may come at once, as of ``_seen_at``; below zero what is owed.
         self._left = float(burst)
         self._seen_at = clock()
         self._dropped = 0
@@ -66,6 +66,10 @@ class RateLimit:
             self._told_at = now
             return TELL
         return DROP
+
+    def charge(self, cost: int) -> None:
+        """Take what a message that was let through costs beyond one; what is not left is owed, and others wait for it."""
+        self._left -= cost
 
     def credit(self, seconds: float) -> None:
         """Count no time in which the client was kept waiting: what it has sent meanwhile comes all at once."""

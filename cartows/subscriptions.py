@@ -81,7 +81,7 @@ def parse(data: Any, keys: Collection[str], *, joins: bool, most: int | None = N
         raise BadMessage(f'Its "data" must be an object that names rooms, by {allowed}.')
     rooms: dict[Room, None] = {}
     since = meta = None
-    named = [len(value) if isinstance(value, list) else 1 for key, value in data.items() if key in keys]
+    named = [_count(value) for key, value in data.items() if key in keys]
     if most is not None and sum(named) > most:
         raise TooManyRooms
     for key, value in data.items():
@@ -97,6 +97,14 @@ def parse(data: Any, keys: Collection[str], *, joins: bool, most: int | None = N
     if not rooms:
         raise BadMessage(f"It names no room; rooms go by {allowed}.")
     return Subscription(tuple(rooms), since, meta)
+
+
+def _count(value: Any) -> int:
+    """Return how many rooms are named; what can name none is found out later."""
+    try:
+        return len(set(value)) if isinstance(value, list) else 1
+    except TypeError:
+        return 1
 
 
 def _values(key: str, value: Any) -> list[str]:

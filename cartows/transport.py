@@ -130,11 +130,12 @@ class PlainTransport(Transport):
         """See Transport.receive."""
         if self._turnstile is None:
             return self.sock.recv(size)
-        while True:
+        # One read for each turn, however much has come: a recv that need not wait gives the GIL up too briefly for others to
+        # take it, and starts anew the time after which they may demand it. A few who flood kept the hub from it for 50 ms.
+        while self._turnstile.wait(self.fd):
             with suppress(BlockingIOError):
                 return self.sock.recv(size, _DONT_WAIT)
-            if not self._turnstile.wait(self.fd):
-                return self.sock.recv(size)
+        return self.sock.recv(size)
 
     def close(self) -> None:
         """See Transport.close."""

@@ -88,6 +88,49 @@ def test_what_is_dropped_costs_nothing_of_what_may_be_said_later() -> None:
     assert limit.admit() == ADMIT
 
 
+def test_what_a_message_costs_beyond_one_is_owed_and_others_wait_for_it() -> None:
+    limit, clock = limited(4, 3)
+    assert limit.admit() == ADMIT
+    limit.charge(4)
+    assert limit.wait() == pytest.approx(0.75)
+    assert say(limit, 2) == [TELL, DROP]
+    clock.now += 0.75
+    assert say(limit, 2) == [ADMIT, DROP]
+
+
+def test_what_was_owed_is_forgotten_once_it_is_paid() -> None:
+    limit, clock = limited(10, 5)
+    say(limit, 1)
+    limit.charge(100)
+    clock.now += 3600
+    assert say(limit, 6) == [ADMIT] * 5 + [TELL]
+
+
+def test_a_message_that_costs_nothing_more_changes_nothing() -> None:
+    limit, _ = limited(1, 3)
+    assert limit.admit() == ADMIT
+    limit.charge(0)
+    assert say(limit, 3) == [ADMIT, ADMIT, TELL]
+
+
+@given(RATES, BURSTS, st.lists(st.tuples(st.integers(0, 64), st.integers(0, 8)), max_size=120))
+def test_no_stretch_of_time_costs_more_than_the_burst_the_pace_and_its_last_message(
+    rate: float, burst: int, messages: list[tuple[int, int]]
+) -> None:
+    limit, clock = limited(rate, burst)
+    admitted: list[tuple[float, int]] = []
+    for ticks, cost in messages:
+        clock.now += ticks * TICK
+        if limit.admit() == ADMIT:
+            limit.charge(cost)
+            admitted.append((clock.now, 1 + cost))
+    for first, (start, _) in enumerate(admitted):
+        spent = 0
+        for at, cost in admitted[first:]:
+            assert spent + 1 <= burst + (at - start) * rate + 1e-9
+            spent += cost
+
+
 @given(RATES, BURSTS, st.integers(1, 200))
 def test_who_keeps_the_pace_is_never_limited(rate: float, burst: int, count: int) -> None:
     limit, clock = limited(rate, burst)

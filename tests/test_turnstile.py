@@ -19,13 +19,14 @@ class CountingSlots(threading.Semaphore):
 
     def __init__(self, value: int) -> None:
         super().__init__(value)
-        self.most = self.out = 0
+        self.most = self.out = self.given = 0
         self.guard = threading.Lock()
 
     def acquire(self, blocking: bool = True, timeout: float | None = None) -> bool:
         taken = super().acquire(blocking, timeout)
         with self.guard:
             self.out += 1
+            self.given += 1
             self.most = max(self.most, self.out)
         return taken
 
@@ -70,6 +71,21 @@ def test_a_crowd_that_goes_at_once_is_let_through_a_few_at_a_time(turnstile: Tur
     assert 1 <= slots.most <= _SLOTS
     assert slots.out == 0
     assert turnstile._turns == {}
+
+
+def test_a_reader_waits_its_turn_again_though_there_is_more_to_read(turnstile: Turnstile) -> None:
+    mine, theirs = socket.socketpair()
+    got: list[bytes] = []
+    theirs.sendall(b"x" * 10_000)
+    theirs.close()
+    thread = threading.Thread(target=reader, args=(turnstile, mine, got))
+    thread.start()
+    thread.join(5)
+    assert not thread.is_alive()
+    assert list(map(len, got)) == [4096, 4096, 1808]
+    slots = turnstile._slots
+    assert isinstance(slots, CountingSlots)
+    assert slots.given == 4, "one for each read, the end's included"
 
 
 def test_a_reader_that_is_slow_with_its_message_holds_up_nobody(turnstile: Turnstile) -> None:

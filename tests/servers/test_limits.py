@@ -162,6 +162,59 @@ def test_a_route_of_the_apps_own_counts_pings_as_well(serve: Serve) -> None:
     assert raw.ended()[1].code == 3013
 
 
+# Rooms ----------------------------------------------------------------------------------------------------------------
+
+#: At the default burst, and so slow that no time counts.
+ROOMS = {"CARTOWS_RATE_LIMIT": 0.25, "CARTOWS_RATE_BURST": 40}
+
+
+def rooms(kind: str, count: int) -> Json:
+    return {"type": kind, "data": {"board_id": [f"room-{number}" for number in range(count)]}}
+
+
+@pytest.mark.parametrize("path", ["/ws", "/own"])
+def test_naming_many_rooms_counts_for_several_messages(serve: Serve, path: str) -> None:
+    server = serve("people", config=ROOMS)
+    raw, other = server.upgraded(path), server.connect()
+    # 1 + 10 each: the fourth owes four
+    for kind in ("subscribe", "unsubscribe") * 2:
+        raw.send_json(rooms(kind, 100))
+        assert raw.receive()["type"] == f"{kind}d"
+    raw.send_json({"type": "ping"})
+    message = raw.receive()
+    assert message["data"]["code"] == "RATE_LIMITED"
+    wait = re.fullmatch(r"retry after (\d+) ms", message["data"]["details"])
+    # five messages' worth, less the time that this has taken
+    assert wait is not None and 16_000 < int(wait[1]) <= 20_000
+    assert server.heard(raw, other) == [[], []]
+
+
+def test_what_is_refused_for_too_many_rooms_counts_as_much(serve: Serve) -> None:
+    raw = serve("people", config=ROOMS).upgraded()
+    for _ in range(4):
+        raw.send_json(rooms("subscribe", 5000))
+        assert raw.receive()["data"]["code"] == "FORBIDDEN"
+    raw.send_json({"type": "ping"})
+    assert raw.receive()["data"]["code"] == "RATE_LIMITED"
+
+
+def test_one_message_costs_no_more_than_may_be_said_at_once(serve: Serve) -> None:
+    config = {"CARTOWS_RATE_LIMIT": 10, "CARTOWS_RATE_BURST": 2, "CARTOWS_MAX_FILTERS": 1000}
+    peer = serve("people", config=config).connect()
+    assert peer.ask(rooms("subscribe", 1000))["type"] == "subscribed"
+    peer.send({"type": "ping"})
+    message = peer.receive()
+    wait = re.fullmatch(r"retry after (\d+) ms", message["data"]["details"])
+    assert wait is not None and int(wait[1]) <= 200, "one of two was left: it owes one, and needs another"
+
+
+def test_naming_a_few_rooms_counts_for_one_message(serve: Serve) -> None:
+    raw = serve("people", config=ROOMS).upgraded()
+    for number in range(40):
+        raw.send_json(rooms("unsubscribe" if number % 2 else "subscribe", 9))
+        assert raw.receive()["type"] == ("unsubscribed" if number % 2 else "subscribed")
+
+
 # Garbage --------------------------------------------------------------------------------------------------------------
 
 GARBAGE = [

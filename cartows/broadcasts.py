@@ -37,11 +37,12 @@ _MOST_UNPLACED = 1000
 class PublishResult(NamedTuple):
     """Say what became of a broadcast.
 
-    ``how`` is "queued" when it was handed to the hub; ``reason`` says why it was not accepted.
+    ``how`` is "queued" when it was handed to the hub, "stored" when it is where all hubs read, and "spooled" when it waits in
+    this process until that is so; ``reason`` says why it was not accepted.
     """
 
     accepted: bool
-    how: Literal["queued"] | None = None
+    how: Literal["queued", "stored", "spooled"] | None = None
     id: str | None = None
     reason: str | None = None
 

@@ -3,7 +3,7 @@
 Threads: any may put; the hub thread alone takes.
 Locks: the queue's own ``mutex`` guards events, controls and the next number, so that a number and a place in the queue are
     taken together.
-Blocks: ``put_event`` for room, until its deadline; ``take`` until there is something.
+Blocks: ``put_event`` for room, until its deadline, ``await_room`` without one; ``take`` until there is something.
 """
 
 from __future__ import annotations
@@ -63,6 +63,23 @@ class Channel(queue.Queue[Event], Generic[Event]):
             return event
         finally:
             self.mutex.release()
+
+    def put_in_line(self, *items: Event) -> bool:
+        """Put something behind all that is in line, whether there is room or not; False when the hub takes nothing any more."""
+        with self.mutex:
+            if self.closed:
+                return False
+            for item in items:
+                self._put(item)
+            self.not_empty.notify()
+            return True
+
+    def await_room(self) -> bool:
+        """Wait until there is room; False when the hub takes nothing any more."""
+        with self.mutex:
+            while not self.closed and self._qsize() >= self.maxsize:
+                self.not_full.wait()
+            return not self.closed
 
     def put_control(self, control: Control) -> bool:
         """Have the hub thread call something, soon and in order; False when it takes nothing any more."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -37,6 +37,13 @@ _LONGEST_OFFER = 0.001
 # How long after it is due news of presence is asked for: the heartbeat may call a moment early.
 _AFTER = 0.05
 
+# How long an event is waited for that a client knows of and this process does not, and how often it is looked for.
+_PATIENCE = 2.0
+_LOOK_AGAIN = 0.02
+
+# What stands in line: events, and what is to be done between them.
+Item = Event | Callable[[], None]
+
 
 class Dispatcher:
     """Own what only the hub thread may change: rooms, history, presence and the position."""
@@ -45,23 +52,26 @@ class Dispatcher:
         self,
         registry: Registry,
         heartbeat: Heartbeat,
-        channel: Channel[Event],
+        channel: Channel[Item],
         options: Options,
         logger: logging.Logger,
-        epoch: str,
+        may_come: Callable[[int], bool],
     ) -> None:
         self._registry = registry
         self._heartbeat = heartbeat
         self._channel = channel
         self._options = options
         self._logger = logger
-        self.history = History(epoch, options.history_size, options.history_bytes, options.history_ttl)
+        self._may_come = may_come
+        self.history = History("", options.history_size, options.history_bytes, options.history_ttl)
         self.presence: Presence[Client] = Presence(options.presence_leave_wait, options.presence_room_limit)
         self.rooms: Rooms[Client] = Rooms()
         #: What each client has been brought.
         self._heard: dict[Client, Heard] = {}
         #: What clients have said that stand in line to be registered.
         self._early: dict[Client, list[Change]] = {}
+        #: Until when those are waited for that were told of an event which has not come here.
+        self._patience: dict[Client, float] = {}
         #: The last event that has been handed to every client or its queue; others read it.
         self.position = 0
         #: When the heartbeat is to wake the hub thread for presence, None when it is not.
@@ -77,7 +87,32 @@ class Dispatcher:
         """How many events may be taken in one turn: one short send must never overflow a client that keeps up."""
         return max(1, self._shortest_queue * 3 // 4)
 
+    def begin(self, epoch: str, number: int, events: Sequence[Event]) -> None:
+        """Begin with a history; the last of its events has that number."""
+        self.history.start_over(epoch, number - len(events))
+        if events:
+            self.history.append(events)
+        self.position = number
+
     # Events -------------------------------------------------------------------------------------------------------
+
+    def take(self, items: Sequence[Item]) -> None:
+        """Do what stands in line, in its order: events are distributed, anything else is called."""
+        run: list[Event] = []
+        for item in items:
+            if isinstance(item, Event) and item.frame.number:
+                run.append(item)
+                continue
+            self.distribute(run)
+            run = []
+            try:
+                if isinstance(item, Event):
+                    self._send_batch((item,))
+                else:
+                    item()
+            except Exception:
+                self._logger.exception("cartows: a step of the hub failed; the hub goes on")
+        self.distribute(run)
 
     def distribute(self, events: Sequence[Event]) -> None:
         """Keep a run of events for those who come back, and send them."""
@@ -103,7 +138,10 @@ class Dispatcher:
     def _send_batch(self, events: Sequence[Event]) -> None:
         """Send each client, in one go, the events it hears."""
         self._polite = True
-        frames = [event.frame for event in events]
+        events = [event for event in events if not event.heard]
+        if not events:
+            return
+        frames = [event.shown or event.frame for event in events]
         every = (1 << len(events)) - 1
         for heard, clients in self.rooms.hearers([event.audience for event in events]).items():
             mine = frames if heard == every else [frame for index, frame in enumerate(frames) if heard >> index & 1]
@@ -137,6 +175,47 @@ class Dispatcher:
         self._logger.exception("cartows: sending to client %s failed; it is put out, the others go on", client.id)
         client.break_off()
 
+    # Outages ------------------------------------------------------------------------------------------------------
+
+    def cut_off(self) -> None:
+        """Tell clients that they hear nobody but this process, and let nobody come back to where they are."""
+        if self.history.adrift:
+            return
+        self.history.adrift = True
+        self._dismiss_replaying()
+        self._tell_everybody(self._degraded())
+
+    def rejoin(self) -> None:
+        """Tell clients that they hear everybody again, and where they are."""
+        if self.history.adrift:
+            self.history.adrift = False
+            self._tell_restored(True)
+
+    def start_over(self, epoch: str, number: int, events: Sequence[Event]) -> None:
+        """Begin another history with these events, the last of which has that number; clients are to load everything again."""
+        self._dismiss_replaying()
+        self.begin(epoch, number, events)
+        self.history.adrift = False
+        for heard in self._heard.values():
+            heard.start_over(number)
+        self._tell_restored(False)
+
+    def _dismiss_replaying(self) -> None:
+        for client in self._registry.clients():
+            if client.connection.replaying():
+                client.dismiss()
+
+    def _degraded(self) -> Frame:
+        return Frame(Message(type=MessageType.DEGRADED.value, id=self.history.id(self.position)).encode())
+
+    def _tell_restored(self, recovered: bool) -> None:
+        id = self.history.id(self.history.head)
+        message = Message(type=MessageType.RESTORED.value, id=id, data={"recovered": recovered})
+        self._tell_everybody(Frame(message.encode()))
+
+    def _tell_everybody(self, frame: Frame) -> None:
+        self._send(Batch((frame,)), [client for client in self._registry.clients() if _is_spoken_to(client)])
+
     # Clients ------------------------------------------------------------------------------------------------------
 
     def register(self, client: Client) -> None:
@@ -155,6 +234,8 @@ class Dispatcher:
             self._registry.enter(client)
             hearing, head = early[0].before if early else client.hearing, self.history.head
             number = None if client.since is None else self.history.number(client.since)
+            if self.history.adrift:
+                number = None
             missed = None if number is None or number > head else self.history.count(number, hearing)
             since = head if number is None or missed is None else number
             # Whoever is to be replayed something has had nothing yet of what lies behind the place it names.
@@ -164,6 +245,8 @@ class Dispatcher:
             self._heard[client] = Heard(since, hearing)
             told = {} if client.since is None else {"recovered": missed is not None, "replayed": missed or 0}
             client.connection.open(self._greeting(client, position, told), position, replay)
+            if self.history.adrift and _is_spoken_to(client):
+                client.settle(client.connection.offer(Batch((self._degraded(),))))
             self._heartbeat.add(client)
             for change in early:
                 self.change(client, change)
@@ -173,9 +256,23 @@ class Dispatcher:
     def _is_ahead(self, client: Client) -> bool:
         """Have a client wait its turn again that was told of an event, by the answer to a POST, before the hub came to it."""
         number = None if client.since is None else self.history.number(client.since)
-        if number is None or not self.history.head < number <= self._channel.number:
+        if number is None or number <= self.history.head:
             return False
-        return self._channel.put_arrival(partial(self.register, client))
+        if number <= self._channel.number:
+            return self._channel.put_arrival(partial(self.register, client))
+        return self._may_come(number) and self._wait_for(client)
+
+    def _wait_for(self, client: Client) -> bool:
+        """Have a client wait a moment for an event that another process was told of."""
+        until = self._patience.setdefault(client, time.monotonic() + _PATIENCE)
+        if time.monotonic() >= until:
+            del self._patience[client]
+            return False
+        self._heartbeat.call_at(time.monotonic() + _LOOK_AGAIN, partial(self._arrive_again, client))
+        return True
+
+    def _arrive_again(self, client: Client) -> None:
+        self._channel.put_arrival(partial(self.register, client))
 
     def _greeting(self, client: Client, position: int, told: dict[str, Any]) -> Frame | None:
         options = client.connection.options
@@ -190,6 +287,7 @@ class Dispatcher:
         self.rooms.leave(client)
         self._heard.pop(client, None)
         self._early.pop(client, None)
+        self._patience.pop(client, None)
         self._registry.remove(client)
         code = client.connection.close_code or 1006
         # Who was shown out for good does not come back in a moment.
@@ -231,7 +329,7 @@ class Dispatcher:
         rooms, since, _ = change.subscription
         if since is None:
             return None, {}
-        number = self.history.number(since)
+        number = None if self.history.adrift else self.history.number(since)
         if number is None or not heard.floor <= number <= self.history.head:
             return None, {"recovered": False, "replayed": 0}
         past = Past(number, Hearing(frozenset(rooms), False), heard.brought())
@@ -281,6 +379,11 @@ class Dispatcher:
 
     def _stop_alarm(self) -> None:
         self._alarm = None
+
+
+def _is_spoken_to(client: Client) -> bool:
+    """Return whether a client speaks the protocol of cartows."""
+    return client.connection.options.greeting
 
 
 def _without_revoked(early: Sequence[Change]) -> list[Change]:

@@ -173,7 +173,7 @@ class CartoWS:
         self._handlers.append(handler)
         handler.logger.info("cartows: %s serves up to %d clients per process", path, handler.max_clients)
         workers = configured_workers()
-        if workers > 1:
+        if workers > 1 and options.redis_url is None:
             warn_of_workers(handler.logger, str(workers))
 
     def _options(self, app: Flask) -> Options:
@@ -182,11 +182,11 @@ class CartoWS:
     def _view(self, handler: Handler) -> Callable[..., Response]:
         taken = _Taken()
         Sock().route(handler.options.path, bp=taken)(handler.handle_websocket)
-        warned = False
+        warned, alone = False, handler.options.redis_url is None
 
         def cartows_view(**_: Any) -> Response:
             nonlocal warned
-            if not warned and request.environ.get("wsgi.multiprocess") and configured_workers() == 1:
+            if alone and not warned and request.environ.get("wsgi.multiprocess") and configured_workers() == 1:
                 warned = True
                 warn_of_workers(handler.logger, "several")
             return handler.upgrade(taken.view)

@@ -18,7 +18,7 @@ from typing import NamedTuple, cast
 from .frames import Frame
 from .rooms import Audience, Hearing, Room
 
-__all__ = ["Event", "Heard", "History"]
+__all__ = ["Event", "Heard", "History", "event_id"]
 
 # Changes of its filters that are remembered of a client; what lies further back is not replayed to it.
 _MOST_SPANS = 64
@@ -26,11 +26,20 @@ _MOST_SPANS = 64
 _NUMBER = re.compile(r"[0-9]{1,18}", re.ASCII)
 
 
+def event_id(epoch: str, number: int) -> str:
+    """Return an event's id on the wire."""
+    return f"{epoch}.{number}"
+
+
 class Event(NamedTuple):
-    """Be one event of the hub: its frame, and who may hear it."""
+    """Be one event of the hub: its frame, and who may hear it. One without a number is for those who are connected alone."""
 
     frame: Frame
     audience: Audience
+    #: What clients are sent for now, where that is not the frame: the same without an id.
+    shown: Frame | None = None
+    #: Clients have been sent it already: it is for those who come back.
+    heard: bool = False
 
 
 class _Run:
@@ -83,10 +92,12 @@ class History:
         self._everyone = _Run()
         self._bytes = 0
         self._head = 0
+        #: Nobody can come back to where the hub is now: what its clients hear has no number yet.
+        self.adrift = False
 
     def id(self, number: int) -> str:
-        """Return an event's id on the wire: the epoch and its number."""
-        return f"{self.epoch}.{number}"
+        """Return a position's id on the wire: that of the event, or one that leads nowhere while there is no way back."""
+        return f"{self.epoch}~{number}" if self.adrift else event_id(self.epoch, number)
 
     def number(self, id: str) -> int | None:
         """Return the number in an id of this epoch, None for anything else."""
@@ -97,6 +108,14 @@ class History:
     def head(self) -> int:
         """The number of the last event."""
         return self._head
+
+    def start_over(self, epoch: str, number: int) -> None:
+        """Forget everything, and go on behind a number of an epoch. Hub thread."""
+        with self._lock:
+            self.epoch, self._head, self._bytes = epoch, number, 0
+            self._events, self._everyone = _Run(), _Run()
+            self._rooms.clear()
+            self._times.clear()
 
     def append(self, events: Sequence[Event]) -> None:
         """Add a run of events, and drop what is over a bound. Hub thread."""
@@ -199,6 +218,11 @@ class Heard:
         self._spans = [span for span in self._spans if span.until is not None and span.until >= first]
         self._forget_oldest()
         self._spans.append(_Span(at, None, hearing))
+
+    def start_over(self, number: int) -> None:
+        """Begin anew behind a number, hearing the same: nothing before it is known any more."""
+        self._spans = [_Span(number, None, self._spans[-1].hearing)]
+        self.floor = number
 
     def replayed(self, after: int, until: int, hearing: Hearing) -> None:
         """Take note of a past that is brought."""

@@ -13,24 +13,25 @@ from __future__ import annotations
 import atexit
 import logging
 import os
-import secrets
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 from .auditor import Auditor
+from .backplane.base import Backplane, Entry, Outcome, Outgoing, Past, Sink
+from .backplane.local import LocalBackplane
 from .broadcasts import Broadcasts, PublishResult
 from .channel import Channel, ChannelClosed
 from .client import Client
 from .clients import Clients
-from .dispatch import Dispatcher
+from .dispatch import Dispatcher, Item
 from .errors import CartowsError, HubClosed, MessageError
 from .frames import Frame
 from .heartbeat import Heartbeat
-from .history import Event
+from .history import Event, event_id
 from .message import EncodeHook, Message, entity_of
 from .options import Options
 from .registry import Registry
@@ -55,7 +56,8 @@ class Hub(Broadcasts, Clients):
     """Broadcast events to the clients of this process; the first use in a process starts the hub thread.
 
     ``logger`` defaults to the logger "cartows"; ``options`` to the defaults, or to ``app.config`` once an extension has been
-    given the hub; ``enc_hook`` turns what JSON does not know into what it does, by default the app's ``json.default``.
+    given the hub; ``backplane`` makes the way to other processes, once in each, by default that of ``redis_url``, or none.
+    ``enc_hook`` turns what JSON does not know into what it does, by default the app's ``json.default``.
     Raises CartowsError where gevent or eventlet has replaced the threads.
     """
 
@@ -64,6 +66,7 @@ class Hub(Broadcasts, Clients):
         logger: logging.Logger | None = None,
         *,
         options: Options | None = None,
+        backplane: Callable[[Sink], Backplane] | None = None,
         enc_hook: EncodeHook | None = None,
     ) -> None:
         super().__init__()
@@ -75,6 +78,7 @@ class Hub(Broadcasts, Clients):
             )
         self.logger = logger or logging.getLogger("cartows")
         self.enc_hook = enc_hook
+        self._make_backplane = backplane
         self._own_options = self._options = options
         self._filter_keys = frozenset(self.options.filter_keys)
         self._start_afresh()
@@ -99,14 +103,26 @@ class Hub(Broadcasts, Clients):
         self.heartbeat = Heartbeat(self.logger)
         self.turnstile = Turnstile()
         self.auditor = Auditor(self.logger)
-        self._epoch = secrets.token_hex(4)
+        #: Of what the backplane hands on: the epoch, and whether nobody can come back to where it is.
+        self._fed_epoch = ""
+        self._fed_adrift = False
         self._set_up()
 
     def _set_up(self) -> None:
         """Make what depends on the options."""
         options = self.options
-        self._channel: Channel[Event] = Channel(options.broadcast_queue)
-        self._dispatcher = Dispatcher(self.registry, self.heartbeat, self._channel, options, self.logger, self._epoch)
+        self._channel: Channel[Item] = Channel(options.broadcast_queue)
+        self._backplane = self._make_backplane(self) if self._make_backplane is not None else self._choose_backplane(options)
+        self._dispatcher = Dispatcher(
+            self.registry, self.heartbeat, self._channel, options, self.logger, self._backplane.may_come
+        )
+
+    def _choose_backplane(self, options: Options) -> Backplane:
+        if options.redis_url is None:
+            return LocalBackplane(self)
+        from .backplane.streams import RedisBackplane
+
+        return RedisBackplane(options, self, self.logger)
 
     @property
     def options(self) -> Options:
@@ -202,6 +218,7 @@ class Hub(Broadcasts, Clients):
 
     def _shut_down(self, thread: threading.Thread | None, timeout: float) -> None:
         deadline = time.monotonic() + timeout
+        self._backplane.stop(timeout / 4)
         self._channel.close()
         if thread is None:
             return
@@ -235,16 +252,24 @@ class Hub(Broadcasts, Clients):
 
     def _loop(self) -> None:
         dispatcher = self._dispatcher
+        # Before anybody is served, so that whoever comes back finds what there is to come back to.
+        self._guard(self._prepare)
         while True:
-            controls, events = self._channel.take(dispatcher.most_events, _CONTROLS_PER_TURN)
-            if not controls and not events:
+            controls, items = self._channel.take(dispatcher.most_events, _CONTROLS_PER_TURN)
+            if not controls and not items:
                 return
             for control in controls:
                 self._guard(control)
             if controls:
                 self._guard(dispatcher.tell_presence)
-            if events:
-                self._guard(partial(dispatcher.distribute, events))
+            if items:
+                self._guard(partial(dispatcher.take, items))
+
+    def _prepare(self) -> None:
+        past = self._backplane.prepare()
+        self._fed_epoch = past.epoch
+        self._dispatcher.begin(past.epoch, past.number, [self._event(past.epoch, entry) for entry in past.entries])
+        self._backplane.follow()
 
     def _guard(self, action: Callable[[], None]) -> None:
         try:
@@ -280,27 +305,15 @@ class Hub(Broadcasts, Clients):
             self._warn_if_nobody_can_hear()
         entity = entity_of(message.data)
         merges = entity is not None and message.type.endswith(".updated")
-        frame = partial(Frame, compress_over=options.compress_over, entity=entity, merges=merges)
-        build = partial(self._event, body, audience, frame)
         # The hub thread makes the room that others wait for.
-        wait = threading.current_thread() is not self._thread
-        try:
-            event = self._channel.put_event(build, options.publish_timeout, wait=wait)
-        except ChannelClosed:
+        timeout = 0.0 if threading.current_thread() is self._thread else options.publish_timeout
+        outcome = self._backplane.publish(Outgoing(message.type, body, audience, entity, merges), timeout)
+        if outcome.how is None:
             self._check_open()
-            raise
-        if event is None:
-            full = f"the broadcast queue stayed full ({options.broadcast_queue} messages) for {options.publish_timeout:g} s"
-            return self._reject(message.type, full)
+            return self._reject(message.type, outcome.reason or "")
         if self._congested:
             self._decongest()
-        return PublishResult(True, "queued", self._id(event.frame.number))
-
-    def _event(self, body: bytes, audience: Audience, frame: Callable[..., Frame], number: int) -> Event:
-        return Event(frame(b'%s,"id":"%s"}' % (body[:-1], self._id(number).encode()), number=number), audience)
-
-    def _id(self, number: int) -> str:
-        return self._dispatcher.history.id(number)
+        return PublishResult(True, outcome.how, outcome.id)
 
     def _reject(self, type: str, reason: str) -> PublishResult:
         self.registry.count("rejected")
@@ -317,9 +330,74 @@ class Hub(Broadcasts, Clients):
             rejected = self.registry.stats()["rejected"]
             self.logger.warning("cartows: the broadcast queue has room again; %d messages were rejected so far", rejected)
 
+    # What the backplane tells (backplane.Sink) -----------------------------------------------------------------------
+
+    def put(self, event: Outgoing, epoch: str, timeout: float) -> Outcome:
+        """See Sink.put."""
+        try:
+            put = self._channel.put_event(partial(self._numbered, event, epoch), timeout, wait=timeout > 0)
+        except ChannelClosed:
+            return Outcome(None, reason="the hub was shut down")
+        if put is None:
+            options = self.options
+            full = f"the broadcast queue stayed full ({options.broadcast_queue} messages) for {options.publish_timeout:g} s"
+            return Outcome(None, reason=full)
+        assert isinstance(put, Event)
+        return Outcome("queued", event_id(epoch, put.frame.number))
+
+    def _numbered(self, event: Outgoing, epoch: str, number: int) -> Event:
+        return self._event(epoch, Entry(number, event))
+
+    def _event(self, epoch: str, entry: Entry) -> Event:
+        """Make of a stored event what is sent and kept."""
+        event, number = entry.event, entry.number
+        body = b'%s,"id":"%s"}' % (event.body[:-1], event_id(epoch, number).encode())
+        return Event(self._frame(event, body, number), event.audience, heard=entry.heard)
+
+    def _frame(self, event: Outgoing, body: bytes, number: int = 0) -> Frame:
+        options = self.options
+        return Frame(
+            body, number=number, compress_over=options.compress_over, entity=event.entity, merges=event.merges and number > 0
+        )
+
+    def put_entries(self, entries: Sequence[Entry]) -> None:
+        """See Sink.put_entries."""
+        self._channel.put_in_line(*[self._fed(entry) for entry in entries])
+
+    def _fed(self, entry: Entry) -> Event:
+        event = self._event(self._fed_epoch, entry)
+        if not self._fed_adrift or entry.heard:
+            return event
+        # Without an id: nobody could come back to it and find everything behind it that they have not heard.
+        return event._replace(shown=self._frame(entry.event, entry.event.body))
+
+    def put_local(self, event: Outgoing) -> None:
+        """See Sink.put_local."""
+        self._channel.put_in_line(Event(self._frame(event, event.body), event.audience))
+
+    def await_room(self) -> bool:
+        """See Sink.await_room."""
+        return self._channel.await_room()
+
+    def cut_off(self) -> None:
+        """See Sink.cut_off."""
+        self._fed_adrift = True
+        self._channel.put_in_line(self._dispatcher.cut_off)
+
+    def rejoin(self) -> None:
+        """See Sink.rejoin."""
+        self._fed_adrift = False
+        self._channel.put_in_line(self._dispatcher.rejoin)
+
+    def start_over(self, past: Past) -> None:
+        """See Sink.start_over."""
+        self._fed_epoch, self._fed_adrift = past.epoch, False
+        events = [self._event(past.epoch, entry) for entry in past.entries]
+        self._channel.put_in_line(partial(self._dispatcher.start_over, past.epoch, past.number, events))
+
     def _warn_if_nobody_can_hear(self) -> None:
         self._spoken_for = True
-        if not serving():
+        if self.options.redis_url is None and not serving():
             self.logger.warning(
                 "cartows: a broadcast in process %d reaches nobody: the process serves no WebSocket clients (a Celery task, a "
                 "cron job, a shell?). Without a broker only the web server's own process can broadcast: do it in a request "
@@ -373,11 +451,16 @@ class Hub(Broadcasts, Clients):
     def position_frame(self, type: str, number: int, incomplete: bool) -> Frame:
         """Return a message that carries a position, and with ``incomplete`` says that the client lost something."""
         data = {"incomplete": True} if incomplete else None
-        return Frame(Message(type=type, id=self._id(number), data=data).encode())
+        return Frame(Message(type=type, id=self._dispatcher.history.id(number), data=data).encode())
 
     def stats(self) -> dict[str, Any]:
         """Return the counters of this process: clients, places taken, events published and waiting, and what went wrong."""
-        return {**self.registry.stats(), "published": self._channel.number, "waiting": self._channel.qsize()}
+        return {
+            **self.registry.stats(),
+            "published": self._channel.number,
+            "waiting": self._channel.qsize(),
+            **self._backplane.stats(),
+        }
 
 
 _DEFAULTS = Options()

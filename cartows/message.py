@@ -63,6 +63,8 @@ class MessageType(str, enum.Enum):
     AUTH_REFRESHED = "auth.refreshed"
     PRESENCE_STATE = "presence.state"
     PRESENCE_DIFF = "presence.diff"
+    DEGRADED = "degraded"
+    RESTORED = "restored"
 
 
 class TaskEvent(msgspec.Struct, kw_only=True, omit_defaults=True):

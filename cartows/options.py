@@ -58,6 +58,11 @@ class Options:
     history_bytes: int = 8 * 1024 * 1024
     #: How long an event is kept for them.
     history_ttl: float = 300.0
+    #: Where many workers and machines meet, e.g. redis://localhost:6379/0; None for one process by itself.
+    redis_url: str | None = None
+    #: Events, and their bytes, that wait in a process while Redis is away.
+    spool_size: int = 10_000
+    spool_bytes: int = 16 * 1024 * 1024
     #: How long who has disconnected is still shown as present, so that a reload shows nothing.
     presence_leave_wait: float = 15.0
     #: Tabs in a room above which only the number of people is sent.
@@ -127,6 +132,9 @@ class Options:
         return cls(**values)
 
 
+_REDIS_SCHEMES = ("redis://", "rediss://", "unix://")
+
+
 def _key(name: str) -> str:
     return PREFIX + name.upper()
 
@@ -154,6 +162,11 @@ def _checked(name: str, value: Any) -> Any:
     if bool in kinds:
         if not isinstance(value, bool):
             raise _refuse(name, value, "true or false" + (" or None" if types.NoneType in kinds else ""))
+        return value
+    if name == "redis_url":
+        if not isinstance(value, str) or not value.startswith(_REDIS_SCHEMES):
+            # Not the value, which may hold a password.
+            raise OptionsError(f"{_key(name)} cannot be used: it must be a URL that begins with {', '.join(_REDIS_SCHEMES)}")
         return value
     if str in kinds:
         if not isinstance(value, str) or not value.startswith("/"):

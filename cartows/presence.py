@@ -1,9 +1,13 @@
 """Who is in a room: each room's roster, and what its members are to be told of the changes to it.
 
-Threads: the hub thread alone; ``present`` on any.
-Locks: ``_lock`` guards which rooms there are and which entries are in them: the hub thread changes that under it and reads it
-    without, others read it under it. It is a leaf: nothing else is taken while it is held.
+Threads: the hub thread alone; ``present`` and ``people`` on any.
+Locks: ``_lock`` guards which rooms there are, which entries are in them, and which of those are this process's own: the hub
+    thread changes that under it and reads it without, others read it under it. It is a leaf: nothing else is taken while it is
+    held.
 Blocks: never.
+
+Members are of this process. People of other processes have entries beside theirs, which come and go by ``apply``; what is to be
+told to the other processes waits for ``take_changes``.
 """
 
 from __future__ import annotations
@@ -20,7 +24,7 @@ from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 from .message import MessageType
 from .rooms import Room, room_value
 
-__all__ = ["News", "Presence"]
+__all__ = ["News", "Person", "Presence", "Report"]
 
 STATE, DIFF = MessageType.PRESENCE_STATE.value, MessageType.PRESENCE_DIFF.value
 
@@ -55,6 +59,26 @@ class News(NamedTuple):
     members: list[Any]
     type: str
     data: dict[str, Any]
+
+
+class Person(NamedTuple):
+    """Be one tab of an identity in one room, as other processes know it. The meta is not to be changed."""
+
+    ref: str
+    room: Room
+    identity: str
+    meta: Meta
+
+
+class Report(NamedTuple):
+    """Say what another process has told of its people: by ref, who came or has another meta, and None for who left.
+
+    With ``whole`` it has no others: a process that has gone is one that has nobody.
+    """
+
+    process: str
+    people: Mapping[str, Person | None]
+    whole: bool = False
 
 
 @dataclass(eq=False)
@@ -123,11 +147,13 @@ class _Roster(Generic[M]):
         """Return what has changed, None when it comes to nothing: who came and went, or went and came back, is not in it."""
         joins, leaves = [], []
         for entry, was in before.values():
-            if entry.ref not in self.entries:
+            # Another process's people may have gone and come back in one turn, as other entries of the same refs.
+            now = self.entries.get(entry.ref)
+            if now is None:
                 if was is not None:
                     leaves.append((entry, was))
-            elif entry.meta != was:
-                joins.append((entry, entry.meta))
+            elif now.meta != was:
+                joins.append((now, now.meta))
         return {**self.head(), "joins": _shown(joins), "leaves": _shown(leaves)} if joins or leaves else None
 
 
@@ -142,13 +168,17 @@ class Presence(Generic[M]):
     """Keep the rosters of all rooms. What is done costs the rooms it is done to, not all rooms.
 
     ``leave_wait`` is how many seconds the leave of a member who has gone is held back; ``room_limit`` is how many entries
-    a room may have for its members to be told names. ``clock`` gives the time in seconds.
+    a room may have for its members to be told names. ``clock`` gives the time in seconds. ``shared`` says that there are other
+    processes to be told of the members: without, nothing is kept for them.
     """
 
-    def __init__(self, leave_wait: float, room_limit: int, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, leave_wait: float, room_limit: int, clock: Callable[[], float] = time.monotonic, *, shared: bool = False
+    ) -> None:
         self._leave_wait = leave_wait
         self._room_limit = room_limit
         self._clock = clock
+        self._shared = shared
         self._lock = threading.Lock()
         self._rosters: dict[Room, _Roster[M]] = {}
         self._rooms: dict[M, dict[Room, None]] = {}
@@ -157,6 +187,11 @@ class Presence(Generic[M]):
         # When time brings something, and to which room. What does not bear its roster's ``wake_at`` is out of date: of a room
         # that has gone no more than its name is left, until the time comes.
         self._schedule: list[tuple[float, Room]] = []
+        # For the other processes, by ref: the entries of this one, and what became of them since the last ``take_changes``.
+        self._own: dict[str, Person] = {}
+        self._outbox: dict[str, Person | None] = {}
+        # The entries of each other process, by ref.
+        self._others: dict[str, dict[str, tuple[_Roster[M], _Entry]]] = {}
         # Members of different processes may meet in one room.
         self._refs = map(f"{secrets.token_urlsafe(6)}.{{}}".format, itertools.count(1))
 
@@ -177,11 +212,7 @@ class Presence(Generic[M]):
             entry = next(iter(roster.held_back_of.get(identity, {}).values()), None)
             if entry is None:
                 entry = _Entry(next(self._refs), identity, meta)
-                roster.touch(entry, None)
-                roster.tabs[identity] = roster.tabs.get(identity, 0) + 1
-                with self._lock:
-                    roster.entries[entry.ref] = entry
-                    self._rosters[room] = roster
+                self._add(roster, entry)
             roster.release(entry)
             roster.members[member] = entry
             roster.newcomers[member] = None
@@ -189,6 +220,8 @@ class Presence(Generic[M]):
         roster.touch(entry, entry.meta)
         entry.meta = meta
         self._changed[room] = None
+        if self._shared:
+            self._announce(Person(entry.ref, room, identity, meta))
 
     def leave(self, member: M, room: Room) -> None:
         """Take a member out of a room at once; nothing happens when it is not there."""
@@ -223,6 +256,14 @@ class Presence(Generic[M]):
         roster.newcomers.pop(member, None)
         return roster, roster.members.pop(member)
 
+    def _add(self, roster: _Roster[M], entry: _Entry) -> None:
+        roster.touch(entry, None)
+        roster.tabs[entry.identity] = roster.tabs.get(entry.identity, 0) + 1
+        with self._lock:
+            roster.entries[entry.ref] = entry
+            self._rosters[roster.room] = roster
+        self._changed[roster.room] = None
+
     def _remove(self, roster: _Roster[M], entry: _Entry) -> None:
         roster.release(entry)
         roster.touch(entry, entry.meta)
@@ -233,7 +274,10 @@ class Presence(Generic[M]):
             del roster.entries[entry.ref]
             if not roster.entries:
                 del self._rosters[roster.room]
+            own = self._shared and self._own.pop(entry.ref, None) is not None
         self._changed[roster.room] = None
+        if own:
+            self._outbox[entry.ref] = None
 
     def _wake(self, roster: _Roster[M]) -> None:
         """Put a room into the schedule for its next time. A change calls it by way of ``take_news``."""
@@ -285,6 +329,10 @@ class Presence(Generic[M]):
         roster.crowded = size > self._room_limit * 3 / 4 if was_crowded else size > self._room_limit
         roster.outdated = roster.crowded and (roster.outdated or count != roster.counted or not was_crowded)
         roster.counted = count
+        if not roster.members:
+            # A room of other processes' people, or of those who are held back.
+            roster.outdated = False
+            return []
         if was_crowded and not roster.crowded:
             return [News(list(roster.members), STATE, roster.state())]
         news = []
@@ -297,6 +345,62 @@ class Presence(Generic[M]):
         if change is not None:
             news.append(News([member for member in roster.members if member not in newcomers], DIFF, change))
         return news
+
+    # Other processes ----------------------------------------------------------------------------------------------
+
+    def apply(self, reports: Iterable[Report]) -> None:
+        """Take what other processes have told of their people, in order; members hear of it by ``take_news``."""
+        for process, people, whole in reports:
+            theirs = self._others.setdefault(process, {})
+            for ref in [ref for ref in theirs if ref not in people] if whole else list(people):
+                if people.get(ref) is None and ref in theirs:
+                    self._remove(*theirs.pop(ref))
+            for person in people.values():
+                if person is not None:
+                    self._put(theirs, person)
+            if not theirs:
+                del self._others[process]
+
+    def _put(self, theirs: dict[str, tuple[_Roster[M], _Entry]], person: Person) -> None:
+        """Show somebody of another process, or the meta that it has now."""
+        ref, room, identity, meta = person
+        if ref in theirs:
+            roster, entry = theirs[ref]
+            roster.touch(entry, entry.meta)
+            entry.meta = meta
+            self._changed[roster.room] = None
+            return
+        roster = self._rosters.get(room) or _Roster(room)
+        if ref in roster.entries:
+            # Refs are random: what claims one that somebody else has is a mistake, and nobody is shown twice for it.
+            return
+        self._add(roster, entry := _Entry(ref, identity, meta))
+        theirs[ref] = roster, entry
+        # A page that is loaded again may come back by another process: what is held back here for it has no more use.
+        back = next(iter(roster.held_back_of.get(identity, {}).values()), None)
+        if back is not None:
+            self._remove(roster, back)
+
+    def _announce(self, person: Person) -> None:
+        if self._own.get(person.ref) != person:
+            with self._lock:
+                self._own[person.ref] = person
+            self._outbox[person.ref] = person
+
+    def take_changes(self) -> dict[str, Person | None]:
+        """Return what the other processes are to be told, by ref: who came or has another meta, and None for who has left.
+
+        The hub thread, after ``take_news``, which lets go who is due. Always empty unless ``shared``.
+        """
+        changes, self._outbox = self._outbox, {}
+        return changes
+
+    def people(self) -> list[Person]:
+        """Return everybody whom this process shows the others. Any thread. Always empty unless ``shared``."""
+        with self._lock:
+            return list(self._own.values())
+
+    # Any thread ---------------------------------------------------------------------------------------------------
 
     def present(self, key: str, value: Any) -> Shown:
         """Return who is in a room: each identity with a ``ref`` and the ``meta`` for each of its tabs. Any thread.

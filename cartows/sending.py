@@ -344,6 +344,10 @@ class Sender:
                 if left <= 0 or not self.transport.wait_writable(left):
                     return False
 
+    def replaying(self) -> bool:
+        """Return whether something of the past is still to be sent."""
+        return self._out.replay is not None
+
     def backlog(self) -> tuple[int, int]:
         """Return how many messages and bytes wait in the send queue."""
         with self.lock:

@@ -1,0 +1,249 @@
+"""Redis Streams as the way between processes: what this process publishes goes there, and what is there comes to its hub.
+
+Threads: ``prepare`` and ``follow`` on the hub thread; ``publish`` on any; ``_run`` is the reader's, "cartows-reader", the only
+    one that waits for what comes.
+Locks: none of its own; the lane's guards what is told to the hub (see ``lane``). What the reader knows is the reader's alone.
+Blocks: ``prepare`` for ``publish_timeout`` seconds at most; ``publish`` as long as the lane does; ``stop`` for its time.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from ..options import Options
+from .base import Entry, Outcome, Outgoing, Past, Sink
+from .connect import Broker, BrokerError, Link
+from .lane import Lane
+from .scripts import Names, Record, Store, new_epoch, record_of
+
+__all__ = ["RedisBackplane"]
+
+# How long a read waits for something to come, and after how long without anything it is asked whether all is as it was: a
+# broker that was emptied says nothing by itself.
+_READ_WAIT_MS = 1000
+
+# How long a read waits where somebody waits for it to have come to the end.
+_SHORT_WAIT_MS = 50
+
+# What is read at once.
+_MOST_READ = 512
+
+# How long an answer of the broker's may be late beside that, in seconds, before it counts as away.
+_LATE = 1.0
+
+# How often a broker is tried that cannot be read, in seconds.
+_RETRY = 0.25
+
+
+class _Gap(Exception):
+    """Say that the stream does not go on where this process has come to."""
+
+
+class RedisBackplane:
+    """Carry the events of a hub by way of ``options.redis_url``. Raises OptionsError for what cannot work."""
+
+    def __init__(self, options: Options, sink: Sink, logger: logging.Logger) -> None:
+        assert options.redis_url is not None
+        self._broker = Broker(options.redis_url)
+        self._names = Names()
+        self._options = options
+        self._sink = sink
+        self._logger = logger
+        timeout = options.publish_timeout
+        self._lane = Lane(
+            lambda: Store(self._broker.link(timeout), self._names),
+            timeout,
+            options.spool_size,
+            options.spool_bytes,
+            logger,
+            sink,
+        )
+        self._thread: threading.Thread | None = None
+        self._stopping = threading.Event()
+        #: When the reader is to end though it has not come to everything; the monotonic clock's.
+        self._give_up_at = float("inf")
+        # The reader's: the epoch, the number it has come to, and the entry under that number.
+        self._epoch = ""
+        self._number = 0
+        self._last: tuple[int, str, int] | None = None
+        #: What prepare could not do, and the reader has to.
+        self._fault: BrokerError | None = None
+
+    # The hub's side -----------------------------------------------------------------------------------------------
+
+    def prepare(self) -> Past:
+        """See Backplane.prepare. Where Redis cannot be reached the hub begins alone, and is told another past later."""
+        link = self._broker.link(self._options.publish_timeout)
+        try:
+            return self._read_past(link)
+        except BrokerError as error:
+            self._fault = error
+            # An epoch that nobody else has: nothing that is heard until then can be come back to.
+            return Past(new_epoch(), 0)
+        finally:
+            link.close()
+
+    def follow(self) -> None:
+        """See Backplane.follow."""
+        thread = threading.Thread(target=self._run, name="cartows-reader", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:
+            self._lane.go_away(
+                f"Reading events at {self._broker.place} failed: the process has no thread left for it ({error})"
+            )
+            return
+        self._thread = thread
+
+    def publish(self, event: Outgoing, timeout: float) -> Outcome:
+        """See Backplane.publish."""
+        return self._lane.publish(event, timeout)
+
+    def may_come(self, number: int) -> bool:
+        """See Backplane.may_come: what another process was told of is on its way here, unless it is made up."""
+        return self._fault is None
+
+    def stats(self) -> dict[str, Any]:
+        """Return the counters of the way to Redis."""
+        return self._lane.stats()
+
+    def stop(self, timeout: float) -> None:
+        """See Backplane.stop. What was stored here is still read back, so that this process's own clients hear it."""
+        deadline = time.monotonic() + timeout
+        self._lane.stop(timeout)
+        self._give_up_at = deadline
+        self._stopping.set()
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join(max(0.0, deadline - time.monotonic()))
+
+    # The reader ---------------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        link = self._broker.link(_READ_WAIT_MS / 1000 + _LATE)
+        if self._fault is not None:
+            self._lane.go_away(str(self._fault))
+        try:
+            while not self._is_over():
+                try:
+                    self._follow(link)
+                except BrokerError as error:
+                    link.close()
+                    self._recover(link, error)
+                except Exception:
+                    # The thread must outlive it: nobody would hear anything any more.
+                    self._logger.exception("cartows: reading from %s failed in a way that was not foreseen", self._broker.place)
+                    link.close()
+                    self._lane.go_away(f"Reading events at {self._broker.place} failed")
+                    self._stopping.wait(_RETRY)
+        finally:
+            link.close()
+
+    def _is_over(self) -> bool:
+        if not self._stopping.is_set():
+            return False
+        return self._number >= self._lane.seen() or time.monotonic() >= self._give_up_at
+
+    def _recover(self, link: Link, error: BrokerError) -> None:
+        """Try another connection at once; where that fails, too, Redis is away until one works."""
+        while not self._stopping.is_set():
+            try:
+                link.call("Reading events", "PING")
+                return
+            except BrokerError as again:
+                link.close()
+                self._lane.go_away(str(again))
+                self._stopping.wait(_RETRY)
+
+    def _follow(self, link: Link) -> None:
+        """Read on until something goes wrong."""
+        store = Store(link, self._names)
+        self._check(link, store)
+        # That it can be read is to be known soon.
+        wait = _SHORT_WAIT_MS
+        while not self._is_over() and self._sink.await_room():
+            records = self._read(link, wait)
+            try:
+                self._hand_on(records)
+            except _Gap:
+                self._start_over(link)
+                continue
+            if not records:
+                self._check(link, store)
+            wait = _READ_WAIT_MS if self._lane.target() is None and not self._stopping.is_set() else _SHORT_WAIT_MS
+
+    def _read(self, link: Link, wait: int) -> list[Record]:
+        """Return what comes next, having waited for it so many milliseconds; nothing where nothing has come."""
+        found = link.call(
+            "Reading events", "XREAD", "COUNT", _MOST_READ, "BLOCK", wait, "STREAMS", self._names.events, f"{self._number}-0"
+        )
+        return self._records(found[0][1] if found else [])
+
+    def _records(self, entries: Sequence[tuple[bytes, Mapping[bytes, bytes]]]) -> list[Record]:
+        records = []
+        for id, fields in entries:
+            try:
+                records.append(record_of(id, fields))
+            except (KeyError, ValueError) as error:
+                self._logger.error("cartows: an entry %r of %s is none of cartows: %r", id, self._names.events, error)
+        return records
+
+    def _hand_on(self, records: list[Record]) -> None:
+        """Hand on what was read. Raises _Gap, with nothing handed on, unless it goes on where this process has come to."""
+        for place, record in enumerate(records, 1):
+            if record.number != self._number + place or record.epoch != self._epoch:
+                raise _Gap
+        if records:
+            self._come_to(records[-1])
+        self._lane.deliver(records, self._number)
+
+    def _come_to(self, record: Record) -> None:
+        self._number, self._last = record.number, (record.number, record.origin, record.seq)
+
+    def _check(self, link: Link, store: Store) -> None:
+        """Ask whether the broker still has what was read from it; begin anew where it has not."""
+        found = store.check(self._epoch, max(self._number, self._lane.seen()), self._last)
+        if found.state != "fine" or self._fault is not None:
+            if found.state == "lost":
+                self._logger.error(
+                    "cartows: %s has lost events (it was emptied, or a replica took over that had not heard everything): a new "
+                    "epoch begins, and every client is told to load everything again",
+                    self._broker.place,
+                )
+            self._start_over(link)
+
+    def _start_over(self, link: Link) -> None:
+        """Begin with another past: events are missing between the one there was and what comes."""
+        past = self._read_past(link)
+        self._fault = None
+        self._lane.start_over(past)
+
+    def _read_past(self, link: Link) -> Past:
+        """Read the last events of the epoch in force, and go on behind them."""
+        checked = Store(link, self._names).check("", self._lane.seen())
+        most = min(self._options.history_size, checked.number)
+        first = checked.number - most + 1
+        found: list[Record] = []
+        if most:
+            read = partial(link.call, "Reading events", "XRANGE", self._names.events)
+            found = self._records(read(f"{first}-0", f"{checked.number}-0"))
+        kept = _unbroken(found, checked.epoch, checked.number)
+        self._epoch, self._number, self._last = checked.epoch, checked.number, None
+        if kept:
+            self._come_to(kept[-1])
+        return Past(checked.epoch, checked.number, [Entry(record.number, record.event) for record in kept])
+
+
+def _unbroken(records: Sequence[Record], epoch: str, number: int) -> list[Record]:
+    """Return the last records up to a number that follow one another in one epoch."""
+    kept: list[Record] = []
+    for record in reversed(records):
+        if record.number != number or record.epoch != epoch:
+            break
+        kept.append(record)
+        number -= 1
+    return kept[::-1]

@@ -67,17 +67,21 @@ def _do(client: Client, message: Mapping[str, Any] | None) -> None:
 
 def _change_rooms(client: Client, data: Any, *, joins: bool) -> None:
     options = client.connection.options
-    named = options.max_filters
+    cost = options.max_filters // _ROOMS_PER_MESSAGE
     try:
         subscription = parse(data, options.filter_keys, joins=joins, most=options.max_filters if joins else None)
         named = len(subscription.rooms)
+        # Whoever shows itself in a room is told who is there, and they are told of it.
+        cost = named // _ROOMS_PER_MESSAGE if subscription.meta is None else named
         if joins:
             _join(client, subscription)
         else:
             client.leave_rooms(subscription)
     except TooManyRooms:
         client.send_error("FORBIDDEN", f"A client may hold {options.max_filters} rooms at most.", "max_filters")
-    _charge(client, named)
+    if client.connection.limit is not None:
+        # At most what may be said at once: whoever has been quiet may say anything.
+        client.connection.limit.charge(min(cost, options.rate_burst))
 
 
 def _join(client: Client, subscription: Subscription) -> None:
@@ -90,13 +94,6 @@ def _join(client: Client, subscription: Subscription) -> None:
                 client.send_error("FORBIDDEN", "You may not hear this room.", f"{key}={value[:100]}")
                 return
         joined = client.join_rooms(subscription, asked_at)
-
-
-def _charge(client: Client, rooms: int) -> None:
-    """Have a message that names many rooms count for several, at most for as many as may be sent at once."""
-    limit = client.connection.limit
-    if limit is not None:
-        limit.charge(min(rooms // _ROOMS_PER_MESSAGE, client.connection.options.rate_burst))
 
 
 def _refresh(client: Client, data: Any) -> None:

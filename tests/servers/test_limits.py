@@ -189,6 +189,18 @@ def test_naming_many_rooms_counts_for_several_messages(serve: Serve, path: str) 
     assert server.heard(raw, other) == [[], []]
 
 
+def test_each_room_to_be_seen_in_counts_for_a_message(serve: Serve) -> None:
+    raw = serve("people", config=ROOMS).upgraded()
+    raw.send_json({"type": "subscribe", "data": {"board_id": [f"room-{number}" for number in range(38)], "presence": {}}})
+    assert raw.receive()["type"] == "subscribed"
+    # 39 of 40 are used up
+    raw.send_json({"type": "ping"})
+    raw.send_json({"type": "ping"})
+    kinds = [raw.receive() for _ in range(40)]
+    assert sum(message["type"] == "presence.state" for message in kinds) == 38
+    assert [message["type"] for message in kinds if message["type"] != "presence.state"] == ["pong", "error"]
+
+
 def test_what_is_refused_for_too_many_rooms_counts_as_much(serve: Serve) -> None:
     raw = serve("people", config=ROOMS).upgraded()
     for _ in range(4):

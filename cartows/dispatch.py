@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -21,7 +21,7 @@ from .heartbeat import Heartbeat
 from .history import Event, Heard, History
 from .message import Message, MessageType, new_message
 from .options import Options
-from .presence import News, Presence
+from .presence import News, Person, Presence
 from .registry import Registry
 from .replay import Past, Replay
 from .rooms import Hearing, Room, Rooms
@@ -58,6 +58,7 @@ class Dispatcher:
         options: Options,
         logger: logging.Logger,
         may_come: Callable[[int], bool],
+        announce: Callable[[Mapping[str, Person | None]], None],
     ) -> None:
         self._registry = registry
         self._heartbeat = heartbeat
@@ -65,8 +66,11 @@ class Dispatcher:
         self._options = options
         self._logger = logger
         self._may_come = may_come
+        self._announce = announce
         self.history = History("", options.history_size, options.history_bytes, options.history_ttl)
-        self.presence: Presence[Client] = Presence(options.presence_leave_wait, options.presence_room_limit)
+        self.presence: Presence[Client] = Presence(
+            options.presence_leave_wait, options.presence_room_limit, shared=options.redis_url is not None
+        )
         self.rooms: Rooms[Client] = Rooms()
         #: What each client has been brought.
         self._heard: dict[Client, Heard] = {}
@@ -76,6 +80,8 @@ class Dispatcher:
         self._patience: dict[Client, float] = {}
         #: The last event that has been handed to every client or its queue; others read it.
         self.position = 0
+        #: Events were lost while clients could not be told where they are.
+        self._lost = False
         #: When the heartbeat is to wake the hub thread for presence, None when it is not.
         self._alarm: float | None = None
         #: Sends in this pass, and whether the GIL is still offered in it.
@@ -191,16 +197,20 @@ class Dispatcher:
         """Tell clients that they hear everybody again, and where they are."""
         if self.history.adrift:
             self.history.adrift = False
-            self._tell_restored(True)
+            self._tell_restored(not self._lost)
+            self._lost = False
 
     def start_over(self, epoch: str, number: int, events: Sequence[Event]) -> None:
         """Begin another history with these events, the last of which has that number; clients are to load everything again."""
         self._dismiss_replaying()
         self.begin(epoch, number, events)
-        self.history.adrift = False
         for heard in self._heard.values():
             heard.start_over(number)
-        self._tell_restored(False)
+        if self.history.adrift:
+            # They hear of it once they can.
+            self._lost = True
+        else:
+            self._tell_restored(False)
 
     def _dismiss_replaying(self) -> None:
         for client in self._registry.clients():
@@ -355,6 +365,9 @@ class Dispatcher:
                 self._tell(news, spent)
             except Exception:
                 self._logger.exception("cartows: telling who is in %s failed; the hub goes on", news.data.get("value"))
+        changes = self.presence.take_changes()
+        if changes:
+            self._announce(changes)
         due = self.presence.next_due()
         if due is not None and (self._alarm is None or due < self._alarm):
             self._alarm = due

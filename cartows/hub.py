@@ -16,24 +16,25 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 from .auditor import Auditor
-from .backplane.base import Backplane, Entry, Outcome, Outgoing, Past, Sink
+from .backplane.base import Backplane, Sink
 from .backplane.local import LocalBackplane
 from .broadcasts import Broadcasts, PublishResult
-from .channel import Channel, ChannelClosed
+from .channel import Channel
 from .client import Client
 from .clients import Clients
 from .dispatch import Dispatcher, Item
-from .errors import CartowsError, HubClosed, MessageError
+from .errors import CartowsError, HubClosed
+from .feed import Feed
 from .frames import Frame
 from .heartbeat import Heartbeat
-from .history import Event, event_id
-from .message import EncodeHook, Message, entity_of
+from .message import EncodeHook, Message
 from .options import Options
+from .outgoing import outgoing
 from .registry import Registry
 from .rooms import Audience, room_value
 from .servers import replaced_threads, serving
@@ -47,9 +48,6 @@ _CONTROLS_PER_TURN = 64
 
 # How long the goodbye at interpreter exit may take: gunicorn's worker has spent up to a second by then.
 _EXIT_TIMEOUT = 1.5
-
-# Room for the id and the frame's header beside an encoded event.
-_ENVELOPE = 64
 
 
 class Hub(Broadcasts, Clients):
@@ -103,26 +101,24 @@ class Hub(Broadcasts, Clients):
         self.heartbeat = Heartbeat(self.logger)
         self.turnstile = Turnstile()
         self.auditor = Auditor(self.logger)
-        #: Of what the backplane hands on: the epoch, and whether nobody can come back to where it is.
-        self._fed_epoch = ""
-        self._fed_adrift = False
         self._set_up()
 
     def _set_up(self) -> None:
         """Make what depends on the options."""
         options = self.options
         self._channel: Channel[Item] = Channel(options.broadcast_queue)
-        self._backplane = self._make_backplane(self) if self._make_backplane is not None else self._choose_backplane(options)
+        self._feed = Feed(self._channel, self, options, self.logger)
+        self._backplane = (self._make_backplane or partial(_backplane, options, self.logger))(self._feed)
         self._dispatcher = Dispatcher(
-            self.registry, self.heartbeat, self._channel, options, self.logger, self._backplane.may_come
+            self.registry,
+            self.heartbeat,
+            self._channel,
+            options,
+            self.logger,
+            self._backplane.may_come,
+            self._backplane.announce,
         )
-
-    def _choose_backplane(self, options: Options) -> Backplane:
-        if options.redis_url is None:
-            return LocalBackplane(self)
-        from .backplane.streams import RedisBackplane
-
-        return RedisBackplane(options, self, self.logger)
+        self._feed.dispatcher = self._dispatcher
 
     @property
     def options(self) -> Options:
@@ -266,9 +262,7 @@ class Hub(Broadcasts, Clients):
                 self._guard(partial(dispatcher.take, items))
 
     def _prepare(self) -> None:
-        past = self._backplane.prepare()
-        self._fed_epoch = past.epoch
-        self._dispatcher.begin(past.epoch, past.number, [self._event(past.epoch, entry) for entry in past.entries])
+        self._feed.begin(self._backplane.prepare())
         self._backplane.follow()
 
     def _guard(self, action: Callable[[], None]) -> None:
@@ -287,14 +281,7 @@ class Hub(Broadcasts, Clients):
         """
         self._check_open()
         options = self.options
-        if message.id is not None:
-            message = Message(type=message.type, timestamp=message.timestamp, data=message.data, error=message.error)
-        body = message.encode(self.enc_hook)
-        if len(body) + _ENVELOPE > options.send_queue_bytes:
-            raise MessageError(
-                f"Cannot send a message of type {message.type!r}: it has {len(body)} bytes, and no client is sent more than "
-                f"CARTOWS_SEND_QUEUE_BYTES={options.send_queue_bytes} less {_ENVELOPE}. Send less, e.g. an id to fetch by"
-            )
+        event = outgoing(message, audience, self.enc_hook, options.send_queue_bytes)
         try:
             self.start()
         except HubClosed:
@@ -303,11 +290,9 @@ class Hub(Broadcasts, Clients):
             return self._reject(message.type, str(error))
         if not self._spoken_for:
             self._warn_if_nobody_can_hear()
-        entity = entity_of(message.data)
-        merges = entity is not None and message.type.endswith(".updated")
         # The hub thread makes the room that others wait for.
         timeout = 0.0 if threading.current_thread() is self._thread else options.publish_timeout
-        outcome = self._backplane.publish(Outgoing(message.type, body, audience, entity, merges), timeout)
+        outcome = self._backplane.publish(event, timeout)
         if outcome.how is None:
             self._check_open()
             return self._reject(message.type, outcome.reason or "")
@@ -329,71 +314,6 @@ class Hub(Broadcasts, Clients):
         if was:
             rejected = self.registry.stats()["rejected"]
             self.logger.warning("cartows: the broadcast queue has room again; %d messages were rejected so far", rejected)
-
-    # What the backplane tells (backplane.Sink) -----------------------------------------------------------------------
-
-    def put(self, event: Outgoing, epoch: str, timeout: float) -> Outcome:
-        """See Sink.put."""
-        try:
-            put = self._channel.put_event(partial(self._numbered, event, epoch), timeout, wait=timeout > 0)
-        except ChannelClosed:
-            return Outcome(None, reason="the hub was shut down")
-        if put is None:
-            options = self.options
-            full = f"the broadcast queue stayed full ({options.broadcast_queue} messages) for {options.publish_timeout:g} s"
-            return Outcome(None, reason=full)
-        assert isinstance(put, Event)
-        return Outcome("queued", event_id(epoch, put.frame.number))
-
-    def _numbered(self, event: Outgoing, epoch: str, number: int) -> Event:
-        return self._event(epoch, Entry(number, event))
-
-    def _event(self, epoch: str, entry: Entry) -> Event:
-        """Make of a stored event what is sent and kept."""
-        event, number = entry.event, entry.number
-        body = b'%s,"id":"%s"}' % (event.body[:-1], event_id(epoch, number).encode())
-        return Event(self._frame(event, body, number), event.audience, heard=entry.heard)
-
-    def _frame(self, event: Outgoing, body: bytes, number: int = 0) -> Frame:
-        options = self.options
-        return Frame(
-            body, number=number, compress_over=options.compress_over, entity=event.entity, merges=event.merges and number > 0
-        )
-
-    def put_entries(self, entries: Sequence[Entry]) -> None:
-        """See Sink.put_entries."""
-        self._channel.put_in_line(*[self._fed(entry) for entry in entries])
-
-    def _fed(self, entry: Entry) -> Event:
-        event = self._event(self._fed_epoch, entry)
-        if not self._fed_adrift or entry.heard:
-            return event
-        # Without an id: nobody could come back to it and find everything behind it that they have not heard.
-        return event._replace(shown=self._frame(entry.event, entry.event.body))
-
-    def put_local(self, event: Outgoing) -> None:
-        """See Sink.put_local."""
-        self._channel.put_in_line(Event(self._frame(event, event.body), event.audience))
-
-    def await_room(self) -> bool:
-        """See Sink.await_room."""
-        return self._channel.await_room()
-
-    def cut_off(self) -> None:
-        """See Sink.cut_off."""
-        self._fed_adrift = True
-        self._channel.put_in_line(self._dispatcher.cut_off)
-
-    def rejoin(self) -> None:
-        """See Sink.rejoin."""
-        self._fed_adrift = False
-        self._channel.put_in_line(self._dispatcher.rejoin)
-
-    def start_over(self, past: Past) -> None:
-        """See Sink.start_over."""
-        self._fed_epoch, self._fed_adrift = past.epoch, False
-        events = [self._event(past.epoch, entry) for entry in past.entries]
-        self._channel.put_in_line(partial(self._dispatcher.start_over, past.epoch, past.number, events))
 
     def _warn_if_nobody_can_hear(self) -> None:
         self._spoken_for = True
@@ -436,6 +356,27 @@ class Hub(Broadcasts, Clients):
         self.heartbeat.discard(client)
         client.log_end()
 
+    def disconnect(
+        self,
+        *,
+        identity: Any = None,
+        client_id: str | None = None,
+        code: int = 3503,
+        reason: str = "disconnected by the app",
+    ) -> int:
+        """See Clients.disconnect. With ``redis_url`` other processes close an identity's clients, too; they are not counted."""
+        closed = super().disconnect(identity=identity, client_id=client_id, code=code, reason=reason)
+        if identity is not None:
+            self._backplane.disconnect(room_value(identity), code, reason)
+        return closed
+
+    def reauthorize(self, identity: Any) -> int:
+        """See Clients.reauthorize. With ``redis_url`` it is done in other processes as well, and not counted."""
+        try:
+            return super().reauthorize(identity)
+        finally:
+            self._backplane.reauthorize(room_value(identity))
+
     def presence(self, key: str, value: Any) -> dict[str, list[dict[str, Any]]]:
         """Return who shows itself in a room: each identity, as text, with one entry for each of its tabs. Any thread."""
         return self._dispatcher.presence.present(key, room_value(value))
@@ -461,6 +402,15 @@ class Hub(Broadcasts, Clients):
             "waiting": self._channel.qsize(),
             **self._backplane.stats(),
         }
+
+
+def _backplane(options: Options, logger: logging.Logger, sink: Sink) -> Backplane:
+    """Return the way to other processes that the options ask for."""
+    if options.redis_url is None:
+        return LocalBackplane(sink)
+    from .backplane.streams import RedisBackplane  # needs nothing where nobody asks for it
+
+    return RedisBackplane(options, sink, logger)
 
 
 _DEFAULTS = Options()

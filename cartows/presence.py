@@ -352,8 +352,8 @@ class Presence(Generic[M]):
         """Take what other processes have told of their people, in order; members hear of it by ``take_news``."""
         for process, people, whole in reports:
             theirs = self._others.setdefault(process, {})
-            for ref in [ref for ref in theirs if ref not in people] if whole else list(people):
-                if people.get(ref) is None and ref in theirs:
+            for ref in list(theirs if whole else people):
+                if ref in theirs and people.get(ref) is None:
                     self._remove(*theirs.pop(ref))
             for person in people.values():
                 if person is not None:

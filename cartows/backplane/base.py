@@ -13,9 +13,10 @@ neither was not accepted, and the publisher was told why.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple, Protocol
 
+from ..presence import Person, Report
 from ..rooms import Audience
 
 __all__ = ["Backplane", "Entry", "Outcome", "Outgoing", "Past", "Sink"]
@@ -79,6 +80,18 @@ class Sink(Protocol):
     def rejoin(self) -> None:
         """Tell clients that they hear everybody again, and where they are."""
 
+    def people(self) -> list[Person]:
+        """Return everybody in this process."""
+
+    def apply(self, reports: list[Report]) -> None:
+        """Have the hub thread take what other processes tell of their people. Does not wait."""
+
+    def put_out(self, identity: str, code: int, reason: str) -> None:
+        """Close the clients of an identity, as another process has closed its own. Does not wait."""
+
+    def ask_again(self, identity: str) -> None:
+        """See that the app is asked again what an identity may hear, as it was in another process. Does not wait."""
+
     def start_over(self, past: Past) -> None:
         """Forget the history and begin with another: events were lost, so clients are told to load everything again."""
 
@@ -97,6 +110,15 @@ class Backplane(Protocol):
 
     def may_come(self, number: int) -> bool:
         """Return whether an event may exist whose number the hub has not come to. Hub thread."""
+
+    def announce(self, changes: Mapping[str, Person | None]) -> None:
+        """Tell the other processes of people here, by ref: who came, and None for who has left. Never waits. Hub thread."""
+
+    def disconnect(self, identity: str, code: int, reason: str) -> None:
+        """Have the other processes close their clients of an identity. Never waits. Any thread."""
+
+    def reauthorize(self, identity: str) -> None:
+        """Have the other processes ask again what an identity may hear. Never waits. Any thread."""
 
     def stats(self) -> dict[str, Any]:
         """Return counters for ``hub.stats()``. Any thread."""

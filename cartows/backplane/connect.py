@@ -21,8 +21,13 @@ _FORMS = (
     "or a password, write a character such as / # ? @ or % as %2F, %23, %3F, %40 or %25"
 )
 
-# What a URL may say behind its "?", beside ``ssl_...``. Time limits and retries are not among them: they are the lane's.
+# What a URL may say behind its "?": time limits and retries are not among it, those are the lane's.
 _QUERY = frozenset({"db", "password", "username"})
+_TLS_QUERY = frozenset({"db"}) | {
+    f"ssl_{name}"
+    for name in ("ca_certs", "ca_data", "ca_path", "cert_reqs", "certfile", "check_hostname", "keyfile", "password")
+}
+_FLAGS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
 # So much of what a server says is repeated.
 _LONGEST_ANSWER = 200
@@ -35,7 +40,11 @@ _REMEDIES: tuple[tuple[tuple[str, ...], str], ...] = (
         ("noperm", "nopermission", "acl failure", "executing the script"),
         "Its user may not do that: allow it ~cartows:* +@read +@write +@connection +@scripting",
     ),
-    (("authentication required", "noauth"), "It wants a password: CARTOWS_REDIS_URL=redis://:password@host:6379/0"),
+    # A command of more than a few words is not even looked at before the password.
+    (
+        ("authentication required", "noauth", "unauthenticated"),
+        "It wants a password: CARTOWS_REDIS_URL=redis://:password@host:6379/0",
+    ),
     (
         ("wrongpass", "invalid username-password", "invalid password", "without any password", "no password is set"),
         "Check the user and the password in CARTOWS_REDIS_URL",
@@ -50,7 +59,10 @@ _REMEDIES: tuple[tuple[tuple[str, ...], str], ...] = (
     (("noreplicas", "not enough good replicas"), "Too few of its replicas are there: see min-replicas-to-write"),
     (("wrongtype",), "A key that begins with cartows: is somebody else's: use another database of it"),
     (("unknown redis command", "unknown command"), "It must be Redis 5.0 or later, with no command that cartows needs renamed"),
-    (("crossslot", "clusterdown", "movederror", "askerror"), "It is a node of a Redis Cluster, which cartows does not use yet"),
+    (
+        ("crossslot", "clusterdown", "movederror", " moved ", "askerror"),
+        "It is a node of a Redis Cluster, which cartows does not use yet",
+    ),
     (("max number of clients",), "It takes no more connections: raise its maxclients"),
     (("invalidresponse", "protocol error"), "What answers there is no Redis: check host and port in CARTOWS_REDIS_URL"),
     (("certificate", "ssl", "tls"), "Check the certificates, and that rediss:// stands where there is TLS and only there"),
@@ -119,11 +131,12 @@ class Broker:
             return "its host and port cannot be made out"
         if parts.fragment:
             return 'it has a "#"'
-        unknown = sorted(name for name in query if name not in _QUERY and not name.startswith("ssl_"))
+        known = _TLS_QUERY if scheme == "rediss" else _QUERY
+        unknown = sorted(name for name in query if name not in known)
         if unknown:
-            return (
-                f"it sets {', '.join(unknown) if all(map(str.isidentifier, unknown)) else 'something'}, which is not to be set"
-            )
+            # What is no name may be the rest of a password with a "?" in it.
+            named = ", ".join(unknown) if all(map(str.isidentifier, unknown)) else "something"
+            return f"it sets {named} behind its ?, where only {', '.join(sorted(known))} can stand"
         database = query["db"][0] if "db" in query else "" if scheme == "unix" else parts.path.strip("/")
         if database and not (database.isascii() and database.isdigit()):
             return "the database behind its host is no number"
@@ -147,11 +160,13 @@ class Broker:
         self.place = printable(self.place)
         if user or password:
             settings["credential_provider"] = self._credentials(user, password)
-        try:
-            parsed = connection.parse_url(url)
-        except ValueError:
-            return "a value behind its ? cannot be used"
-        self._settings = settings | {name: value for name, value in parsed.items() if name.startswith("ssl_")}
+        settings |= {name: values[0] for name, values in query.items() if name.startswith("ssl_")}
+        if "ssl_check_hostname" in settings:
+            flag = _FLAGS.get(settings["ssl_check_hostname"].lower())
+            if flag is None:
+                return "ssl_check_hostname is neither true nor false"
+            settings["ssl_check_hostname"] = flag
+        self._settings = settings
         return None
 
     def _credentials(self, user: str, password: str) -> Any:

@@ -39,6 +39,9 @@ _BATCH_BYTES = 256 * 1024
 # How long the tries are apart while the broker is away, in seconds: anywhere between nothing and a bound that doubles.
 _FIRST_RETRY, _LAST_RETRY = 0.05, 2.0
 
+# Who may not wait for the broker waits for the lock all the same, which is never held for long. In seconds.
+_LOCK_WAIT = 0.25
+
 
 class _Own:
     """Be one event of this process that is not known to be stored."""
@@ -130,8 +133,8 @@ class Lane:
         It is "stored" with its id, or "spooled": it waits in this process and goes on being tried; or it is refused.
         """
         deadline = time.monotonic() + timeout
-        if not self._lock.acquire(timeout=max(0.0, timeout)):
-            return Outcome(None, reason=f"this process was too busy to take it within {timeout:g} s")
+        if not self._lock.acquire(timeout=max(_LOCK_WAIT, timeout)):
+            return Outcome(None, reason=f"this process was too busy to take it within {max(_LOCK_WAIT, timeout):g} s")
         try:
             own, refusal = self._take_locked(event, deadline)
             if own is None:

@@ -81,7 +81,7 @@ for i = 3, #ARGV, 2 do
   local ref, text = ARGV[i], ARGV[i + 1]
   if text == '' then
     if redis.call('HDEL', people, ref) == 1 then note(ref, text) end
-  elseif redis.call('HGET', people, ref) ~= text then
+  else
     redis.call('HSET', people, ref, text)
     note(ref, text)
   end
@@ -119,17 +119,16 @@ return gone
 """
 )
 
-# ARGV: what the keys begin with, "1" to leave out those without a lease. Returns the id of the last entry, then of each process
-# its name and its hash.
+# ARGV: what the keys begin with. Returns the id of the last entry, then of each process its name, whether it has a lease, and
+# its hash.
 _SNAPSHOT = Script.of(
     _OPENING
     + """
 local last = redis.call('XREVRANGE', stream, '+', '-', 'COUNT', 1)[1]
 local found = {last and last[1] or '0-0'}
 for _, process in ipairs(redis.call('SMEMBERS', procs)) do
-  if ARGV[4] == '' or redis.call('EXISTS', ARGV[3] .. 'lease:' .. process) == 1 then
-    found[#found + 1] = {process, redis.call('HGETALL', ARGV[3] .. 'people:' .. process)}
-  end
+  local leased = redis.call('EXISTS', ARGV[3] .. 'lease:' .. process)
+  found[#found + 1] = {process, leased, redis.call('HGETALL', ARGV[3] .. 'people:' .. process)}
 end
 return found
 """
@@ -152,6 +151,8 @@ class Snapshot(NamedTuple):
 
     position: Position
     people: Mapping[str, Mapping[bytes, bytes]]
+    #: The processes that have a lease.
+    leased: frozenset[str]
 
 
 class Leases:
@@ -197,11 +198,13 @@ class Leases:
 
     # Reading ------------------------------------------------------------------------------------------------------
 
-    def snapshot(self, *, leased: bool) -> Snapshot:
-        """Return the people of all processes, or of those with a lease alone, and their place in the stream."""
-        last, *found = self._run("Asking who is there", _SNAPSHOT, self._prefix, "1" if leased else "")
-        people = {name.decode(errors="replace"): dict(zip(flat[::2], flat[1::2], strict=True)) for name, flat in found}
-        return Snapshot(_position(last), people)
+    def snapshot(self) -> Snapshot:
+        """Return the people of all processes, and their place in the stream."""
+        last, *found = self._run("Asking who is there", _SNAPSHOT, self._prefix)
+        people = {name.decode(errors="replace"): dict(zip(flat[::2], flat[1::2], strict=True)) for name, _, flat in found}
+        return Snapshot(
+            _position(last), people, frozenset(name.decode(errors="replace") for name, leased, _ in found if leased)
+        )
 
     def hash_of(self, process: str) -> Mapping[bytes, bytes]:
         """Return the people of a process: as they are now, which may be ahead of the stream."""

@@ -8,8 +8,10 @@ Blocks: ``publish`` for room, until its timeout.
 from __future__ import annotations
 
 import secrets
+from collections.abc import Mapping
 from typing import Any
 
+from ..presence import Person
 from .base import Outcome, Outgoing, Past, Sink
 
 __all__ = ["LocalBackplane"]
@@ -36,6 +38,15 @@ class LocalBackplane:
     def may_come(self, number: int) -> bool:
         """See Backplane.may_come."""
         return False
+
+    def announce(self, changes: Mapping[str, Person | None]) -> None:
+        """See Backplane.announce."""
+
+    def disconnect(self, identity: str, code: int, reason: str) -> None:
+        """See Backplane.disconnect."""
+
+    def reauthorize(self, identity: str) -> None:
+        """See Backplane.reauthorize."""
 
     def stats(self) -> dict[str, Any]:
         """See Backplane.stats."""

@@ -35,6 +35,8 @@ REMEMBERED = 24 * 3600
 
 # Every script asks this first. Redis 5 has everything that is used here.
 _OPENING = """
+-- Redis 5 and 6 can be set to send replicas the script's text, and take no XINFO in one; later there is nothing to choose.
+if redis.replicate_commands then redis.replicate_commands() end
 local events, meta = KEYS[1], KEYS[2]
 local layout = redis.call('HGET', meta, 'version')
 if layout and layout ~= ARGV[1] then

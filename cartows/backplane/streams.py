@@ -16,9 +16,11 @@ from functools import partial
 from typing import Any
 
 from ..options import Options
+from ..presence import Person
 from .base import Entry, Outcome, Outgoing, Past, Sink
 from .connect import Broker, BrokerError, Link
 from .lane import Lane
+from .people import People
 from .scripts import Names, Record, Store, new_epoch, record_of
 
 __all__ = ["RedisBackplane"]
@@ -63,6 +65,7 @@ class RedisBackplane:
             logger,
             sink,
         )
+        self._people = People(self._broker.link, sink, logger)
         self._thread: threading.Thread | None = None
         self._stopping = threading.Event()
         #: When the reader is to end though it has not come to everything; the monotonic clock's.
@@ -99,6 +102,10 @@ class RedisBackplane:
             )
             return
         self._thread = thread
+        try:
+            self._people.start()
+        except RuntimeError as error:
+            self._logger.error("cartows: presence is not shared, for the process has no thread left for it: %s", error)
 
     def publish(self, event: Outgoing, timeout: float) -> Outcome:
         """See Backplane.publish."""
@@ -107,6 +114,18 @@ class RedisBackplane:
     def may_come(self, number: int) -> bool:
         """See Backplane.may_come: what another process was told of is on its way here, unless it is made up."""
         return self._fault is None
+
+    def announce(self, changes: Mapping[str, Person | None]) -> None:
+        """See Backplane.announce."""
+        self._people.announce(changes)
+
+    def disconnect(self, identity: str, code: int, reason: str) -> None:
+        """See Backplane.disconnect."""
+        self._people.disconnect(identity, code, reason)
+
+    def reauthorize(self, identity: str) -> None:
+        """See Backplane.reauthorize."""
+        self._people.reauthorize(identity)
 
     def stats(self) -> dict[str, Any]:
         """Return the counters of the way to Redis."""
@@ -120,6 +139,7 @@ class RedisBackplane:
         self._stopping.set()
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join(max(0.0, deadline - time.monotonic()))
+        self._people.stop(max(0.0, deadline - time.monotonic()))
 
     # The reader ---------------------------------------------------------------------------------------------------
 

@@ -268,7 +268,7 @@ class Dispatcher:
     def _is_ahead(self, client: Client) -> bool:
         """Have a client wait its turn again that was told of an event, by the answer to a POST, before the hub came to it."""
         number = None if client.since is None else self.history.number(client.since)
-        if number is None or number <= self.history.head:
+        if number is None or number <= self.history.head or self.history.adrift:
             return False
         if number <= self._channel.number:
             return self._channel.put_arrival(partial(self.register, client))

@@ -53,9 +53,15 @@ class _Own:
         self.event = event
         #: The reader has come to it: it is stored, though the answer that says so has not come, or never will.
         self.read = False
-        #: Set together with what the publisher is to be told: the id, or None when it waits in the spool.
+        #: What the publisher is told: the id, or None when it waits in the spool. ``done`` is set after it, and is None where
+        #: nobody waits: a spool of thousands is no place for as many events of threading's.
         self.id: str | None = None
-        self.done = threading.Event()
+        self.done: threading.Event | None = None
+
+    def settle(self) -> None:
+        if self.done is not None:
+            self.done.set()
+            self.done = None
 
 
 class _Unread(NamedTuple):
@@ -140,13 +146,13 @@ class Lane:
             if own is None:
                 self._refused += 1
                 self._refused_since += 1
-            away = self._away
+            done = own.done if own is not None else None
         finally:
             self._lock.release()
         if own is None:
             return Outcome(None, reason=refusal)
-        if not away:
-            own.done.wait(max(0.0, deadline - time.monotonic()))
+        if done is not None:
+            done.wait(max(0.0, deadline - time.monotonic()))
         return Outcome("stored", own.id) if own.id is not None else Outcome("spooled")
 
     def _take_locked(self, event: Outgoing, deadline: float) -> tuple[_Own | None, str | None]:
@@ -175,6 +181,8 @@ class Lane:
             self._spooled_since += 1
             if self._sink is not None:
                 self._sink.put_local(event)
+        else:
+            own.done = threading.Event()
         if len(self._queue) == 1:
             self._work.notify()
         return own, None
@@ -314,7 +322,7 @@ class Lane:
         self._unread.clear()
         self._unread_bytes = 0
         for own in self._queue:
-            own.done.set()
+            own.settle()
         self._room.notify_all()
 
     def _come_back_locked(self, number: int) -> None:
@@ -429,7 +437,7 @@ class Lane:
                     self._unread[own.seq] = _Unread(stored.epoch, number, own.event)
                     self._unread_bytes += len(own.event.body)
                 own.id = f"{stored.epoch}.{number}"
-                own.done.set()
+                own.settle()
             self._stored += stored.size
             if self._away and not self._queue and not self._reader_lost:
                 back = time.monotonic() - self._away_since, self._spooled_since, self._refused_since
@@ -461,7 +469,7 @@ class Lane:
         with self._lock:
             lost = len(self._queue)
             for own in self._queue:
-                own.done.set()
+                own.settle()
         if lost and first:
             self._logger.error(
                 "cartows: %d events that waited for the broker are lost with this process: it was given %.1f s to store them",

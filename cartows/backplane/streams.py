@@ -74,6 +74,10 @@ class RedisBackplane:
         self._epoch = ""
         self._number = 0
         self._last: tuple[int, str, int] | None = None
+        #: Behind which entry it reads; that may be one that is none of cartows.
+        self._behind: bytes | str = "0-0"
+        #: Something was read since the last time that something went wrong.
+        self._has_read = False
         #: What prepare could not do, and the reader has to.
         self._fault: BrokerError | None = None
 
@@ -169,15 +173,17 @@ class RedisBackplane:
         return self._number >= self._lane.seen() or time.monotonic() >= self._give_up_at
 
     def _recover(self, link: Link, error: BrokerError) -> None:
-        """Try another connection at once; where that fails, too, Redis is away until one works."""
-        while not self._stopping.is_set():
+        """Try another connection at once where one broke that had worked; whatever else went wrong, Redis is away."""
+        if error.broken and self._has_read:
+            self._has_read = False
             try:
                 link.call("Reading events", "PING")
                 return
             except BrokerError as again:
                 link.close()
-                self._lane.go_away(str(again))
-                self._stopping.wait(_RETRY)
+                error = again
+        self._lane.go_away(str(error))
+        self._stopping.wait(_RETRY)
 
     def _follow(self, link: Link) -> None:
         """Read on until something goes wrong."""
@@ -187,6 +193,7 @@ class RedisBackplane:
         wait = _SHORT_WAIT_MS
         while not self._is_over() and self._sink.await_room():
             records = self._read(link, wait)
+            self._has_read = True
             try:
                 self._hand_on(records)
             except _Gap:
@@ -199,9 +206,12 @@ class RedisBackplane:
     def _read(self, link: Link, wait: int) -> list[Record]:
         """Return what comes next, having waited for it so many milliseconds; nothing where nothing has come."""
         found = link.call(
-            "Reading events", "XREAD", "COUNT", _MOST_READ, "BLOCK", wait, "STREAMS", self._names.events, f"{self._number}-0"
+            "Reading events", "XREAD", "COUNT", _MOST_READ, "BLOCK", wait, "STREAMS", self._names.events, self._behind
         )
-        return self._records(found[0][1] if found else [])
+        entries = found[0][1] if found else []
+        if entries:
+            self._behind = entries[-1][0]
+        return self._records(entries)
 
     def _records(self, entries: Sequence[tuple[bytes, Mapping[bytes, bytes]]]) -> list[Record]:
         records = []
@@ -253,6 +263,7 @@ class RedisBackplane:
             found = self._records(read(f"{first}-0", f"{checked.number}-0"))
         kept = _unbroken(found, checked.epoch, checked.number)
         self._epoch, self._number, self._last = checked.epoch, checked.number, None
+        self._behind = f"{checked.number}-0"
         if kept:
             self._come_to(kept[-1])
         return Past(checked.epoch, checked.number, [Entry(record.number, record.event) for record in kept])

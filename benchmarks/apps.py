@@ -1,21 +1,23 @@
-"""The Flask apps under test: one with cartows, and the loop a Flask developer would write with flask-sock alone.
+"""The Flask apps under test: cartows, the loop a Flask developer would write with flask-sock alone, and Flask-SocketIO.
 
-Both answer the same routes, so that a row differs in nothing but what delivers the events:
+All answer the same routes, so that a row differs in nothing but what delivers the events:
 
 ``/blast?n=&hz=&size=``  broadcasts n events, hz a second (0: unpaced), each with size bytes of text, and answers then;
                          with &boards=k to k boards, one after another, with &everyone=1 to all clients of any board
+``POST /publish``        broadcasts one event
 ``/busy?s=``             burns pure Python for s seconds
 ``/work``                makes thirty round trips to a database on the same machine
 ``/hello``               answers a few bytes
 ``/status``              the process's id and how many clients it has
 
 Threads: routes run on gunicorn's request threads, several at once.
-Locks: the flask-sock app's own, around its set of sockets; none in the cartows app.
+Locks: the baselines' own, around their clients; none in the cartows app.
 Blocks: ``/blast`` between paced events and while the hub's queue is full; ``/work`` on its database socket.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import random
@@ -34,7 +36,11 @@ QUERY = b"x" * 100
 
 BOARD = "board-456"
 
-# Broadcasts a task to a board, or to every client whatever board it holds where that is None; returns whether it was accepted.
+# What all baselines say in the place of the time at which they sent it.
+TIMESTAMP = "2026-11-23T01:23:45.123456Z"
+
+# Broadcasts a task to a board, or to every client whatever board it holds where that is None; returns whether it was accepted,
+# and with Redis: stored.
 Broadcast = Callable[[str, str | None, dict[str, Any]], bool]
 
 
@@ -43,13 +49,17 @@ def cartows_app() -> Flask:
     from cartows import CartoWS, Hub, new_task_created_message
 
     app = Flask(__name__)
+    if "BENCH_REDIS_URL" in os.environ:
+        app.config["CARTOWS_REDIS_URL"] = os.environ["BENCH_REDIS_URL"]
     hub = Hub()
     CartoWS(app, hub)
 
     def broadcast(task_id: str, board: str | None, task: dict[str, Any]) -> bool:
         if board is None:
-            return hub.broadcast_message(new_task_created_message(task_id, BOARD, task)).accepted
-        return hub.broadcast_task_created(task_id, board, task).accepted
+            result = hub.broadcast_message(new_task_created_message(task_id, BOARD, task))
+        else:
+            result = hub.broadcast_task_created(task_id, board, task)
+        return result.how in ("queued", "stored")
 
     _add_routes(app, broadcast, hub.client_count)
     return app
@@ -74,7 +84,7 @@ def flask_sock_app() -> Flask:
 
     def broadcast(task_id: str, board: str | None, task: dict[str, Any]) -> bool:
         data = {"task_id": task_id, "board_id": BOARD, "action": "created", "task": task}
-        message = json.dumps({"type": "task.created", "timestamp": "2026-11-23T01:23:45.123456Z", "data": data})
+        message = json.dumps({"type": "task.created", "timestamp": TIMESTAMP, "data": data})
         with clients_lock:
             receivers = list(clients)
         for ws in receivers:
@@ -83,6 +93,34 @@ def flask_sock_app() -> Flask:
             except (ConnectionClosed, OSError):
                 with clients_lock:
                     clients.discard(ws)
+        return True
+
+    _add_routes(app, broadcast, lambda: len(clients))
+    return app
+
+
+def socketio_app() -> Flask:
+    """Do the same with Flask-SocketIO and its Redis manager, in the mode that BENCH_ASYNC_MODE names."""
+    from flask_socketio import SocketIO  # type: ignore[import-untyped, unused-ignore]
+
+    app = Flask(__name__)
+    socketio = SocketIO(app, message_queue=os.environ["BENCH_REDIS_URL"], async_mode=os.environ["BENCH_ASYNC_MODE"])
+    clients: set[str] = set()
+    clients_lock = threading.Lock()
+
+    @socketio.on("connect")  # type: ignore[untyped-decorator]
+    def connected(_auth: Any) -> None:
+        with clients_lock:
+            clients.add(request.sid)  # type: ignore[attr-defined]
+
+    @socketio.on("disconnect")  # type: ignore[untyped-decorator]
+    def disconnected(_reason: Any) -> None:
+        with clients_lock:
+            clients.discard(request.sid)  # type: ignore[attr-defined]
+
+    def broadcast(task_id: str, board: str | None, task: dict[str, Any]) -> bool:
+        data = {"task_id": task_id, "board_id": BOARD, "action": "created", "task": task}
+        socketio.emit("task.created", {"timestamp": TIMESTAMP, "data": data})
         return True
 
     _add_routes(app, broadcast, lambda: len(clients))
@@ -111,6 +149,15 @@ def _add_routes(app: Flask, broadcast: Broadcast, client_count: Callable[[], int
             if rest > 0:
                 time.sleep(rest)
         return {"seconds": time.monotonic() - began, "rejected": rejected}
+
+    # Numbers the events of /publish, from the first one on.
+    published = itertools.count()
+
+    @app.post("/publish")
+    def publish() -> dict[str, Any]:
+        task_id = f"task-{next(published)}"
+        task = {"id": task_id, "title": "Implement WebSocket", "status": "done", "t": time.time()}
+        return {"rejected": int(not broadcast(task_id, BOARD, task))}
 
     @app.get("/busy")
     def busy() -> dict[str, Any]:

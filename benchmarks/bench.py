@@ -63,18 +63,19 @@ class Bench:
     @contextlib.contextmanager
     def cartows(self, threads: int = THREADS, env: Mapping[str, str] | None = None) -> Iterator[Gunicorn]:
         """Serve the cartows app; every option at its default, the queue bounds above all."""
-        with self._watched(Gunicorn("cartows_app", threads, env=env)) as server:
+        with self.watched(Gunicorn("cartows_app", threads, env=env)) as server:
             yield server
 
     @contextlib.contextmanager
     def flask_sock(self, clients: int) -> Iterator[Gunicorn]:
         """Serve the flask-sock loop, with the pool thread and the connection that each of its clients pins."""
         connections = str(clients + 100)
-        with self._watched(Gunicorn("flask_sock_app", clients + 20, "--worker-connections", connections)) as server:
+        with self.watched(Gunicorn("flask_sock_app", clients + 20, "--worker-connections", connections)) as server:
             yield server
 
     @contextlib.contextmanager
-    def _watched(self, server: Gunicorn) -> Iterator[Gunicorn]:
+    def watched(self, server: Gunicorn) -> Iterator[Gunicorn]:
+        """Serve, and note what went wrong in the server meanwhile."""
         with server:
             yield server
             alive = Path(f"/proc/{server.worker}").exists()
@@ -150,7 +151,7 @@ def delivery(
 ) -> Iterator[Delivery]:
     """Connect the clients; the result of a blast tells what has come within `limit` seconds from then, or the one before."""
     blasts = (blast, *then)
-    greeting = ["-g"] if server.name == "cartows_app" else []
+    greeting = ["-g"] if isinstance(server, Gunicorn) and server.greets else []
     options = ("-j", HANDSHAKES, "-l", str(limit), *greeting, *options)
     with Loadgen(server.port, clients, [each.each for each in blasts], *options, path=path) as load:
         yield Delivery(server, load, blasts, limit)
@@ -184,6 +185,10 @@ class Row:
     sockets: Callable[[Scale], int] = lambda scale: scale.clients
     #: Runs whose median counts where nobody asks for another number.
     runs: int = 3
+    #: Whether it is measured only where it is asked for by name.
+    on_demand: bool = False
+    #: What this machine lacks for it, in a sentence; empty where it lacks nothing.
+    lacking: Callable[[], str] = str
 
 
 def run(row: Row, scale: Scale, runs: int) -> Outcome:
@@ -196,6 +201,9 @@ def run(row: Row, scale: Scale, runs: int) -> Outcome:
     allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     if files > allowed:
         outcome.notes.append(f"skipped: needs {files} open files, and the hard limit is {allowed} (ulimit -Hn)")
+        return outcome
+    if lacking := row.lacking():
+        outcome.notes.append(f"skipped: {lacking}")
         return outcome
     bench = Bench(scale)
     began = time.monotonic()

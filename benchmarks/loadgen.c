@@ -10,6 +10,8 @@
  *   -g     a client is open when it has its greeting, {"type":"connected"...}, not already with the 101
  *   -z     offer permessage-deflate in the words of a browser; compressed events are counted, not inflated
  *   -r K   rooms: the number of the client's room, one for every K clients, is put behind PATH
+ *   -e     speak Socket.IO, not cartows: PATH is that of its WebSocket transport, an event is one of its events
+ *   -n     several publishers: the place of an event is the number in its id, after the dot, one more with every event
  *   -s K   the first K clients never read, and are left out of every count and latency
  *   -i S   idle limit (default 5)
  *   -w S   limit for the first event of a round (default 60)
@@ -17,7 +19,8 @@
  *
  * An event is a text frame other than the greeting. From one event in eight two numbers are read: its latency, the receiver's
  * clock less the number after "t": in the payload (seconds since the epoch), and its place: the k-th event of a client in a
- * round has to be "task-k", or something was lost, repeated or reordered before it. Pings are answered.
+ * round has to be "task-k", or something was lost, repeated or reordered before it; with -n its number has to be as much more
+ * than that of the first. Pings are answered.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -35,6 +38,7 @@
 #include <unistd.h>
 
 #define GREETING "{\"type\":\"connected\""
+#define JOINED "40{"
 #define SAMPLE_EVERY 8
 #define SAMPLES 4000000
 #define READ_SIZE (256 * 1024)
@@ -50,11 +54,11 @@ typedef struct {
     int fd, stalled, code; /* code: the close code received, 0 for none */
     unsigned char *rest;   /* the beginning of a frame whose end has not come */
     size_t rest_length;
-    long events;
+    long events, base; /* base: the number of its first event of this round, with -n */
 } Client;
 
 static struct {
-    int port, clients, parallel, greeting, deflate, room, stalled;
+    int port, clients, parallel, greeting, deflate, room, stalled, socketio, numbers;
     const char *path;
     long expect;
     double idle, wait, limit;
@@ -77,14 +81,39 @@ static void fail(const Client *c, const char *what) {
     exit(1);
 }
 
-static void sample(const Client *c, const char *payload, size_t n, double at) {
+static void sample(Client *c, const char *payload, size_t n, double at) {
     const char *stamp = memmem(payload, n, "\"t\":", 4), *place = memmem(payload, n, "\"task-", 6);
     if (stamp && samples < SAMPLES) latency[samples++] = at - strtod(stamp + 4, NULL);
-    if (place && atol(place + 6) != c->events) misplaced++;
+    if (options.numbers) {
+        const char *id = memmem(payload, n, "\"id\":\"", 6);
+        for (const char *next = id; next; next = memmem(id + 6, payload + n - id - 6, "\"id\":\"", 6)) id = next;
+        const char *dot = id ? memchr(id, '.', payload + n - id) : NULL; /* the last one is the event's own */
+        if (c->events == 0 && dot) c->base = atol(dot + 1);
+        if (!dot || atol(dot + 1) != c->base + c->events) misplaced++;
+    } else if (place && atol(place + 6) != c->events) {
+        misplaced++;
+    }
+}
+
+static void say(Client *c, const char *text) {
+    unsigned char frame[131] = {0x81, 0x80 | strlen(text), 0, 0, 0, 0}; /* masked with zeroes */
+    memcpy(frame + 6, text, strlen(text));
+    if (write(c->fd, frame, 6 + strlen(text)) < 0) fail(c, "write");
+}
+
+/* Takes Socket.IO's own messages; returns whether this was one. */
+static int on_packet(Client *c, const char *payload, size_t n) {
+    if (n >= 2 && memcmp(payload, "42", 2) == 0) return 0;
+    if (n >= 1 && *payload == '0') say(c, "40");
+    if (n >= 1 && *payload == '2') say(c, "3");
+    if (n >= strlen(JOINED) && memcmp(payload, JOINED, strlen(JOINED)) == 0 && c->state == GREETING_DUE)
+        c->state = OPEN, open_count++;
+    return 1;
 }
 
 static void on_text(Client *c, int is_compressed, const char *payload, size_t n, double at) {
     static long turn;
+    if (options.socketio && on_packet(c, payload, n)) return;
     if (!is_compressed && n >= strlen(GREETING) && memcmp(payload, GREETING, strlen(GREETING)) == 0) {
         if (c->state == GREETING_DUE) c->state = OPEN, open_count++;
         return;
@@ -93,7 +122,7 @@ static void on_text(Client *c, int is_compressed, const char *payload, size_t n,
     last_at = at;
     total++;
     if (is_compressed) compressed++;
-    else if (turn++ % SAMPLE_EVERY == 0) sample(c, payload, n, at);
+    else if (turn++ % SAMPLE_EVERY == 0 || (options.numbers && c->events == 0)) sample(c, payload, n, at);
     if (++c->events == options.expect) done_count++;
 }
 
@@ -144,8 +173,8 @@ static size_t take_answer(Client *c, const unsigned char *bytes, size_t length) 
         fprintf(stderr, "client %d: no 101: %.*s\n", (int)(c - clients), (int)(length < 400 ? length : 400), text);
         exit(1);
     }
-    c->state = options.greeting ? GREETING_DUE : OPEN;
-    open_count += !options.greeting;
+    c->state = options.greeting || options.socketio ? GREETING_DUE : OPEN;
+    open_count += c->state == OPEN;
     return end_of_head + 4 - text;
 }
 
@@ -287,12 +316,14 @@ static void report(void) {
 }
 
 int main(int argc, char **argv) {
-    for (int o; (o = getopt(argc, argv, "j:gzr:s:i:w:l:")) != -1;) {
+    for (int o; (o = getopt(argc, argv, "j:gzr:ens:i:w:l:")) != -1;) {
         switch (o) {
         case 'j': options.parallel = atoi(optarg); break;
         case 'g': options.greeting = 1; break;
         case 'z': options.deflate = 1; break;
         case 'r': options.room = atoi(optarg); break;
+        case 'e': options.socketio = 1; break;
+        case 'n': options.numbers = 1; break;
         case 's': options.stalled = atoi(optarg); break;
         case 'i': options.idle = atof(optarg); break;
         case 'w': options.wait = atof(optarg); break;
@@ -301,7 +332,7 @@ int main(int argc, char **argv) {
         }
     }
     if (argc - optind < 4) {
-        fprintf(stderr, "usage: %s [-j K] [-g] [-z] [-r K] [-s K] [-i S] [-w S] [-l S] PORT PATH CLIENTS EXPECT...\n", argv[0]);
+        fprintf(stderr, "usage: %s [-j K] [-g] [-z] [-r K] [-e] [-n] [-s K] [-i S] [-w S] [-l S] PORT PATH CLIENTS EXPECT...\n", argv[0]);
         return 2;
     }
     options.port = atoi(argv[optind]), options.path = argv[optind + 1];

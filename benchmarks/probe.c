@@ -2,10 +2,11 @@
  *
  *   probe PORT PATH COUNT TIMEOUT_S SECONDS GAP_MS
  *
- * Sends COUNT GET requests one after another, each on a connection of its own, for no longer than SECONDS, and prints one JSON
- * object. Between two it waits a random time, GAP_MS on average: without that, a server that is busy in bursts would be asked
- * mostly in the lulls, where a request ends and the next one follows at once. An answer other than 200 counts as failed; the
- * first one that does not come within TIMEOUT_S ends the run, with "hung": true.
+ * Sends COUNT requests one after another, each on a connection of its own, for no longer than SECONDS, and prints one JSON
+ * object. They are GET, or where PATH is "POST /path" POST without a body. Between two it waits a random time, GAP_MS on
+ * average: without that, a server that is busy in bursts would be asked mostly in the lulls, where a request ends and the next
+ * one follows at once. An answer other than 200 counts as failed; the first one that does not come within TIMEOUT_S ends the
+ * run, with "hung": true.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -31,7 +32,7 @@ static int ascending(const void *a, const void *b) {
 }
 
 /* 1 for a 200, 0 for anything else, -1 where nothing came in time. */
-static int get(int port, const char *path, double timeout) {
+static int ask(int port, const char *path, double timeout) {
     struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons(port)};
     to.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     struct timeval wait = {.tv_sec = (long)timeout, .tv_usec = (timeout - (long)timeout) * 1e6};
@@ -39,7 +40,9 @@ static int get(int port, const char *path, double timeout) {
     setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &wait, sizeof wait);
     setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &wait, sizeof wait);
     char request[1024], answer[8192];
-    int n = snprintf(request, sizeof request, "GET %s HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nConnection: close\r\n\r\n", path, port);
+    int post = strncmp(path, "POST ", 5) == 0;
+    int n = snprintf(request, sizeof request, "%s%s HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nConnection: close\r\n%s\r\n",
+                     post ? "" : "GET ", path, port, post ? "Content-Length: 0\r\n" : "");
     if (connect(fd, (void *)&to, sizeof to) == 0 && write(fd, request, n) == n) {
         size_t length = 0;
         for (ssize_t r; (r = read(fd, answer + length, sizeof answer - length)) != 0; length += r) {
@@ -60,7 +63,7 @@ int main(int argc, char **argv) {
     while (answered + failed < count && !hung && now() < end) {
         if (gap > 0) usleep(gap * 2e3 * drand48());
         double began = now();
-        int status = get(atoi(argv[1]), argv[2], atof(argv[4]));
+        int status = ask(atoi(argv[1]), argv[2], atof(argv[4]));
         if (status > 0) took[answered++] = now() - began;
         hung = status < 0, failed += status == 0;
     }

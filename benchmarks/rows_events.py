@@ -81,9 +81,9 @@ def many(bench: Bench) -> Sample:
     clients, blast = bench.scale.many, Blast(int(2 * bench.scale.seconds), hz=2)
     floor = floor_result(clients, blast)
     with bench.cartows() as server:
-        before = _pss_kib(server.worker)
+        before = pss_kib(server.worker)
         with delivery(server, clients, blast) as under_way:
-            memory = _pss_kib(server.worker) - before
+            memory = pss_kib(server.worker) - before
             found = under_way.finish()
     return {
         "memory": memory / clients,
@@ -107,9 +107,9 @@ def rooms(bench: Bench) -> Sample:
     with bench.cartows() as server, delivery(server, clients, to_boards, *options, then=then, path=path) as under_way:
         found, cpu = [], []
         for blast in (to_boards, to_all, one_by_one):
-            before = _cpu_seconds(server.worker)
+            before = cpu_seconds(server.worker)
             found.append(under_way.finish())
-            cpu.append((_cpu_seconds(server.worker) - before) / blast.events)
+            cpu.append((cpu_seconds(server.worker) - before) / blast.events)
     return {
         "ratio": cpu[0] / cpu[2],
         "rate": found[0]["rate"] / ROOM,
@@ -166,13 +166,13 @@ def _peak_growth(bench: Bench, clients: int, blast: Blast, *options: str) -> tup
         return found, (_peak_kib(server.worker) - resting) / 1024
 
 
-def _cpu_seconds(pid: int) -> float:
+def cpu_seconds(pid: int) -> float:
     """Seconds of CPU a process has used so far, user and system, all its threads together."""
     # Its clock, as clock_getcpuclockid(3) names it: /proc counts in ticks of 10 ms, more than an event or two may take.
     return time.clock_gettime(~pid << 3 | 2)
 
 
-def _pss_kib(pid: int) -> int:
+def pss_kib(pid: int) -> int:
     """Proportional set size: pages shared with gunicorn's master count for the part that is this process's."""
     return _kib(Path(f"/proc/{pid}/smaps_rollup"), "Pss:")
 

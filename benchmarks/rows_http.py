@@ -20,9 +20,9 @@ NOTHING = Blast(0)
 def idle(bench: Bench) -> Sample:
     """The same server without sockets, then with them, none of which hears anything."""
     with bench.cartows(THREADS) as server:
-        without = _answers(server, "/hello", bench.scale.probes)
+        without = answers(server, "/hello", bench.scale.probes)
         with delivery(server, bench.scale.clients, NOTHING):
-            beside = _answers(server, "/hello", bench.scale.probes)
+            beside = answers(server, "/hello", bench.scale.probes)
     return {**_compared(without, beside), "loop": _flask_sock_answers()}
 
 
@@ -31,10 +31,10 @@ def work(bench: Bench) -> Sample:
     seconds = 2 * bench.scale.seconds
     blast = Blast(int(100 * (seconds + 2)), hz=100)
     with Echo() as echo, bench.cartows(THREADS, {"BENCH_ECHO_PORT": str(echo.port)}) as server:
-        without = _answers(server, "/work", bench.scale.probes // 2, seconds, GAP_MS)
+        without = answers(server, "/work", bench.scale.probes // 2, seconds, GAP_MS)
         with delivery(server, bench.scale.clients, blast) as under_way:
             under_way.start()
-            beside = _answers(server, "/work", bench.scale.probes // 2, seconds, GAP_MS)
+            beside = answers(server, "/work", bench.scale.probes // 2, seconds, GAP_MS)
             found = under_way.finish()
     return {
         **_compared(without, beside),
@@ -44,7 +44,7 @@ def work(bench: Bench) -> Sample:
     }
 
 
-def _answers(server: Gunicorn, path: str, count: int, seconds: float = 60.0, gap_ms: float = 0.0) -> dict[str, Any]:
+def answers(server: Gunicorn, path: str, count: int, seconds: float = 60.0, gap_ms: float = 0.0) -> dict[str, Any]:
     probe(server, path, count // 10)  # the first requests of a process, and of a thread, pay for more than themselves
     found = probe(server, path, count, hung_after=HUNG_AFTER, seconds=seconds, gap_ms=gap_ms)
     if found["hung"] or found["failed"]:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, rule
 
 from cartows import presence as module_under_test
-from cartows.presence import News, Presence
+from cartows.presence import News, Person, Presence, Report
 from cartows.rooms import Room
 
 from .costs import Lines
@@ -113,15 +113,31 @@ def remains(presence: Presence[Client]) -> dict[str, Any]:
 
 # Against a model ---------------------------------------------------------------------------------------------------
 
-LIMIT, MOST_HELD_BACK = 2, 3
+LIMIT, MOST_HELD_BACK = 3, 3
 ROOMS = st.sampled_from([BOARD, BOARD, BOARD, OTHER])
 METAS = st.sampled_from([{}, {"at": 1}, {"at": 2}])
 IDENTITIES = st.sampled_from(["ann", "ann", "ben", 5, "5", "__proto__", None])
 
+# Who may be in other processes, and where.
+ELSEWHERE = {
+    "p": {"p.1": (BOARD, "ann"), "p.2": (BOARD, "zoe"), "p.3": (OTHER, "ben")},
+    "q": {"q.1": (BOARD, "ann"), "q.2": (OTHER, "ann")},
+}
+REPORTS = st.one_of(
+    [
+        st.builds(
+            lambda people, whole, process=process: (process, people, whole),
+            st.dictionaries(st.sampled_from(sorted(refs)), st.one_of(METAS, METAS, st.none())),
+            st.booleans(),
+        )
+        for process, refs in ELSEWHERE.items()
+    ]
+)
+
 
 @dataclass
-class Person:
-    """Be an entry of the model; without a member, held back until ``due``."""
+class Somebody:
+    """Be an entry of the model; without a member, of another process or held back until ``due``."""
 
     identity: str
     meta: dict[str, Any]
@@ -130,20 +146,22 @@ class Person:
     #: Orders those who went at one time.
     went: int = 0
     ref: str | None = None
+    process: str | None = None
 
 
 @dataclass
 class Place:
     """Be a room of the model."""
 
-    people: list[Person] = field(default_factory=list)
+    people: list[Somebody] = field(default_factory=list)
     crowded: bool = False
     #: When its members were last told a count only.
     counted_at: float = float("-inf")
 
     @property
-    def held_back(self) -> list[Person]:
-        return sorted((person for person in self.people if person.member is None), key=lambda person: person.went)
+    def held_back(self) -> list[Somebody]:
+        mine = (person for person in self.people if person.member is None and person.process is None)
+        return sorted(mine, key=lambda person: person.went)
 
     @property
     def count(self) -> int:
@@ -160,16 +178,18 @@ class PresenceModel(RuleBasedStateMachine):
         self.least_held_back = module_under_test._LEAST_HELD_BACK
         module_under_test._LEAST_HELD_BACK = MOST_HELD_BACK
         self.clock = Clock()
-        self.presence: Presence[Client] = Presence(LEAVE_WAIT, LIMIT, self.clock)
+        self.presence: Presence[Client] = Presence(LEAVE_WAIT, LIMIT, self.clock, shared=True)
+        #: What the other processes have been told, by ref.
+        self.told: dict[str, Person] = {}
         self.places: dict[Room, Place] = {}
         self.newcomers: set[tuple[Client, Room]] = set()
         self.everybody: list[Client] = []
 
-    def person(self, client: Client, room: Room) -> Person | None:
+    def person(self, client: Client, room: Room) -> Somebody | None:
         people = self.places[room].people if room in self.places else []
         return next((person for person in people if person.member is client), None)
 
-    def remove(self, person: Person, room: Room) -> None:
+    def remove(self, person: Somebody, room: Room) -> None:
         self.places[room].people.remove(person)
         if not self.places[room].people:
             del self.places[room]
@@ -195,7 +215,7 @@ class PresenceModel(RuleBasedStateMachine):
             place = self.places.setdefault(room, Place())
             person = next((each for each in place.held_back if each.identity == identity), None)
             if person is None:
-                person = Person(identity, meta, client)
+                person = Somebody(identity, meta, client)
                 place.people.append(person)
             person.member = client
             self.newcomers.add((client, room))
@@ -230,6 +250,41 @@ class PresenceModel(RuleBasedStateMachine):
             if len(held_back) > MOST_HELD_BACK:
                 self.remove(held_back[0], room)
 
+    @rule(reports=st.lists(REPORTS, min_size=1, max_size=3))
+    def hear(self, reports: list[tuple[str, dict[str, Any], bool]]) -> None:
+        self.presence.apply(
+            Report(
+                process,
+                {
+                    ref: None if meta is None else Person(ref, *ELSEWHERE[process][ref], dict(meta))
+                    for ref, meta in people.items()
+                },
+                whole,
+            )
+            for process, people, whole in reports
+        )
+        for process, people, whole in reports:
+            for room, place in list(self.places.items()):
+                for person in [each for each in place.people if each.process == process]:
+                    if people.get(person.ref or "", None if whole else person.meta) is None:
+                        self.remove(person, room)
+            for ref, meta in people.items():
+                if meta is not None:
+                    self.hear_one(process, ref, meta)
+
+    def hear_one(self, process: str, ref: str, meta: dict[str, Any]) -> None:
+        room, identity = ELSEWHERE[process][ref]
+        place = self.places.setdefault(room, Place())
+        person = next((each for each in place.people if each.ref == ref), None)
+        if person is not None:
+            person.meta = meta
+            return
+        place.people.append(Somebody(identity, meta, None, ref=ref, process=process))
+        # Whoever comes back may do so by another process.
+        back = next((each for each in place.held_back if each.identity == identity), None)
+        if back is not None:
+            self.remove(back, room)
+
     @rule(seconds=st.sampled_from([0.25, 0.5, 1.0, LEAVE_WAIT]))
     def wait(self, seconds: float) -> None:
         self.clock.now += seconds
@@ -257,6 +312,13 @@ class PresenceModel(RuleBasedStateMachine):
             self.check_what_is_known(room, place, told)
         self.check_next_due()
         self.newcomers.clear()
+        for ref, change in self.presence.take_changes().items():
+            self.told.pop(ref, None)
+            if change is not None:
+                self.told[ref] = change
+        mine = [(room, each) for room, place in self.places.items() for each in place.people if each.process is None]
+        assert self.told == {each.ref: Person(each.ref, room, each.identity, each.meta) for room, each in mine}
+        assert {person.ref: person for person in self.presence.people()} == self.told
 
     def check_rosters(self, room: Room, place: Place) -> None:
         present = self.presence.present(*room)
@@ -302,8 +364,10 @@ class PresenceModel(RuleBasedStateMachine):
             for client in self.everybody:
                 self.presence.gone(client, at_once=False)
             self.clock.now += LEAVE_WAIT
+            self.presence.apply(Report(process, {}, True) for process in ELSEWHERE)
             assert self.presence.take_news() == []
             assert self.presence.next_due() is None
+            self.presence.take_changes()
             assert remains(self.presence) == {}
         finally:
             module_under_test._LEAST_HELD_BACK = self.least_held_back
@@ -698,6 +762,150 @@ def test_a_room_that_fills_up_again_is_told(small: Presence[Client], clock: Cloc
     assert {member.rooms[BOARD].names is None for member in members[2:]} == {True}
 
 
+# Other processes ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def shared(clock: Clock) -> Presence[Client]:
+    return Presence(LEAVE_WAIT, 200, clock, shared=True)
+
+
+def elsewhere(*identities: str, room: Room = BOARD, process: str = "p", **meta: Any) -> Report:
+    """Tell of people of another process, each with a ref of its own."""
+    people = [Person(f"{process}.{identity}", room, identity, meta) for identity in identities]
+    return Report(process, {person.ref: person for person in people})
+
+
+def gone(process: str = "p") -> Report:
+    return Report(process, {}, True)
+
+
+def test_people_of_other_processes_are_shown_beside_those_of_this_one(presence: Presence[Client]) -> None:
+    enter(presence, ann := Client("ann"))
+    presence.apply([elsewhere("ann", "ben", at=1)])
+    head = {"key": "board_id", "value": "b1", "count": 2}
+    theirs = {"ann": [{"ref": "p.ann", "meta": {"at": 1}}], "ben": [{"ref": "p.ben", "meta": {"at": 1}}]}
+    assert presence.take_news() == [News([ann], "presence.diff", {**head, "joins": theirs, "leaves": {}})]
+    presence.enter(cat := Client("cat"), BOARD, {})
+    state, _ = presence.take_news()
+    assert (state.members, state.data["present"]) == ([cat], presence.present(*BOARD))
+    assert {identity: len(tabs) for identity, tabs in presence.present(*BOARD).items()} == {"ann": 2, "ben": 1, "cat": 1}
+    presence.apply([elsewhere("ben", at=2)])
+    (diff,) = presence.take_news()
+    assert (diff.data["joins"], diff.data["leaves"]) == ({"ben": [{"ref": "p.ben", "meta": {"at": 2}}]}, {})
+    presence.apply([Report("p", {"p.ann": None, "p.nobody": None})])
+    (diff,) = presence.take_news()
+    assert (diff.data["joins"], diff.data["leaves"], diff.data["count"]) == ({}, {"ann": theirs["ann"]}, 3)
+
+
+def test_people_of_other_processes_fill_a_room(clock: Clock) -> None:
+    small: Presence[Client] = Presence(LEAVE_WAIT, 4, clock)
+    enter(small, ann := Client("ann"))
+    small.apply([elsewhere("b", "c", "d", "e")])
+    head = {"key": "board_id", "value": "b1", "count": 5}
+    assert small.take_news() == [News([ann], "presence.diff", head)]
+    small.apply([gone()])
+    ((_, type, data),) = small.take_news()
+    assert (type, data["count"], list(data["present"])) == ("presence.state", 1, ["ann"])
+
+
+def test_a_process_that_goes_takes_its_people_and_no_others(presence: Presence[Client]) -> None:
+    enter(presence, Client("ann"))
+    presence.apply([elsewhere("ben"), elsewhere("cat", process="q"), elsewhere("dan", room=OTHER)])
+    presence.apply([gone()])
+    assert list(presence.present(*BOARD)) == ["ann", "cat"]
+    assert presence.present(*OTHER) == {}
+    presence.apply([gone("q"), gone("nobody's")])
+    deliver(presence.take_news())
+    assert remains(presence).keys() <= {"_rosters", "_rooms"}
+
+
+def test_a_process_that_tells_all_its_people_again_is_a_diff(presence: Presence[Client]) -> None:
+    enter(presence, Client("ann"))
+    presence.apply([elsewhere("ben", "cat")])
+    deliver(presence.take_news())
+    presence.apply([elsewhere("cat", "dan")._replace(whole=True)])
+    (diff,) = presence.take_news()
+    assert (list(diff.data["joins"]), list(diff.data["leaves"])) == (["dan"], ["ben"])
+    presence.apply([gone(), elsewhere("cat", "dan")._replace(whole=True)])
+    assert presence.take_news() == []
+
+
+def test_who_goes_and_comes_back_in_one_turn_is_told_as_it_is_then(presence: Presence[Client]) -> None:
+    enter(presence, Client("ann"))
+    presence.apply([elsewhere("ben", "cat")])
+    deliver(presence.take_news())
+    presence.apply([gone(), elsewhere("ben", at=2), elsewhere("cat")])
+    (diff,) = presence.take_news()
+    assert (diff.data["joins"], diff.data["leaves"]) == ({"ben": [{"ref": "p.ben", "meta": {"at": 2}}]}, {})
+
+
+def test_one_ref_is_never_two_people(presence: Presence[Client]) -> None:
+    enter(presence, Client("ann"))
+    ((ref, _),) = flat(presence.present(*BOARD)).items()
+    presence.apply([elsewhere("ben"), Report("q", {"p.ben": Person("p.ben", BOARD, "cat", {})})])
+    presence.apply([Report("q", {ref: Person(ref, BOARD, "dan", {})}), gone("q")])
+    assert list(presence.present(*BOARD)) == ["ann", "ben"]
+
+
+def test_a_page_that_comes_back_by_another_process_is_not_shown_twice(shared: Presence[Client]) -> None:
+    enter(shared, Client("ann"), ben := Client("ben"))
+    before = shared.present(*BOARD)["ben"]
+    shared.gone(ben, at_once=False)
+    shared.apply([elsewhere("ben")])
+    (diff,) = shared.take_news()
+    assert (list(diff.data["joins"]), diff.data["leaves"], diff.data["count"]) == (["ben"], {"ben": before}, 2)
+    assert shared.next_due() is None
+
+
+def test_a_room_of_others_alone_is_nobodys_news_and_leaves_nothing(clock: Clock) -> None:
+    small: Presence[Client] = Presence(LEAVE_WAIT, 1, clock)
+    small.apply([elsewhere("ann", "ben")])
+    assert small.take_news() == []
+    assert small.next_due() is None
+    assert list(small.present(*BOARD)) == ["ann", "ben"]
+    small.apply([gone()])
+    assert small.take_news() == []
+    assert remains(small) == {}
+
+
+def test_other_processes_are_told_what_comes_of_a_turn(shared: Presence[Client], clock: Clock) -> None:
+    ann, ben, cat = Client("ann"), Client("ben"), Client("cat")
+    enter(shared, ann, ben)
+    refs = {identity: tabs[0]["ref"] for identity, tabs in shared.present(*BOARD).items()}
+    assert shared.take_changes() == {refs[name]: Person(refs[name], BOARD, name, {}) for name in ("ann", "ben")}
+    assert shared.take_changes() == {}
+    shared.enter(ann, BOARD, {})
+    shared.gone(ben, at_once=False)
+    shared.take_news()
+    assert shared.take_changes() == {}
+    shared.enter(back := Client("ben"), BOARD, {})
+    assert shared.take_changes() == {}
+    shared.enter(back, BOARD, {"at": 1})
+    shared.enter(back, BOARD, {"at": 2})
+    assert shared.take_changes() == {refs["ben"]: Person(refs["ben"], BOARD, "ben", {"at": 2})}
+    shared.gone(back, at_once=False)
+    clock.now += LEAVE_WAIT
+    shared.leave(ann, BOARD)
+    shared.take_news()
+    assert shared.take_changes() == {refs["ann"]: None, refs["ben"]: None}
+    shared.enter(cat, BOARD, {})
+    shared.leave(cat, BOARD)
+    shared.apply([elsewhere("dan"), gone()])
+    assert list(shared.take_changes().values()) == [None]
+    shared.take_news()
+    assert shared.people() == []
+    assert remains(shared) == {}
+
+
+def test_without_other_processes_nothing_is_kept_for_them(presence: Presence[Client]) -> None:
+    enter(presence, ann := Client("ann"))
+    presence.leave(ann, BOARD)
+    enter(presence, ann)
+    assert (presence.take_changes(), presence.people()) == ({}, [])
+    assert remains(presence).keys() == {"_rosters", "_rooms"}
+
+
 # Other threads -----------------------------------------------------------------------------------------------------
 
 
@@ -719,11 +927,14 @@ def test_present_takes_a_value_as_rooms_do(presence: Presence[Client]) -> None:
     assert presence.present("board_id", "nobody's") == {}
 
 
-@pytest.mark.parametrize("action", ["present", "enter", "leave"])
-def test_the_roster_is_read_and_changed_under_the_lock(presence: Presence[Client], action: str) -> None:
+@pytest.mark.parametrize("action", ["present", "people", "enter", "leave", "hear"])
+def test_the_roster_is_read_and_changed_under_the_lock(shared: Presence[Client], action: str) -> None:
+    presence = shared
     enter(presence, ann := Client("ann"))
     actions = {
         "present": lambda: presence.present(*BOARD),
+        "people": presence.people,
+        "hear": lambda: presence.apply([elsewhere("ben")]),
         "enter": lambda: presence.enter(Client("ben"), BOARD, {}),
         "leave": lambda: presence.leave(ann, BOARD),
     }
@@ -782,6 +993,17 @@ def test_a_join_over_the_limit_does_not_cost_the_room(small: Presence[Client], c
         with Lines(module_under_test) as lines:
             small.take_news()
         assert lines.count > size
+
+
+def test_news_of_another_process_does_not_cost_its_other_people(clock: Clock, costs: list[int]) -> None:
+    for size in (10, 2000):
+        presence: Presence[Client] = Presence(LEAVE_WAIT, 5000, clock)
+        presence.apply([elsewhere(*map(str, range(size)))])
+        enter(presence, Client("ann"))
+        with Lines(module_under_test) as lines:
+            presence.apply([elsewhere("ben"), elsewhere("1", at=2), Report("p", {"p.2": None})])
+            presence.take_news()
+        costs.append(lines.count)
 
 
 def test_who_comes_back_does_not_cost_those_who_are_held_back(clock: Clock, costs: list[int]) -> None:

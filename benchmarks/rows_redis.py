@@ -1,0 +1,363 @@
+"""The rows about several workers on one Redis, side by side with Flask-SocketIO and its Redis manager.
+
+Every worker here is a gunicorn of its own, as on machines of their own, so that it is known who publishes and who hears.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from . import baseline
+from .bench import HANDSHAKES, THREADS, Bench, Blast, Row, Scale, deliver, faults
+from .processes import Call, Gunicorn, Loadgen, MeasureError, NoRedis, Redis, redis_server
+from .report import Figure, Sample
+from .rows_events import CLOSED, FAULTS, MILLION, ROOM, cpu_seconds, pss_kib
+from .rows_http import answers
+
+SOCKETIO_PATH = "/socket.io/?EIO=4&transport=websocket"
+
+# Clients of each worker, where it is not about them.
+LISTENERS = 100
+FEW = 10
+# Request handlers that publish at once in each worker; half of its threads.
+PUBLISHERS = 4
+COUNTS = (1, 2, 4)
+# Between two requests, in ms on average.
+GAP_MS = 2.0
+# What a process pays for once, such as its connection to Redis.
+WARM_UP = Blast(20, hz=100)
+
+# The step on the way to many: workers, each with so much of the clients of the row `many`. A client is a thread, and Linux
+# allows 32,768 of them on a machine where nobody has raised kernel.pid_max.
+STEP_WORKERS = 3
+STEP_SHARE = 0.8
+STEP_WAIT = 300.0
+
+STREAM = "cartows:{0}:events"
+
+
+@dataclasses.dataclass(frozen=True)
+class Side:
+    """One of the ways to deliver that are compared."""
+
+    #: What the keys of its figures begin with, and what its servers are called.
+    name: str
+    app: str
+    #: Flask-SocketIO's async_mode; empty for cartows.
+    mode: str = ""
+
+    @contextlib.contextmanager
+    def serve(self, bench: Bench, redis: Redis, count: int, clients: int) -> Iterator[list[Gunicorn]]:
+        """Run so many workers, each on a port of its own and with room for so many clients."""
+        env = {"BENCH_REDIS_URL": redis.url, "BENCH_ASYNC_MODE": self.mode}
+        options: list[str] = []
+        threads = THREADS
+        if self.mode:
+            options = ["--worker-connections", str(clients + 100)]
+        if self.mode == "threading":
+            threads = clients + 20  # each client pins one
+        if self.mode == "gevent":
+            options += ["-k", "gevent"]
+        with contextlib.ExitStack() as stack:
+            servers = []
+            for number in range(count):
+                name = f"{self.app}-{number + 1}"
+                more: dict[str, Any] = {"python": baseline.socketio_python()} if self.mode else {}
+                server = Gunicorn(self.app, threads, *options, env=env, name=name, **more)
+                servers.append(stack.enter_context(bench.watched(server)))
+            yield servers
+
+    @contextlib.contextmanager
+    def connect(
+        self, servers: Sequence[Gunicorn], clients: int, rounds: Sequence[int], *options: str, path: str = "/ws"
+    ) -> Iterator[list[Loadgen]]:
+        """Connect so many clients to each of the workers."""
+        speak = "-e" if self.mode else "-g"
+        path = SOCKETIO_PATH if self.mode else path
+        with contextlib.ExitStack() as stack:
+            loads = []
+            for number, server in enumerate(servers):
+                name = f"loadgen-{number + 1}"
+                load = Loadgen(server.port, clients, rounds, "-j", HANDSHAKES, speak, *options, path=path, name=name)
+                loads.append(stack.enter_context(load))
+            for server, load in zip(servers, loads, strict=True):
+                load.ready(STEP_WAIT)
+                server.await_clients(clients)
+            yield loads
+
+
+CARTOWS = Side("cartows", "cartows_app")
+THREADING = Side("threading", "socketio_app", "threading")
+GEVENT = Side("gevent", "socketio_app", "gevent")
+
+
+def _sides(bench: Bench) -> tuple[Side, ...]:
+    """Return who is compared: cartows alone where Flask-SocketIO cannot be had."""
+    try:
+        bench.note(f"beside it, in an environment of its own: {baseline.versions()}")
+    except baseline.NoBaseline as error:
+        bench.note(f"not side by side, since Flask-SocketIO could not be installed: {error}")
+        return (CARTOWS,)
+    return (CARTOWS, THREADING, GEVENT)
+
+
+def _publish(server: Gunicorn, blast: Blast) -> dict[str, Any]:
+    return server.get(blast.path, blast.seconds + 60)
+
+
+def across(bench: Bench) -> Sample:
+    """Publish in one worker's request handler, and listen at it and at another one."""
+    blast = Blast(int(100 * bench.scale.seconds), hz=100)
+    sample: dict[str, float] = {}
+    for side in _sides(bench):
+        with (
+            Redis() as redis,
+            side.serve(bench, redis, 2, LISTENERS) as servers,
+            side.connect(servers, LISTENERS, (WARM_UP.events, blast.events)) as loads,
+        ):
+            _publish(servers[0], WARM_UP)
+            for load in loads:
+                load.result(30)
+            said = _publish(servers[0], blast)
+            own, other = (load.result(30) for load in loads)
+        sample |= {
+            f"{side.name}_p50": other["latency_ms"]["p50"],
+            f"{side.name}_p99": other["latency_ms"]["p99"],
+            f"{side.name}_own_p50": own["latency_ms"]["p50"],
+            f"{side.name}_own_p99": own["latency_ms"]["p99"],
+        }
+        lost = faults({**own, **said}) + faults({**other, "rejected": 0})
+        if side is CARTOWS:
+            sample |= {"faults": lost, "closed": own["closed"] + other["closed"]}
+        elif lost:
+            bench.note(f"Flask-SocketIO, {side.mode}: {lost:.0f} events lost, repeated or out of place")
+    with bench.cartows() as server:
+        alone = deliver(server, LISTENERS, blast)
+    return {**sample, "alone_p50": alone["latency_ms"]["p50"], "alone_p99": alone["latency_ms"]["p99"]}
+
+
+def workers(bench: Bench) -> Sample:
+    """Have one, two and four workers publish at once, four handlers in each; every worker hears all of it."""
+    sample: dict[str, float] = {"faults": 0, "closed": 0}
+    for side in _sides(bench):
+        for count in COUNTS:
+            handlers = count * PUBLISHERS
+            blast = Blast(bench.scale.flood // handlers)
+            total = blast.events * handlers
+            # Beside the others' events, one in each worker to begin with.
+            rounds = [WARM_UP.events * count, total]
+            one_sided = Blast(bench.scale.flood // PUBLISHERS) if side is CARTOWS and count == 2 else None
+            if one_sided:
+                rounds.append(one_sided.events * PUBLISHERS)
+            # Several publishers: only cartows' own numbers tell the place of an event.
+            options = () if side.mode else ("-n",)
+            with (
+                Redis() as redis,
+                side.serve(bench, redis, count, FEW) as servers,
+                side.connect(servers, FEW, rounds, *options) as loads,
+            ):
+                for server in servers:
+                    _publish(server, WARM_UP)
+                for load in loads:
+                    load.result(30)
+                cpu = [cpu_seconds(server.worker) for server in servers], cpu_seconds(redis.pid)
+                found = _all_at_once(servers, loads, blast)
+                spent = sum(cpu_seconds(server.worker) for server in servers) - sum(cpu[0]), cpu_seconds(redis.pid) - cpu[1]
+                sample[f"{side.name}_{count}"] = min(each["rate"] for each in found) / FEW
+                if side is CARTOWS:
+                    sample[f"cpu_{count}"] = spent[0] / total * MILLION
+                    sample[f"redis_{count}"] = spent[1] / total * MILLION
+                    sample["faults"] += sum(map(faults, found))
+                    sample["closed"] += sum(each["closed"] for each in found)
+                    stored = redis.ask(f"XLEN {STREAM}")
+                    sample["memory"] = redis.ask(f"MEMORY USAGE {STREAM} SAMPLES 0") / max(1, stored)
+                elif lost := sum(each["lost"] + each["surplus"] for each in found):
+                    bench.note(f"Flask-SocketIO, {side.mode}, {count} workers: {lost} deliveries lost or repeated")
+                if one_sided:
+                    before = cpu_seconds(servers[1].worker)
+                    sample["faults"] += sum(map(faults, _all_at_once(servers[:1], loads, one_sided)))
+                    sample["hearing"] = (cpu_seconds(servers[1].worker) - before) / rounds[-1] * MILLION
+    return sample
+
+
+def _all_at_once(servers: Sequence[Gunicorn], loads: Sequence[Loadgen], blast: Blast) -> list[dict[str, Any]]:
+    """Have every handler of these servers publish, and wait until all clients have it."""
+    limit = 120.0
+    calls = [Call(server, blast.path, limit) for server in servers for _ in range(PUBLISHERS)]
+    found = [load.result(limit) for load in loads]
+    said = [call.answer(limit) for call in calls]
+    if None in said:
+        raise MeasureError("a handler that publishes did not answer")
+    refused = sum(each["rejected"] for each in said if each)
+    return [{**each, "rejected": refused if number == 0 else 0} for number, each in enumerate(found)]
+
+
+def handler(bench: Bench) -> Sample:
+    """Ask for a request that broadcasts, of a worker with and one without Redis, and of Flask-SocketIO's."""
+    count = bench.scale.probes // 2
+    sample: dict[str, float] = {}
+    with bench.cartows() as server, CARTOWS.connect([server], LISTENERS, [count + count // 10]) as (load,):
+        sample |= _posted(server, "alone", count)
+        lost, closed = _left(load)
+    for side in _sides(bench):
+        with (
+            Redis() as redis,
+            side.serve(bench, redis, 1, LISTENERS) as servers,
+            side.connect(servers, LISTENERS, [count + count // 10]) as loads,
+        ):
+            sample |= _posted(servers[0], side.name, count)
+            if side is CARTOWS:
+                lost, closed = (a + b for a, b in zip((lost, closed), _left(loads[0]), strict=True))
+    added = sample["cartows_p50"] - sample["alone_p50"]
+    return {**sample, "added": added, "faults": lost, "closed": closed}
+
+
+def _posted(server: Gunicorn, name: str, count: int) -> Sample:
+    found = answers(server, "POST /publish", count, gap_ms=GAP_MS)["latency_ms"]
+    return {f"{name}_p50": found["p50"], f"{name}_p99": found["p99"]}
+
+
+def _left(load: Loadgen) -> tuple[float, float]:
+    found = load.result(30)
+    return faults({**found, "rejected": 0}), float(found["closed"])
+
+
+def step(bench: Bench) -> Sample:
+    """Take one step towards many: clients on boards at several workers, and events published in one of them."""
+    clients = int(bench.scale.many * STEP_SHARE)
+    # Every board has ROOM clients at each worker.
+    one_by_one = Blast(int(2 * bench.scale.seconds), hz=0.5, everyone=True)
+    to_boards = Blast(bench.scale.flood, boards=clients // ROOM)
+    rounds = [WARM_UP.events, one_by_one.events, to_boards.each, 0]
+    options, path = ("-r", str(ROOM), "-i", "15"), "/ws?board_id=b"
+    with Redis() as redis, CARTOWS.serve(bench, redis, STEP_WORKERS, clients) as servers:
+        resting = sum(pss_kib(server.worker) for server in servers)
+        with CARTOWS.connect(servers, clients, rounds, *options, path=path) as loads:
+            memory = sum(pss_kib(server.worker) for server in servers) - resting
+            spent, found = [], []
+            for blast in (dataclasses.replace(WARM_UP, hz=1, everyone=True), one_by_one, to_boards):
+                before = sum(cpu_seconds(server.worker) for server in servers)
+                said = _publish(servers[0], blast)
+                results = [load.result(STEP_WAIT) for load in loads]
+                found.append([{**result, "rejected": said["rejected"]} for result in results])
+                spent.append((sum(cpu_seconds(server.worker) for server in servers) - before) / blast.events)
+            own, *others = found[1]
+    return {
+        "clients": clients * STEP_WORKERS,
+        "memory": memory / clients / STEP_WORKERS,
+        "p50": max(each["latency_ms"]["p50"] for each in (own, *others)),
+        "p99": max(each["latency_ms"]["p99"] for each in (own, *others)),
+        "all_cpu": spent[1] * MILLION,
+        "rate": min(each["rate"] for each in found[2]) / ROOM,
+        "cpu": spent[2] * MILLION,
+        "faults": sum(faults(each) for results in found for each in results),
+        "closed": sum(each["closed"] for each in found[2]),
+    }
+
+
+def _lacking() -> str:
+    try:
+        redis_server()
+    except NoRedis as error:
+        return str(error)
+    return ""
+
+
+def _compared(key: str, what: str, unit: str, digits: int) -> tuple[Figure, ...]:
+    return (
+        Figure(f"threading_{key}", f"Flask-SocketIO on threads: {what}", unit, digits=digits),
+        Figure(f"gevent_{key}", f"Flask-SocketIO on gevent: {what}", unit, digits=digits),
+    )
+
+
+def _step_sockets(scale: Scale) -> int:
+    return int(scale.many * STEP_SHARE)
+
+
+ROWS = (
+    Row(
+        "across",
+        "100 events/s published in one worker, 100 clients at it and 100 at another",
+        (
+            Figure("cartows_p50", "p50 at the other worker", "ms", digits=2),
+            Figure("cartows_p99", "p99 at the other worker", "ms", digits=2),
+            Figure("cartows_own_p50", "p50 at the same worker", "ms", digits=2),
+            Figure("cartows_own_p99", "p99 at the same worker", "ms", digits=2),
+            Figure("alone_p50", "p50 without Redis", "ms", digits=2),
+            Figure("alone_p99", "p99 without Redis", "ms", digits=2),
+            *_compared("p50", "p50 at the other worker", "ms", 2),
+            *_compared("p99", "p99 at the other worker", "ms", 2),
+            FAULTS,
+            CLOSED,
+        ),
+        across,
+        sockets=lambda _: LISTENERS,
+        lacking=_lacking,
+    ),
+    Row(
+        "workers",
+        "events through 1, 2 and 4 workers on one Redis, four handlers of each publishing",
+        (
+            *(
+                figure
+                for count in COUNTS
+                for figure in (
+                    Figure(
+                        f"cartows_{count}", f"{count} worker{'s' * (count > 1)}: events stored and delivered", "/s", digits=0
+                    ),
+                    *_compared(str(count), f"{count} worker{'s' * (count > 1)}", "/s", 0),
+                    Figure(f"cpu_{count}", "CPU of the workers together per event", "µs", digits=0),
+                    Figure(f"redis_{count}", "CPU of Redis per event", "µs", digits=0),
+                )
+            ),
+            Figure("hearing", "CPU per event of a worker that only hears", "µs", digits=0),
+            Figure("memory", "memory of an event in Redis", "bytes", digits=0),
+            FAULTS,
+            CLOSED,
+        ),
+        workers,
+        sockets=lambda _: FEW,
+        lacking=_lacking,
+    ),
+    Row(
+        "handler",
+        "HTTP answers of a handler that broadcasts one event to 100 clients",
+        (
+            Figure("added", "what Redis adds to the p50", "ms", digits=2),
+            Figure("alone_p50", "p50 without Redis", "ms", digits=2),
+            Figure("alone_p99", "p99 without Redis", "ms", digits=2),
+            Figure("cartows_p50", "p50 with Redis", "ms", digits=2),
+            Figure("cartows_p99", "p99 with Redis", "ms", digits=2),
+            *_compared("p50", "p50", "ms", 2),
+            *_compared("p99", "p99", "ms", 2),
+            FAULTS,
+            CLOSED,
+        ),
+        handler,
+        sockets=lambda _: LISTENERS,
+        lacking=_lacking,
+    ),
+    Row(
+        "step",
+        f"{STEP_WORKERS} workers, 8,000 clients each, ten at each worker on each of 800 boards",
+        (
+            Figure("clients", "clients connected", digits=0),
+            Figure("memory", "memory each (PSS)", "KiB"),
+            Figure("p50", "p50 of a broadcast to all", "ms"),
+            Figure("p99", "p99 of a broadcast to all", "ms"),
+            Figure("all_cpu", "CPU per broadcast to all, all workers together", "µs", digits=0),
+            Figure("rate", "events to one board after another, unpaced", "/s", digits=0),
+            Figure("cpu", "CPU per event to a board, all workers together", "µs", digits=0),
+            FAULTS,
+            CLOSED,
+        ),
+        step,
+        sockets=_step_sockets,
+        runs=1,
+        on_demand=True,
+        lacking=_lacking,
+    ),
+)

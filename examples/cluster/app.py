@@ -1,0 +1,76 @@
+"""What each of the three workers runs: Flask, cartows and one page. Started by ``run.py``, which also starts the rest."""
+
+import itertools
+import os
+import threading
+
+import store
+from flask import Flask, abort, jsonify, render_template, request
+
+from cartows import CartoWS, Hub, new_message
+
+ROOM = {"board_id": "cluster"}
+SHOWN = 300
+
+app = Flask(__name__)
+# FLASK_CARTOWS_REDIS_URL=redis://... in the environment is all that makes the workers one hub.
+app.config.from_prefixed_env()
+
+hub = Hub()
+ws = CartoWS(app, hub)
+
+# Guards the count of this worker's numbers, and is held while publishing: events leave in the order of the numbers.
+lock = threading.Lock()
+following = itertools.count(1)
+
+
+@ws.authenticate
+def who(request):
+    """Believe what the page calls itself, so that it is the same person on any worker; an app of yours asks its session."""
+    return request.args.get("name") or None
+
+
+def publish(count):
+    """Publish some numbers from this worker; returns how many were stored, spooled or refused."""
+    source, how = f"worker {os.getpid()}", {}
+    with lock:
+        for n in itertools.islice(following, count):
+            store.write(source, n)
+            result = hub.broadcast("number", {"source": source, "n": n}, filters=ROOM)
+            word = result.how or "refused"
+            how[word] = how.get(word, 0) + 1
+    return {"worker": os.getpid(), "how": how}
+
+
+@ws.on("whereami")
+def whereami(client, message):
+    client.send(new_message("worker", {"pid": os.getpid()}))
+
+
+@ws.on("publish")
+def publish_here(client, message):
+    client.send(new_message("published", publish(5)))
+
+
+@app.get("/")
+def page():
+    return render_template("page.html", control=app.config["CLUSTER_CONTROL"])
+
+
+@app.get("/numbers")
+def numbers():
+    return jsonify(store.read(SHOWN))
+
+
+@app.post("/numbers")
+def publish_somewhere():
+    """Publish from whichever worker has taken the request."""
+    count = request.args.get("count", 1, int)
+    if not 1 <= count <= 100:
+        abort(400, "count must be 1 to 100.")
+    return jsonify(publish(count))
+
+
+@app.errorhandler(400)
+def explain(error):
+    return jsonify(message=error.description), error.code

@@ -1,0 +1,60 @@
+"""An app for many workers: each says which one it is, may be asked for by its process id, and publishes numbered events."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+
+import remote
+from flask import Flask, Request, request
+from flask.typing import ResponseReturnValue
+
+from cartows import CartoWS, Client, Hub, new_message
+
+app = Flask(__name__)
+hub = Hub()
+remote.install(app, hub)
+ws = CartoWS(app, hub)
+
+
+@app.before_request
+def is_asked_for() -> ResponseReturnValue | None:
+    """Send away who wants another worker: the kernel decides whose turn it is, and the next try may be the right one's."""
+    if request.args.get("at", os.getpid(), int) == os.getpid():
+        return None
+    return {"pid": os.getpid()}, 421
+
+
+@ws.authenticate
+def authenticate(request: Request) -> str | None:
+    return request.args.get("user", "root")
+
+
+@ws.authorize
+def authorize(identity: str, key: str | None, value: str | None) -> bool:
+    return identity == "root" or (value is not None and value.startswith(identity))
+
+
+@ws.on("pid")
+def tell_pid(client: Client, message: Any) -> None:
+    client.send(new_message("pid", {"pid": os.getpid()}))
+
+
+@app.get("/pid")
+def pid() -> ResponseReturnValue:
+    return {"pid": os.getpid(), "stats": hub.stats(), "position": hub.position}
+
+
+@app.post("/numbered")
+def numbered() -> ResponseReturnValue:
+    """Publish the events ``numbers`` of publisher ``by``; tell of each what became of it and how long that took."""
+    wanted = request.get_json()
+    results = []
+    for number in wanted["numbers"]:
+        data = {"by": wanted["by"], "n": number}
+        began = time.monotonic()
+        result = hub.broadcast("numbered", data, filters=wanted.get("filters"))
+        took = time.monotonic() - began
+        results.append({"n": number, "how": result.how, "id": result.id, "reason": result.reason, "took": took})
+    return {"pid": os.getpid(), "results": results}

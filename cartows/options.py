@@ -59,7 +59,7 @@ class Options:
     #: How long an event is kept for them.
     history_ttl: float = 300.0
     #: Where many workers and machines meet, e.g. redis://localhost:6379/0; None for one process by itself.
-    redis_url: str | None = None
+    redis_url: str | None = dataclasses.field(default=None, repr=False)
     #: Events, and their bytes, that wait in a process while Redis is away.
     spool_size: int = 10_000
     spool_bytes: int = 16 * 1024 * 1024

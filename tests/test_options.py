@@ -32,6 +32,8 @@ NUMBERS = {
     "history_ttl": "a number above 0",
     "presence_leave_wait": "a number above 0",
     "presence_room_limit": "a whole number above 0",
+    "spool_size": "a whole number above 0",
+    "spool_bytes": "a whole number above 0",
 }
 SECONDS = {name for name, allowed in NUMBERS.items() if "whole" not in allowed}
 
@@ -50,6 +52,7 @@ WRONG["origins"] = (
     ["", "app.example.com", [], ["*"], ["app.example.com"], [None], 5, b"https://app.example.com"],
 )
 WRONG["filter_keys"] = ('a list of names such as ["project_id", "board_id"]', ["", ",", [], [""], [1], None, 5, ["since"]])
+WRONG["redis_url"] = ("redis://, rediss://, unix://", ["", "localhost", "http://localhost", 6379, b"redis://localhost", True])
 WRONG["slow_consumer"] = ("one of 'disconnect', 'drop_oldest', 'coalesce'", ["", "drop", None, 5, ["coalesce"]])
 
 
@@ -68,6 +71,9 @@ def test_the_defaults_are_those_of_the_contract() -> None:
         "history_size": 1024,
         "history_bytes": 8 * 1024 * 1024,
         "history_ttl": 300.0,
+        "redis_url": None,
+        "spool_size": 10_000,
+        "spool_bytes": 16 * 1024 * 1024,
         "presence_leave_wait": 15.0,
         "presence_room_limit": 200,
         "write_wait": 10.0,
@@ -101,7 +107,8 @@ def test_a_wrong_value_fails_with_the_key_the_value_and_what_is_allowed(name: st
         with pytest.raises(OptionsError) as raised:
             Options(**{name: value})
         said = str(raised.value)
-        assert key_of(name) in said and repr(value) in said and allowed in said, (value, said)
+        # A URL may hold a password.
+        assert key_of(name) in said and (repr(value) in said or name == "redis_url") and allowed in said, (value, said)
         with pytest.raises(OptionsError) as raised:
             Options.from_config({key_of(name): value})
         assert str(raised.value) == said
@@ -179,6 +186,9 @@ def test_every_setting_is_a_key_and_the_keys_of_others_are_left_alone() -> None:
         "history_size": 13,
         "history_bytes": 14,
         "history_ttl": 15.0,
+        "redis_url": "rediss://:secret@example.com/3",
+        "spool_size": 22,
+        "spool_bytes": 23,
         "presence_leave_wait": 16.0,
         "presence_room_limit": 17,
         "write_wait": 5.0,
@@ -223,6 +233,13 @@ def test_an_argument_mends_what_the_config_has_wrong() -> None:
 def test_a_pair_of_values_is_checked_wherever_each_comes_from() -> None:
     with pytest.raises(OptionsError, match="CARTOWS_PONG_WAIT"):
         Options.from_config({"CARTOWS_PONG_WAIT": 10.0}, ping_period=10.0)
+
+
+def test_a_password_in_a_url_is_shown_nowhere() -> None:
+    assert "hunter2" not in repr(Options(redis_url="redis://:hunter2@example.com"))
+    with pytest.raises(OptionsError) as raised:
+        Options(redis_url="rediis://:hunter2@example.com")
+    assert "CARTOWS_REDIS_URL" in str(raised.value) and "hunter2" not in str(raised.value)
 
 
 def test_options_are_frozen() -> None:

@@ -429,6 +429,8 @@ class Lane:
         last = stored.number + stored.size - 1
         with self._lock:
             self._tries = 0
+            # A broker that has less than it had has lost something: nobody is back before the reader has begun anew.
+            target = last if last >= self._seen else self._seen + 1
             self._seen = max(self._seen, last)
             for number in range(stored.number, last + 1):
                 own = self._queue.popleft()
@@ -441,7 +443,7 @@ class Lane:
             self._stored += stored.size
             if self._away and not self._queue and not self._reader_lost:
                 back = time.monotonic() - self._away_since, self._spooled_since, self._refused_since
-                self._come_back_locked(last)
+                self._come_back_locked(target)
             self._room.notify_all()
         if back is not None:
             self._logger.warning(

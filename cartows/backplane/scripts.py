@@ -71,10 +71,13 @@ if had[2] and tonumber(had[2]) >= first then
 end
 local seen = tonumber(ARGV[3])
 if not epoch or number < seen then epoch, number = ARGV[2], math.max(number, seen) end
+-- Each entry names the one before it: a chain that no loss can forge.
+local function name(i) return origin .. ':' .. text(first + i) end
+local previous = redis.call('HGET', meta, 'last') or ''
 local function add(i)
   local at = 7 + 5 * i
   return redis.pcall('XADD', events, 'MAXLEN', '~', ARGV[4], text(number + 1 + i) .. '-0',
-    'e', epoch, 'o', origin, 's', text(first + i),
+    'e', epoch, 'o', origin, 's', text(first + i), 'p', i == 0 and previous or name(i - 1),
     'a', ARGV[at + 1], 't', ARGV[at + 2], 'b', ARGV[at + 3], 'm', ARGV[at + 4], 'k', ARGV[at + 5])
 end
 -- The first entry is the first thing written: when it is refused nothing has changed, and once it is in, the others follow.
@@ -88,7 +91,7 @@ for i = 1, count - 1 do
   added = add(i)
   if type(added) == 'table' and added.err then return added end
 end
-redis.call('HSET', meta, 'version', ARGV[1], 'epoch', epoch, 'number', text(number + count))
+redis.call('HSET', meta, 'version', ARGV[1], 'epoch', epoch, 'number', text(number + count), 'last', name(count - 1))
 redis.call('HSET', mine, 'first', text(first), 'last', text(first + count - 1), 'number', text(number + 1), 'epoch', epoch)
 redis.call('EXPIRE', mine, ARGV[5])
 return {epoch, number + 1, count}
@@ -149,6 +152,8 @@ class Record(NamedTuple):
     origin: str
     seq: int
     event: Outgoing
+    #: The one before it, as "origin:seq"; empty for the first of all.
+    previous: str = ""
 
 
 class Names:
@@ -224,7 +229,7 @@ def record_of(id: bytes, fields: Mapping[bytes, bytes]) -> Record:
         entity=tuple(json.loads(entity)) if entity else None,
         merges=fields[b"k"] == b"1",
     )
-    return Record(int(number), fields[b"e"].decode(), fields[b"o"].decode(), int(fields[b"s"]), event)
+    return Record(int(number), fields[b"e"].decode(), fields[b"o"].decode(), int(fields[b"s"]), event, fields[b"p"].decode())
 
 
 def _fields(event: Outgoing) -> tuple[bytes | str, ...]:

@@ -32,8 +32,8 @@ _READ_WAIT_MS = 1000
 # How long a read waits where somebody waits for it to have come to the end.
 _SHORT_WAIT_MS = 50
 
-# What is read at once.
-_MOST_READ = 512
+# What is read at once: an event may have a megabyte.
+_MOST_READ = 128
 
 # How long an answer of the broker's may be late beside that, in seconds, before it counts as away.
 _LATE = 1.0
@@ -197,7 +197,9 @@ class RedisBackplane:
             try:
                 self._hand_on(records)
             except _Gap:
-                self._start_over(link)
+                # Where the broker has lost something a new epoch is to begin, else only this process has missed something.
+                if not self._check(link, store):
+                    self._start_over(link)
                 continue
             if not records:
                 self._check(link, store)
@@ -224,20 +226,21 @@ class RedisBackplane:
 
     def _hand_on(self, records: list[Record]) -> None:
         """Hand on what was read. Raises _Gap, with nothing handed on, unless it goes on where this process has come to."""
-        for place, record in enumerate(records, 1):
-            if record.number != self._number + place or record.epoch != self._epoch:
+        number, last = self._number, self._last
+        for record in records:
+            number += 1
+            follows = last is None or record.previous == f"{last[1]}:{last[2]}"
+            if record.number != number or record.epoch != self._epoch or not follows:
                 raise _Gap
-        if records:
-            self._come_to(records[-1])
+            last = (number, record.origin, record.seq)
+        self._number, self._last = number, last
         self._lane.deliver(records, self._number)
 
-    def _come_to(self, record: Record) -> None:
-        self._number, self._last = record.number, (record.number, record.origin, record.seq)
-
-    def _check(self, link: Link, store: Store) -> None:
-        """Ask whether the broker still has what was read from it; begin anew where it has not."""
+    def _check(self, link: Link, store: Store) -> bool:
+        """Ask whether the broker still has what was read from it, and begin anew where it has not; returns whether it did."""
         found = store.check(self._epoch, max(self._number, self._lane.seen()), self._last)
-        if found.state != "fine" or self._fault is not None:
+        anew = found.state != "fine" or self._fault is not None
+        if anew:
             if found.state == "lost":
                 self._logger.error(
                     "cartows: %s has lost events (it was emptied, or a replica took over that had not heard everything): a new "
@@ -245,6 +248,7 @@ class RedisBackplane:
                     self._broker.place,
                 )
             self._start_over(link)
+        return anew
 
     def _start_over(self, link: Link) -> None:
         """Begin with another past: events are missing between the one there was and what comes."""
@@ -265,7 +269,7 @@ class RedisBackplane:
         self._epoch, self._number, self._last = checked.epoch, checked.number, None
         self._behind = f"{checked.number}-0"
         if kept:
-            self._come_to(kept[-1])
+            self._last = (checked.number, kept[-1].origin, kept[-1].seq)
         return Past(checked.epoch, checked.number, [Entry(record.number, record.event) for record in kept])
 
 

@@ -52,7 +52,7 @@ def numbered() -> ResponseReturnValue:
     wanted = request.get_json()
     results = []
     for number in wanted["numbers"]:
-        data = {"by": wanted["by"], "n": number}
+        data = {"by": wanted["by"], "n": number, "pid": os.getpid()}
         began = time.monotonic()
         result = hub.broadcast("numbered", data, filters=wanted.get("filters"))
         took = time.monotonic() - began

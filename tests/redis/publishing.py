@@ -6,6 +6,7 @@ Each line of its input asks for the events ``numbers`` of publisher ``by``; each
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 
@@ -20,9 +21,8 @@ def main() -> None:
             results = []
             for number in wanted["numbers"]:
                 began = time.monotonic()
-                result = publisher.broadcast(
-                    "numbered", {"by": wanted["by"], "n": number}, filters=wanted.get("filters")
-                )
+                data = {"by": wanted["by"], "n": number, "pid": os.getpid()}
+                result = publisher.broadcast("numbered", data, filters=wanted.get("filters"))
                 took = time.monotonic() - began
                 results.append({"n": number, "how": result.how, "id": result.id, "reason": result.reason, "took": took})
             print(json.dumps(results), flush=True)

@@ -533,6 +533,19 @@ def test_who_loses_its_place_in_the_stream_takes_a_snapshot(
     assert [said for said in complaints(caplog) if "may not have reached it" in said]
 
 
+def test_a_stream_that_was_begun_anew_by_a_clock_set_back_is_read(start: Start, server: Redis) -> None:
+    one, two = start(), start()
+    agree(one, two)
+    with server.client() as client, client.pipeline(transaction=True) as pipeline:
+        pipeline.delete("cartows:{0}:presence")
+        pipeline.execute_command("XADD", "cartows:{0}:presence", "5-1", "p", "nobody", "op", "nothing")
+        pipeline.execute()
+    one.enter(Client("ann"))
+    agree(one, two, names=["ann"])
+    two.enter(Client("ben"))
+    agree(one, two, names=["ann", "ben"])
+
+
 # Commands ---------------------------------------------------------------------------------------------------------------
 
 

@@ -302,6 +302,8 @@ class Loadgen(Talker):
         self, port: int, clients: int, expect: Sequence[int], *options: str, path: str = "/ws", name: str = "loadgen"
     ) -> None:
         self.clients = clients
+        #: Seconds it took to connect them all; 0 until they are.
+        self.connect_s = 0.0
         command = [str(instrument("loadgen")), *options, str(port), path, str(clients), *map(str, expect)]
         super().__init__(name, command)
 
@@ -310,8 +312,8 @@ class Loadgen(Talker):
         line = self._line(timeout)
         if not line.startswith("READY "):
             raise self.failed("did not connect all clients")
-        connect_s: float = json.loads(line[6:])["connect_s"]
-        return connect_s
+        self.connect_s = float(json.loads(line[6:])["connect_s"])
+        return self.connect_s
 
 
 class Attackers(Talker):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -163,9 +164,9 @@ def workers(bench: Bench) -> Sample:
                     _publish(server, WARM_UP)
                 for load in loads:
                     load.result(30)
-                cpu = [cpu_seconds(server.worker) for server in servers], cpu_seconds(redis.pid)
+                cpu = _cpu_of(servers), cpu_seconds(redis.pid)
                 found = _all_at_once(servers, loads, blast)
-                spent = sum(cpu_seconds(server.worker) for server in servers) - sum(cpu[0]), cpu_seconds(redis.pid) - cpu[1]
+                spent = _cpu_of(servers) - cpu[0], cpu_seconds(redis.pid) - cpu[1]
                 sample[f"{side.name}_{count}"] = min(each["rate"] for each in found) / FEW
                 if side is CARTOWS:
                     sample[f"cpu_{count}"] = spent[0] / total * MILLION
@@ -229,33 +230,44 @@ def step(bench: Bench) -> Sample:
     """Take one step towards many: clients on boards at several workers, and events published in one of them."""
     clients = int(bench.scale.many * STEP_SHARE)
     # Every board has ROOM clients at each worker.
-    one_by_one = Blast(int(2 * bench.scale.seconds), hz=0.5, everyone=True)
-    to_boards = Blast(bench.scale.flood, boards=clients // ROOM)
-    rounds = [WARM_UP.events, one_by_one.events, to_boards.each, 0]
+    one_by_one = Blast(int(2 * bench.scale.seconds), hz=1, everyone=True)
+    boards = clients // ROOM
+    to_boards = Blast(bench.scale.flood // boards * boards, boards=boards)
+    warm_up = Blast(5, hz=1, everyone=True)
+    rounds = [warm_up.events, one_by_one.events, to_boards.each, 0]
     options, path = ("-r", str(ROOM), "-i", "15"), "/ws?board_id=b"
     with Redis() as redis, CARTOWS.serve(bench, redis, STEP_WORKERS, clients) as servers:
         resting = sum(pss_kib(server.worker) for server in servers)
         with CARTOWS.connect(servers, clients, rounds, *options, path=path) as loads:
             memory = sum(pss_kib(server.worker) for server in servers) - resting
+            before = _cpu_of(servers)
+            time.sleep(2 * bench.scale.seconds)
+            idle = (_cpu_of(servers) - before) / (2 * bench.scale.seconds)
             spent, found = [], []
-            for blast in (dataclasses.replace(WARM_UP, hz=1, everyone=True), one_by_one, to_boards):
-                before = sum(cpu_seconds(server.worker) for server in servers)
+            for blast in (warm_up, one_by_one, to_boards):
+                before = _cpu_of(servers)
                 said = _publish(servers[0], blast)
                 results = [load.result(STEP_WAIT) for load in loads]
                 found.append([{**result, "rejected": said["rejected"]} for result in results])
-                spent.append((sum(cpu_seconds(server.worker) for server in servers) - before) / blast.events)
-            own, *others = found[1]
+                spent.append((_cpu_of(servers) - before) / blast.events)
+            connect_s = max(load.connect_s for load in loads)
     return {
         "clients": clients * STEP_WORKERS,
         "memory": memory / clients / STEP_WORKERS,
-        "p50": max(each["latency_ms"]["p50"] for each in (own, *others)),
-        "p99": max(each["latency_ms"]["p99"] for each in (own, *others)),
+        "connect": connect_s,
+        "idle": idle / clients / STEP_WORKERS * MILLION,
+        "p50": max(each["latency_ms"]["p50"] for each in found[1]),
+        "p99": max(each["latency_ms"]["p99"] for each in found[1]),
         "all_cpu": spent[1] * MILLION,
         "rate": min(each["rate"] for each in found[2]) / ROOM,
         "cpu": spent[2] * MILLION,
         "faults": sum(faults(each) for results in found for each in results),
         "closed": sum(each["closed"] for each in found[2]),
     }
+
+
+def _cpu_of(servers: Sequence[Gunicorn]) -> float:
+    return sum(cpu_seconds(server.worker) for server in servers)
 
 
 def _lacking() -> str:
@@ -346,6 +358,8 @@ ROWS = (
         (
             Figure("clients", "clients connected", digits=0),
             Figure("memory", "memory each (PSS)", "KiB"),
+            Figure("connect", "time to connect all", "s"),
+            Figure("idle", "CPU of a client to which nothing happens, a second: its pings", "µs"),
             Figure("p50", "p50 of a broadcast to all", "ms"),
             Figure("p99", "p99 of a broadcast to all", "ms"),
             Figure("all_cpu", "CPU per broadcast to all, all workers together", "µs", digits=0),

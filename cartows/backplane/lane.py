@@ -235,18 +235,25 @@ class Lane:
         assert self._sink is not None
         with self._lock:
             self._sink.start_over(past)
-            self._read_to = past.number
-            self._seen = max(self._seen, past.number)
-            # The rest is in that past, or was lost: it is not read any more.
-            self._unread = {
-                seq: unread
-                for seq, unread in self._unread.items()
-                if unread.epoch == past.epoch and unread.number > past.number
-            }
-            self._unread_bytes = sum(len(unread.event.body) for unread in self._unread.values())
+            self._begin_locked(past)
             if self._target is not None:
                 self._target = min(self._target, past.number)
             self._room.notify_all()
+
+    def begin(self, past: Past) -> None:
+        """Know what the sink begins with: what was published here before that is not waited for. The hub thread."""
+        with self._lock:
+            self._begin_locked(past)
+            self._room.notify_all()
+
+    def _begin_locked(self, past: Past) -> None:
+        self._read_to = past.number
+        self._seen = max(self._seen, past.number)
+        # The rest is in that past, or was lost: it is not read any more.
+        self._unread = {
+            seq: unread for seq, unread in self._unread.items() if unread.epoch == past.epoch and unread.number > past.number
+        }
+        self._unread_bytes = sum(len(unread.event.body) for unread in self._unread.values())
 
     def go_away(self, reason: str) -> None:
         """Take the broker for away, for the reader has lost it: until ``deliver`` is called again, and everything is stored.
@@ -429,8 +436,9 @@ class Lane:
         last = stored.number + stored.size - 1
         with self._lock:
             self._tries = 0
-            # A broker that has less than it had has lost something: nobody is back before the reader has begun anew.
-            target = last if last >= self._seen else self._seen + 1
+            # A broker that has less than it had has lost something: nobody is back before the reader has begun anew. The numbers
+            # of a batch that was stored before prove nothing.
+            target = max(last, self._seen) if stored.size or last >= self._seen else self._seen + 1
             self._seen = max(self._seen, last)
             for number in range(stored.number, last + 1):
                 own = self._queue.popleft()

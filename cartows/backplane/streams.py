@@ -87,7 +87,9 @@ class RedisBackplane:
         """See Backplane.prepare. Where Redis cannot be reached the hub begins alone, and is told another past later."""
         link = self._broker.link(self._options.publish_timeout)
         try:
-            return self._read_past(link)
+            past = self._read_past(link)
+            self._lane.begin(past)
+            return past
         except BrokerError as error:
             self._fault = error
             # An epoch that nobody else has: nothing that is heard until then can be come back to.

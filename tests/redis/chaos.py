@@ -139,7 +139,8 @@ class Wreck:
         # A server that is killed while others are at it is none of theirs.
         with contextlib.suppress(redis.exceptions.RedisError):
             self.done[way.__name__.replace("_", " ")] += 1
-            way(chance.uniform(0.0, longest))
+            # Most are over soon, so that many follow on each other.
+            way(longest * chance.random() ** 3)
 
     def pause_redis(self, seconds: float) -> None:
         self.redis.pause()
@@ -262,7 +263,7 @@ class Wreck:
 
             return loop
 
-        jobs: list[Callable[[], None]] = [forever(self.break_redis, 2.5), forever(self.break_process, 4.0)]
+        jobs: list[Callable[[], None]] = [forever(self.break_redis, 2.0), forever(self.break_process, 4.0)]
         for number in range(4):
             chance = random.Random(next(seeds))
             jobs.append(lambda name=f"post{number}", chance=chance: self.post(name, chance))  # type: ignore[misc]

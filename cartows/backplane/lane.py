@@ -436,8 +436,8 @@ class Lane:
         last = stored.number + stored.size - 1
         with self._lock:
             self._tries = 0
-            # A broker that has less than it had has lost something: nobody is back before the reader has begun anew. The numbers
-            # of a batch that was stored before prove nothing.
+            # A broker that has less than it had has lost something: nobody is back before the reader has begun anew. The
+            # numbers of a batch that was stored before prove nothing.
             target = max(last, self._seen) if stored.size or last >= self._seen else self._seen + 1
             self._seen = max(self._seen, last)
             for number in range(stored.number, last + 1):

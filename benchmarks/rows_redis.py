@@ -13,7 +13,7 @@ from typing import Any
 
 from . import baseline
 from .bench import HANDSHAKES, THREADS, Bench, Blast, Row, Scale, deliver, faults
-from .processes import Call, Gunicorn, Loadgen, MeasureError, NoRedis, Redis, redis_server
+from .processes import Call, Gunicorn, Loadgen, MeasureError, NoRedis, Readers, Redis, redis_server
 from .report import Figure, Sample
 from .rows_events import CLOSED, FAULTS, MILLION, ROOM, cpu_seconds, pss_kib
 from .rows_http import answers
@@ -26,6 +26,8 @@ FEW = 10
 # Request handlers that publish at once in each worker; half of its threads.
 PUBLISHERS = 4
 COUNTS = (1, 2, 4)
+# Connections that stand for more workers, where it is what they cost Redis that counts.
+READERS = 20
 # Between two requests, in ms on average.
 GAP_MS = 2.0
 # What a process pays for once, such as its connection to Redis.
@@ -151,6 +153,10 @@ def workers(bench: Bench) -> Sample:
             # Beside the others' events, one in each worker to begin with.
             rounds = [WARM_UP.events * count, total]
             one_sided = Blast(bench.scale.flood // PUBLISHERS) if side is CARTOWS and count == 2 else None
+            # What a worker more costs Redis is measured where there is one: without others that read, and with some.
+            paced = Blast(int(100 * bench.scale.seconds), hz=100) if side is CARTOWS and count == 1 else None
+            if paced:
+                rounds += [paced.events, paced.events]
             if one_sided:
                 rounds.append(one_sided.events * PUBLISHERS)
             # Several publishers: only cartows' own numbers tell the place of an event.
@@ -177,11 +183,26 @@ def workers(bench: Bench) -> Sample:
                     sample["memory"] = redis.ask(f"MEMORY USAGE {STREAM} SAMPLES 0") / max(1, stored)
                 elif lost := sum(each["lost"] + each["surplus"] for each in found):
                     bench.note(f"Flask-SocketIO, {side.mode}, {count} workers: {lost} deliveries lost or repeated")
+                if paced:
+                    sample["reader"] = _reader_cost(redis, servers[0], loads[0], paced) * MILLION
                 if one_sided:
                     before = cpu_seconds(servers[1].worker)
                     sample["faults"] += sum(map(faults, _all_at_once(servers[:1], loads, one_sided)))
                     sample["hearing"] = (cpu_seconds(servers[1].worker) - before) / rounds[-1] * MILLION
     return sample
+
+
+def _reader_cost(redis: Redis, server: Gunicorn, load: Loadgen, blast: Blast) -> float:
+    """Return the seconds of Redis' CPU that one reader more costs for each event, which it is told of by itself."""
+    spent = []
+    for count in (0, READERS):
+        with contextlib.nullcontext() if not count else Readers(redis, STREAM, count) as readers:
+            before = cpu_seconds(redis.pid)
+            _publish(server, blast)
+            load.result(30)
+            spent.append(cpu_seconds(redis.pid) - before)
+    assert readers is not None
+    return (spent[1] - spent[0]) / max(1, readers.told)
 
 
 def _all_at_once(servers: Sequence[Gunicorn], loads: Sequence[Loadgen], blast: Blast) -> list[dict[str, Any]]:
@@ -326,6 +347,7 @@ ROWS = (
                 )
             ),
             Figure("hearing", "CPU per event of a worker that only hears", "µs", digits=0),
+            Figure("reader", "CPU of Redis for each worker more, per event, when events come one by one", "µs", digits=1),
             Figure("memory", "memory of an event in Redis", "bytes", digits=0),
             FAULTS,
             CLOSED,

@@ -153,6 +153,12 @@ class CartoWS:
     def _serve(self, app: Flask, prefix: str, blueprint: str) -> None:
         options = self._options(app)
         self.hub.adopt_options(options)
+        if options.redis_url is not None and options.redis_url != self.hub.options.redis_url:
+            raise OptionsError(
+                "CARTOWS_REDIS_URL comes too late for this hub, which was made with options of its own, is in use already, or "
+                "belongs to another app without that URL: make it with Hub(options=Options(redis_url=...)), or give each app a "
+                "hub of its own"
+            )
         if self.hub.enc_hook is None:
             self.hub.enc_hook = lambda value: app.json.default(value)  # type: ignore[attr-defined]
         handler = Handler(self.hub, options=options, client_class=self.client_class, hooks=self.hooks_of(app))
@@ -173,7 +179,7 @@ class CartoWS:
         self._handlers.append(handler)
         handler.logger.info("cartows: %s serves up to %d clients per process", path, handler.max_clients)
         workers = configured_workers()
-        if workers > 1 and options.redis_url is None:
+        if workers > 1 and self.hub.options.redis_url is None:
             warn_of_workers(handler.logger, str(workers))
 
     def _options(self, app: Flask) -> Options:
@@ -182,7 +188,7 @@ class CartoWS:
     def _view(self, handler: Handler) -> Callable[..., Response]:
         taken = _Taken()
         Sock().route(handler.options.path, bp=taken)(handler.handle_websocket)
-        warned, alone = False, handler.options.redis_url is None
+        warned, alone = False, self.hub.options.redis_url is None
 
         def cartows_view(**_: Any) -> Response:
             nonlocal warned

@@ -366,7 +366,7 @@ class Hub(Broadcasts, Clients):
     ) -> int:
         """See Clients.disconnect. With ``redis_url`` other processes close an identity's clients, too; they are not counted."""
         closed = super().disconnect(identity=identity, client_id=client_id, code=code, reason=reason)
-        if identity is not None:
+        if identity is not None and self._reaches_others():
             self._backplane.disconnect(room_value(identity), code, reason)
         return closed
 
@@ -375,7 +375,19 @@ class Hub(Broadcasts, Clients):
         try:
             return super().reauthorize(identity)
         finally:
-            self._backplane.reauthorize(room_value(identity))
+            if self._reaches_others():
+                self._backplane.reauthorize(room_value(identity))
+
+    def _reaches_others(self) -> bool:
+        """See that commands leave this process, where there are others; it may not have had a client yet."""
+        if self.options.redis_url is None or self._closed:
+            return False
+        try:
+            self.start()
+        except CartowsError as error:
+            self.logger.error("cartows: other processes could not be told whom to put out: %s", error)
+            return False
+        return True
 
     def presence(self, key: str, value: Any) -> dict[str, list[dict[str, Any]]]:
         """Return who shows itself in a room: each identity, as text, with one entry for each of its tabs. Any thread."""

@@ -38,7 +38,7 @@ _REMEDIES: tuple[tuple[tuple[str, ...], str], ...] = (
     (("cartowslayout",), "Another version of cartows keeps its events there: run one version, or use another database of it"),
     (
         ("noperm", "nopermission", "acl failure", "executing the script"),
-        "Its user may not do that: allow it ~cartows:* +@read +@write +@connection +@scripting",
+        "Its user may not do that: allow it ~cartows:* +@read +@write +@connection +@scripting +time",
     ),
     # A command of more than a few words is not even looked at before the password.
     (

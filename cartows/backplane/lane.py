@@ -36,6 +36,9 @@ __all__ = ["Lane"]
 _BATCH_EVENTS = 64
 _BATCH_BYTES = 256 * 1024
 
+# How long the thread waits for events before it ends, in seconds.
+_IDLE = 10.0
+
 # How long the tries are apart while the broker is away, in seconds: anywhere between nothing and a bound that doubles.
 _FIRST_RETRY, _LAST_RETRY = 0.05, 2.0
 
@@ -377,7 +380,13 @@ class Lane:
                     return []
                 if self._give_up_at is not None:
                     wait = min(wait or _LAST_RETRY, self._give_up_at - now)
-                self._work.wait(wait)
+                if not self._work.wait(wait or _IDLE) and self._is_idle_locked():
+                    # The next event starts another; a publisher that was forgotten leaves nothing behind.
+                    self._thread = None
+                    return None
+
+    def _is_idle_locked(self) -> bool:
+        return not self._queue and not self._away and self._give_up_at is None
 
     def _head_locked(self) -> list[_Own]:
         batch: list[_Own] = []
@@ -489,9 +498,10 @@ class Lane:
         return lost
 
     def stats(self) -> dict[str, Any]:
-        """Return the counters: events waiting, stored and refused, second tries, outages, and whether there is one now."""
+        """Return the counters: events taken, waiting, stored, refused, second tries, outages, and whether there is one now."""
         with self._lock:
             return {
+                "published": self._seq,
                 "spooled": len(self._queue),
                 "stored": self._stored,
                 "refused": self._refused,

@@ -41,6 +41,9 @@ _LATE = 1.0
 # How often a broker is tried that cannot be read, in seconds.
 _RETRY = 0.25
 
+# How often it is looked whether the reader has come to the end of what was stored, in seconds.
+_STOP_STEP = 0.01
+
 
 class _Gap(Exception):
     """Say that the stream does not go on where this process has come to."""
@@ -65,6 +68,8 @@ class RedisBackplane:
             logger,
             sink,
         )
+        #: The reader's way to Redis; closed by ``stop``, too.
+        self._link = self._broker.link(_READ_WAIT_MS / 1000 + _LATE)
         self._people = People(self._broker.link, sink, logger)
         self._thread: threading.Thread | None = None
         self._stopping = threading.Event()
@@ -79,7 +84,7 @@ class RedisBackplane:
         #: Something was read since the last time that something went wrong.
         self._has_read = False
         #: What prepare could not do, and the reader has to.
-        self._fault: BrokerError | None = None
+        self._fault: Exception | None = None
 
     # The hub's side -----------------------------------------------------------------------------------------------
 
@@ -90,7 +95,9 @@ class RedisBackplane:
             past = self._read_past(link)
             self._lane.begin(past)
             return past
-        except BrokerError as error:
+        except Exception as error:
+            if not isinstance(error, BrokerError):
+                self._logger.exception("cartows: reading from %s failed in a way that was not foreseen", self._broker.place)
             self._fault = error
             # An epoch that nobody else has: nothing that is heard until then can be come back to.
             return Past(new_epoch(), 0)
@@ -140,17 +147,23 @@ class RedisBackplane:
     def stop(self, timeout: float) -> None:
         """See Backplane.stop. What was stored here is still read back, so that this process's own clients hear it."""
         deadline = time.monotonic() + timeout
-        self._lane.stop(timeout)
+        self._people.stop(timeout / 2)
+        self._lane.stop(max(0.0, deadline - time.monotonic()))
         self._give_up_at = deadline
         self._stopping.set()
-        if self._thread is not None and self._thread is not threading.current_thread():
-            self._thread.join(max(0.0, deadline - time.monotonic()))
-        self._people.stop(max(0.0, deadline - time.monotonic()))
+        thread = self._thread
+        if thread is None or thread is threading.current_thread():
+            return
+        while thread.is_alive() and self._number < self._lane.seen() and time.monotonic() < deadline:
+            thread.join(_STOP_STEP)
+        # It waits for more, and none is to come: the connection is taken from below it.
+        self._link.close()
+        thread.join(max(0.0, deadline - time.monotonic()))
 
     # The reader ---------------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        link = self._broker.link(_READ_WAIT_MS / 1000 + _LATE)
+        link = self._link
         if self._fault is not None:
             self._lane.go_away(str(self._fault))
         try:
@@ -222,7 +235,7 @@ class RedisBackplane:
         for id, fields in entries:
             try:
                 records.append(record_of(id, fields))
-            except (KeyError, ValueError) as error:
+            except (KeyError, ValueError, TypeError, RecursionError) as error:
                 self._logger.error("cartows: an entry %r of %s is none of cartows: %r", id, self._names.events, error)
         return records
 

@@ -161,7 +161,7 @@ def test_a_user_that_may_not(server: Redis, rights: str) -> None:
 
 
 def test_the_rights_that_are_asked_for_are_enough(server: Redis, make_store: Any) -> None:
-    rights = "~cartows:* +@read +@write +@connection +@scripting"
+    rights = "~cartows:* +@read +@write +@connection +@scripting +time"
     server.do("ACL", "SETUSER", "app", "on", f">{SECRET}", *rights.split())
     store = make_store(f"redis://app:{QUOTED}@{HOST}:{server.port}/0")
     epoch, *_ = store.store("a" * 16, 1, [event(1)], 0)

@@ -59,7 +59,15 @@ def test_events_are_stored_in_order_and_told_their_ids(server: Redis, make_lane:
     assert [record.seq for record in records] == list(range(1, 101))
     assert {record.origin for record in records} == {lane.origin}
     assert stored(server) == list(range(100))
-    assert lane.stats() == {"spooled": 0, "stored": 100, "refused": 0, "retried": 0, "outages": 0, "away": False}
+    assert lane.stats() == {
+        "published": 100,
+        "spooled": 0,
+        "stored": 100,
+        "refused": 0,
+        "retried": 0,
+        "outages": 0,
+        "away": False,
+    }
 
 
 def test_many_threads_keep_their_orders_and_share_batches(server: Redis, make_lane: MakeLane) -> None:

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import pytest
 from websockets.exceptions import InvalidStatus
 
-from ..redis.server import Proxy, Redis, free_port
+from ..redis.server import Proxy, Redis
 from .cluster import PUBLISH_TIMEOUT, Cluster, events, ids, label, labels, until
 from .conftest import Serve
+from .harness import ROOT
 from .live import check_not_recovered, since
 from .process import wait_for
 
@@ -49,10 +52,11 @@ def make_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..
 
 @pytest.fixture
 def make_cluster(serve: Serve) -> Callable[..., Cluster]:
-    """Start workers that are told of a Redis; ``calm`` waits until they have it."""
+    """Start workers that are told of a Redis; ``calm`` waits until they have it, the rest goes into ``app.config``."""
 
-    def start(url: str, *, fresh: bool = True, calm: bool = True, **plan: Any) -> Cluster:
-        found = Cluster(serve("cluster", workers=3, config={**CONFIG, "CARTOWS_REDIS_URL": url}, fresh=fresh, **plan))
+    def start(url: str, *, fresh: bool = True, calm: bool = True, arguments: tuple[str, ...] = (), **config: Any) -> Cluster:
+        settings = {**CONFIG, "CARTOWS_REDIS_URL": url, **config}
+        found = Cluster(serve("cluster", workers=3, config=settings, fresh=fresh, arguments=arguments))
         if calm:
             found.await_calm()
         return found
@@ -122,12 +126,6 @@ def test_a_process_of_its_own_publishes_to_all_workers(cluster: Cluster, redis: 
 @contextlib.contextmanager
 def publisher(url: str) -> Iterator[Callable[[str, int], list[dict[str, Any]]]]:
     """Run a process that serves nobody; what it is asked to publish it answers with what became of it."""
-    import json
-    import subprocess
-    import sys
-
-    from .harness import ROOT
-
     command = [sys.executable, "-m", "tests.redis.publishing", url]
     with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as running:
         assert running.stdin is not None and running.stdout is not None
@@ -349,7 +347,7 @@ def check_outage(cluster: Cluster, outage: contextlib.AbstractContextManager[Non
 
 
 def check_told(messages: list[dict[str, Any]], first: list[str], spooled: list[str], after: list[str]) -> None:
-    """Check what a client has heard that stayed: everything, once, in order per publisher, with ids or without in their place."""
+    """Check what a client has heard that stayed: everything, once, in order per publisher, with ids where they are due."""
     names = labels(messages)
     words = [place for place, name in enumerate(names) if name in ("degraded", "restored")]
     assert [names[place] for place in words] == ["degraded", "restored"]
@@ -404,7 +402,7 @@ def test_a_network_that_eats_packets_holds_nobody_up_and_loses_nothing(
 
 def test_clients_are_told_of_an_outage_though_nobody_publishes(cluster: Cluster, redis: Redis) -> None:
     peers = [cluster.connect(at=pid) for pid in cluster.pids()]
-    for outage in (refused, killed):
+    for outage in (refused, killed, paused):
         with outage(redis):
             told = [peer.receive() for peer in peers]
             assert labels(told) == ["degraded"] * len(peers)
@@ -412,6 +410,27 @@ def test_clients_are_told_of_an_outage_though_nobody_publishes(cluster: Cluster,
             assert labels(until(peer, "restored")) == ["restored"]
     cluster.await_calm()
     assert cluster.heard(*peers) == [[], [], []]
+
+
+def test_what_is_over_the_bound_of_the_spool_is_refused_and_heard_by_nobody(
+    make_redis: Callable[..., Redis], make_cluster: Callable[..., Cluster]
+) -> None:
+    redis = make_redis()
+    cluster = make_cluster(redis.url, CARTOWS_SPOOL_SIZE=5)
+    here, there, _ = cluster.pids()
+    peer, other = cluster.connect(at=here), cluster.connect(at=there)
+    with killed(redis):
+        names, results = cluster.publish_and_tell(9, at=here)
+        assert [each["how"] for each in results] == ["spooled"] * 5 + [None] * 4
+        assert all("CARTOWS_SPOOL_SIZE=5" in each["reason"] for each in results[5:])
+    told = [until(each, "restored") for each in (peer, other)]
+    cluster.await_calm()
+    (fence,) = cluster.publish(at=there)
+    told = [messages + until(each, fence) for messages, each in zip(told, (peer, other), strict=True)]
+    assert [events_of(labels(messages)) for messages in told] == [[*names[:5], fence]] * 2
+    log = [line for line in cluster.server.app_log() if line.startswith("WARNING")]
+    assert len([line for line in log if "CARTOWS_SPOOL_SIZE=5" in line]) == 1, log
+    assert len([line for line in log if "5 events that had waited here were stored, 4 were refused" in line]) == 1, log
 
 
 def test_what_a_worker_publishes_first_is_not_heard_again_in_an_outage(
@@ -628,7 +647,9 @@ def check_together(cluster: Cluster, peers: dict[int, Any]) -> None:
     assert all(each == heard[0] for each in heard)
 
 
-def test_a_redis_that_comes_later_is_taken(tmp_path_factory: pytest.TempPathFactory, make_cluster: Callable[..., Cluster]) -> None:
+def test_a_redis_that_comes_later_is_taken(
+    tmp_path_factory: pytest.TempPathFactory, make_cluster: Callable[..., Cluster]
+) -> None:
     redis = Redis(tmp_path_factory.mktemp("redis"))
     redis.kill()
     try:

@@ -71,7 +71,7 @@ lint: $(VENV)/.test $(VENV)/.lint
 	$(BIN)/ruff check .
 	$(BIN)/mypy --strict cartows benchmarks
 
-bench: $(VENV)/.run
+bench: $(VENV)/.cluster
 	$(BIN)/python -m benchmarks $(BENCH)
 
 clean:

@@ -27,6 +27,7 @@ from .message import (
     new_task_updated_message,
 )
 from .options import Options
+from .publisher import Publisher
 
 __all__ = [
     "AuthError",
@@ -48,6 +49,7 @@ __all__ = [
     "ProjectEvent",
     "PublishRejected",
     "PublishResult",
+    "Publisher",
     "TaskEvent",
     "new_board_updated_message",
     "new_error_message",

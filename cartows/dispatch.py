@@ -18,7 +18,7 @@ from .channel import Channel
 from .client import Client
 from .frames import Frame
 from .heartbeat import Heartbeat
-from .history import Event, Heard, History
+from .history import Event, Heard, History, event_id
 from .message import Message, MessageType, new_message
 from .options import Options
 from .presence import News, Person, Presence
@@ -196,18 +196,18 @@ class Dispatcher:
     def rejoin(self) -> None:
         """Tell clients that they hear everybody again, and where they are."""
         if self.history.adrift:
-            self.history.adrift = False
             self._tell_restored(not self._lost)
             self._lost = False
 
     def start_over(self, epoch: str, number: int, events: Sequence[Event]) -> None:
         """Begin another history with these events, the last of which has that number; clients are to load everything again."""
         self._dismiss_replaying()
+        # Whoever is told a position before it hears of the loss is not to come back to it.
+        told_later, self.history.adrift = self.history.adrift, True
         self.begin(epoch, number, events)
         for heard in self._heard.values():
             heard.start_over(number)
-        if self.history.adrift:
-            # They hear of it once they can.
+        if told_later:
             self._lost = True
         else:
             self._tell_restored(False)
@@ -221,9 +221,10 @@ class Dispatcher:
         return Frame(Message(type=MessageType.DEGRADED.value, id=self.history.id(self.position)).encode())
 
     def _tell_restored(self, recovered: bool) -> None:
-        id = self.history.id(self.history.head)
+        id = event_id(self.history.epoch, self.history.head)
         message = Message(type=MessageType.RESTORED.value, id=id, data={"recovered": recovered})
         self._tell_everybody(Frame(message.encode()))
+        self.history.adrift = False
 
     def _tell_everybody(self, frame: Frame) -> None:
         self._send(Batch((frame,)), [client for client in self._registry.clients() if _is_spoken_to(client)])

@@ -27,6 +27,9 @@ _LINGER = 0.02
 # Commands that wait for Redis to come back. The oldest is given up for one more.
 MOST_COMMANDS = 1000
 
+# How long one waits, in seconds: whoever is put out much later may be somebody who has logged in again.
+_COMMAND_WAIT = 300.0
+
 # Tries at a Redis that is away, in seconds: each after a random time up to a bound that doubles.
 _FIRST_TRY, _LAST_TRY = 0.1, 5.0
 
@@ -109,7 +112,8 @@ class Announcer:
         #: Whether changes are told one by one. Otherwise everybody will be told of, and nothing need wait.
         self._following = False
         self._pending: dict[str, Person | None] = {}
-        self._commands: deque[tuple[str, str]] = deque()
+        #: Each with the time by which it is to be told.
+        self._commands: deque[tuple[str, str, float]] = deque()
         self._overfull = False
         self._stopping = False
         # When the next batch may go, the lease is to be kept, and others' are to be looked at. The thread's own.
@@ -124,7 +128,7 @@ class Announcer:
     def command(self, name: str, text: str) -> bool:
         """Have a command told; False when another is given up for it, the first time until none waits."""
         with self._wakeup:
-            self._commands.append((name, text))
+            self._commands.append((name, text, time.monotonic() + _COMMAND_WAIT))
             self._wakeup.notify()
             if len(self._commands) <= MOST_COMMANDS:
                 return True
@@ -209,7 +213,9 @@ class Announcer:
                     self._overfull = False
                     return
                 command = self._commands[0]
-            self.leases.command(*command)
+            name, text, until = command
+            if time.monotonic() < until:
+                self.leases.command(name, text)
             with self._wakeup:
                 # It may have been given up meanwhile.
                 if self._commands and self._commands[0] is command:

@@ -119,6 +119,8 @@ class Lane:
         #: The highest number that is known to have been given, in whichever epoch; and up to which the reader has come.
         self._seen = 0
         self._read_to = 0
+        #: The former when the broker was asked for its last event. The lane's thread's.
+        self._asked_at = 0
 
         #: The breaker: nobody waits for the broker but the lane's thread.
         self._away = False
@@ -340,6 +342,8 @@ class Lane:
         self._away = False
         if self._heard and self._heard[-1][1] == _OPEN:
             self._heard[-1][1] = self._seq
+            if self._heard[-1][0] > self._seq:
+                self._heard.pop()
         self._target = number
         if self._sink is None or self._read_to >= number:
             self._rejoin_locked()
@@ -347,7 +351,7 @@ class Lane:
 
     def _say_away(self, reason: str) -> None:
         self._logger.warning(
-            "cartows: %s. Until it is back, events wait in this process, %d of %d bytes at most%s",
+            "cartows: %s. Until it is back, events wait in this process, %d of them or %d bytes at most%s",
             reason.rstrip("."),
             self._spool_size,
             self._spool_bytes,
@@ -377,6 +381,7 @@ class Lane:
                 elif self._queue:
                     return self._head_locked()
                 elif self._away and not self._reader_lost:
+                    self._asked_at = self._seen
                     return []
                 if self._give_up_at is not None:
                     wait = min(wait or _LAST_RETRY, self._give_up_at - now)
@@ -447,7 +452,7 @@ class Lane:
             self._tries = 0
             # A broker that has less than it had has lost something: nobody is back before the reader has begun anew. The
             # numbers of a batch that was stored before prove nothing.
-            target = max(last, self._seen) if stored.size or last >= self._seen else self._seen + 1
+            target = max(last, self._seen) if stored.size or last >= self._asked_at else self._seen + 1
             self._seen = max(self._seen, last)
             for number in range(stored.number, last + 1):
                 own = self._queue.popleft()

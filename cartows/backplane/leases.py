@@ -30,6 +30,7 @@ _MOST_CHANGES, _MOST_BYTES = 64, 32 * 1024
 
 # Each script begins with this. Redis 5 has everything that is used here.
 _OPENING = """
+if redis.replicate_commands then redis.replicate_commands() end
 local stream, procs, people, lease = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local function tell(...)
   local last, id = redis.call('XREVRANGE', stream, '+', '-', 'COUNT', 1)[1]

@@ -12,7 +12,6 @@ import logging
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any
 
 from ..options import Options
@@ -32,8 +31,9 @@ _READ_WAIT_MS = 1000
 # How long a read waits where somebody waits for it to have come to the end.
 _SHORT_WAIT_MS = 50
 
-# What is read at once: an event may have a megabyte.
-_MOST_READ = 128
+# What is read at once, of what comes and of the past: an event may have a megabyte.
+_MOST_READ = 64
+_PAGE = 64
 
 # How long an answer of the broker's may be late beside that, in seconds, before it counts as away.
 _LATE = 1.0
@@ -81,6 +81,8 @@ class RedisBackplane:
         self._last: tuple[int, str, int] | None = None
         #: Behind which entry it reads; that may be one that is none of cartows.
         self._behind: bytes | str = "0-0"
+        #: The number that the broker has come to, when it was asked last.
+        self._told = 0
         #: Something was read since the last time that something went wrong.
         self._has_read = False
         #: What prepare could not do, and the reader has to.
@@ -205,7 +207,7 @@ class RedisBackplane:
         store = Store(link, self._names)
         self._check(link, store)
         # That it can be read is to be known soon.
-        wait = _SHORT_WAIT_MS
+        wait, missing = _SHORT_WAIT_MS, 0
         while not self._is_over() and self._sink.await_room():
             records = self._read(link, wait)
             self._has_read = True
@@ -216,8 +218,11 @@ class RedisBackplane:
                 if not self._check(link, store):
                     self._start_over(link)
                 continue
-            if not records:
-                self._check(link, store)
+            # What the broker counts and does not bring, twice in a row, is lost: its stream, and nothing else.
+            missing = missing + 1 if not records and not self._check(link, store) and self._told > self._number else 0
+            if missing > 1:
+                self._logger.error("cartows: %s has lost the stream %s", self._broker.place, self._names.events)
+                self._start_over(link)
             wait = _READ_WAIT_MS if self._lane.target() is None and not self._stopping.is_set() else _SHORT_WAIT_MS
 
     def _read(self, link: Link, wait: int) -> list[Record]:
@@ -254,6 +259,7 @@ class RedisBackplane:
     def _check(self, link: Link, store: Store) -> bool:
         """Ask whether the broker still has what was read from it, and begin anew where it has not; returns whether it did."""
         found = store.check(self._epoch, max(self._number, self._lane.seen()), self._last)
+        self._told = found.number
         anew = found.state != "fine" or self._fault is not None
         if anew:
             if found.state == "lost":
@@ -274,26 +280,26 @@ class RedisBackplane:
     def _read_past(self, link: Link) -> Past:
         """Read the last events of the epoch in force, and go on behind them."""
         checked = Store(link, self._names).check("", self._lane.seen())
-        most = min(self._options.history_size, checked.number)
-        first = checked.number - most + 1
-        found: list[Record] = []
-        if most:
-            read = partial(link.call, "Reading events", "XRANGE", self._names.events)
-            found = self._records(read(f"{first}-0", f"{checked.number}-0"))
-        kept = _unbroken(found, checked.epoch, checked.number)
+        kept = self._read_back(link, checked.epoch, checked.number)
         self._epoch, self._number, self._last = checked.epoch, checked.number, None
         self._behind = f"{checked.number}-0"
         if kept:
             self._last = (checked.number, kept[-1].origin, kept[-1].seq)
         return Past(checked.epoch, checked.number, [Entry(record.number, record.event) for record in kept])
 
-
-def _unbroken(records: Sequence[Record], epoch: str, number: int) -> list[Record]:
-    """Return the last records up to a number that follow one another in one epoch."""
-    kept: list[Record] = []
-    for record in reversed(records):
-        if record.number != number or record.epoch != epoch:
-            break
-        kept.append(record)
-        number -= 1
-    return kept[::-1]
+    def _read_back(self, link: Link, epoch: str, number: int) -> list[Record]:
+        """Return the last records up to a number that follow one another in one epoch, as many as a history may hold."""
+        options, kept, size = self._options, list[Record](), 0
+        while number > 0 and len(kept) < options.history_size and size < options.history_bytes:
+            page = link.call(
+                "Reading events", "XREVRANGE", self._names.events, f"{number}-0", "-", "COUNT", min(_PAGE, options.history_size)
+            )
+            for record in self._records(page):
+                if record.number != number or record.epoch != epoch:
+                    return kept[::-1]
+                kept.append(record)
+                size += len(record.event.body)
+                number -= 1
+            if not page:
+                break
+        return kept[::-1]

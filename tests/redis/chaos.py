@@ -309,13 +309,14 @@ def _sent(by: str, numbers: Sequence[int], board: str, began: float, answer: Jso
         yield Sent(f"{by}.{result['n']}", board, began, ended, how, result["id"], answer["pid"] if answer else 0)
 
 
-def _stream(server: Redis) -> dict[str, str]:
-    """Return the ids of all events that are stored, by their labels."""
+def _stream(server: Redis, faults: list[str]) -> dict[str, str]:
+    """Return the ids of all events that are stored, by their labels; none may be stored twice."""
     found: dict[str, str] = {}
     for id, fields in server.do("XRANGE", "cartows:{0}:events", "-", "+"):
         data = json.loads(fields[b"b"])["data"]
         label = f"{data['by']}.{data['n']}"
-        assert label not in found, f"{label} is stored twice: {found[label]} and {id!r}"
+        if label in found:
+            faults.append(f"{label} is stored twice: as {found[label]} and as {id.decode()}")
         found[label] = f"{fields[b'e'].decode()}.{id.decode().partition('-')[0]}"
     return found
 
@@ -325,7 +326,7 @@ def run(seconds: float, seed: int, empty: bool, directory: Path) -> tuple[str, l
     wreck = Wreck(directory, seed, empty)
     try:
         ears = wreck.run(seconds)
-        judge = Judge(wreck.sent, wreck.killed, None if empty else _stream(wreck.redis))
+        judge = Judge(wreck.sent, wreck.killed, None if empty else _stream(wreck.redis, wreck.faults))
         for ear in ears:
             judge.hear(ear)
         faults = wreck.faults + judge.faults + _slow(wreck)

@@ -17,7 +17,7 @@ from .process import wait_for
 WORKERS = 3
 
 # How long a publisher waits at these servers, in seconds, and how much later its answer may be on a busy machine.
-PUBLISH_TIMEOUT = 0.5
+PUBLISH_TIMEOUT = 1.0
 SLACK = 1.0
 
 #: Messages that are not events.

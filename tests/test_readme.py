@@ -215,7 +215,7 @@ def test_the_options_table_names_every_option_and_its_default() -> None:
         shown |= dict(zip(options, values, strict=True))
     fields = {field.name: field.default for field in dataclasses.fields(cartows.Options)}
     assert set(shown) == set(fields)
-    sizes = {"1 MiB": 1024 * 1024, "8 MiB": 8 * 1024 * 1024, "512 KiB": 512 * 1024}
+    sizes = {"1 MiB": 1024 * 1024, "8 MiB": 8 * 1024 * 1024, "16 MiB": 16 * 1024 * 1024, "512 KiB": 512 * 1024}
     for name, text in shown.items():
         if fields[name] is None:
             assert not text[0].isdigit(), name

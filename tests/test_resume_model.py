@@ -284,6 +284,8 @@ class Crowd:
         self.put_out = self.written = 0
         self._journals: dict[Client, Journal] = {}
         self._serial = itertools.count()
+        # Its epoch is the hub thread's first deed.
+        hold(self.hub).set()
         self._epoch = self.hub.position_frame("pong", 0, False).payload.split(b'"id":"')[1].split(b".")[0].decode()
         self._take_notes()
         # Pages so small that a replay has many.

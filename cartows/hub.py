@@ -379,18 +379,22 @@ class Hub(Broadcasts, Clients):
                 self._backplane.reauthorize(room_value(identity))
 
     def _reaches_others(self) -> bool:
-        """See that commands leave this process, where there are others; it may not have had a client yet."""
+        """See that this process and others, where there are any, know of each other: it may not have had a client yet."""
         if self.options.redis_url is None or self._closed:
             return False
         try:
             self.start()
         except CartowsError as error:
-            self.logger.error("cartows: other processes could not be told whom to put out: %s", error)
+            self.logger.error("cartows: other processes cannot be told anything: %s", error)
             return False
         return True
 
     def presence(self, key: str, value: Any) -> dict[str, list[dict[str, Any]]]:
-        """Return who shows itself in a room: each identity, as text, with one entry for each of its tabs. Any thread."""
+        """Return who shows itself in a room: each identity, as text, with one entry for each of its tabs. Any thread.
+
+        With ``redis_url`` the people of other processes, too: a moment later in a process that has not used its hub before.
+        """
+        self._reaches_others()
         return self._dispatcher.presence.present(key, room_value(value))
 
     def _has_filter(self, key: str) -> bool:

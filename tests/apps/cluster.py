@@ -33,12 +33,37 @@ def authenticate(request: Request) -> str | None:
 
 @ws.authorize
 def authorize(identity: str, key: str | None, value: str | None) -> bool:
-    return identity == "root" or (value is not None and value.startswith(identity))
+    return value not in denied and (identity == "root" or (value is not None and value.startswith(identity)))
 
 
 @ws.on("pid")
 def tell_pid(client: Client, message: Any) -> None:
     client.send(new_message("pid", {"pid": os.getpid()}))
+
+
+#: Rooms that `authorize` refuses, beside those of others.
+denied: set[str] = set()
+
+
+@app.post("/denied")
+def deny() -> ResponseReturnValue:
+    denied.update(request.get_json())
+    return {"denied": sorted(denied)}
+
+
+@app.post("/disconnect/<identity>")
+def disconnect(identity: str) -> ResponseReturnValue:
+    return {"closed": hub.disconnect(identity=identity)}
+
+
+@app.post("/reauthorize/<identity>")
+def reauthorize(identity: str) -> ResponseReturnValue:
+    return {"changed": hub.reauthorize(identity)}
+
+
+@app.get("/present/<value>")
+def present(value: str) -> ResponseReturnValue:
+    return {"who": sorted(hub.presence("board_id", value))}
 
 
 @app.get("/pid")

@@ -17,64 +17,12 @@ import pytest
 from websockets.exceptions import InvalidStatus
 
 from ..redis.server import Proxy, Redis
-from .cluster import PUBLISH_TIMEOUT, Cluster, events, ids, label, labels, until
-from .conftest import Serve
+from .cluster import Cluster, events, ids, label, labels, until
 from .harness import ROOT
 from .live import check_not_recovered, since
 from .process import wait_for
 
 EVENTS, META = "cartows:{0}:events", "cartows:{0}:meta"
-
-CONFIG = {"CARTOWS_PUBLISH_TIMEOUT": PUBLISH_TIMEOUT, "CARTOWS_FILTER_KEYS": ["project_id", "board_id"]}
-
-
-@pytest.fixture(scope="module")
-def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Redis]:
-    """The Redis of the module. What it has acknowledged the kernel has: it loses nothing when it is killed."""
-    server = Redis(tmp_path_factory.mktemp("redis"), persistent=True, appendfsync="no")
-    yield server
-    server.stop()
-
-
-@pytest.fixture
-def make_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Redis]]:
-    """Start servers for one test."""
-    servers: list[Redis] = []
-
-    def start(**settings: Any) -> Redis:
-        servers.append(Redis(tmp_path_factory.mktemp("redis"), **settings))
-        return servers[-1]
-
-    yield start
-    for server in servers:
-        server.stop()
-
-
-@pytest.fixture
-def make_cluster(serve: Serve) -> Callable[..., Cluster]:
-    """Start workers that are told of a Redis; ``calm`` waits until they have it, the rest goes into ``app.config``."""
-
-    def start(url: str, *, fresh: bool = True, calm: bool = True, arguments: tuple[str, ...] = (), **config: Any) -> Cluster:
-        settings = {**CONFIG, "CARTOWS_REDIS_URL": url, **config}
-        found = Cluster(serve("cluster", workers=3, config=settings, fresh=fresh, arguments=arguments))
-        if calm:
-            found.await_calm()
-        return found
-
-    return start
-
-
-@pytest.fixture
-def cluster(redis: Redis, make_cluster: Callable[..., Cluster]) -> Cluster:
-    """The workers of the module: whatever a test does to their Redis, it is there again at its end."""
-    return make_cluster(redis.url, fresh=False)
-
-
-@pytest.fixture
-def own(make_redis: Callable[..., Redis], make_cluster: Callable[..., Cluster]) -> Cluster:
-    """Workers and a Redis for one test."""
-    return make_cluster(make_redis().url)
-
 
 # Everybody hears everybody -----------------------------------------------------------------------------------------
 

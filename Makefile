@@ -25,7 +25,7 @@ pythons = $(shell for v in 3.10 3.11 3.12 3.13; do \
 # The oldest versions that setup.cfg allows. gunicorn 20.1 imports pkg_resources, which setuptools gave up in 81.
 OLDEST = flask==2.3.0 werkzeug==2.3.0 flask-sock==0.7.0 simple-websocket==1.0.0 wsproto==1.2.0 \
 	'msgspec==0.18.4; python_version < "3.13"' 'msgspec==0.19.0; python_version >= "3.13"' \
-	gunicorn==20.1.0 'setuptools<81'
+	gunicorn==20.1.0 'setuptools<81' pyjwt==2.8.0 flask-login==0.6.3 redis==5.0.0
 OLDEST_VENV = .venv-oldest
 
 PIP = -m pip install -qq --disable-pip-version-check

@@ -196,7 +196,11 @@ class Wire:
 
     def _note(self, opcode: int, payload: bytes) -> None:
         if opcode == TEXT:
-            message = json.loads(payload)
+            try:
+                message = json.loads(payload)
+            except ValueError:
+                # What is long is compressed for who offered that.
+                return
             data = message.get("data")
             self.heard.append(str(data["code"]) if message["type"] == "error" else str(message["type"]))
 

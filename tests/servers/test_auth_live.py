@@ -11,6 +11,7 @@ from typing import Any
 
 import jwt
 import pytest
+from gunicorn.workers import gthread
 from websockets.exceptions import InvalidStatus
 
 from .clients import CLOSE, Json, Peer, Raw, Response
@@ -148,8 +149,9 @@ def test_a_token_comes_by_query_where_that_is_enabled_and_is_kept_out_of_the_log
     assert peer.ask({"type": "ping"})["type"] == "pong"
     assert check_unauthorized(server.raw().open(f"/live?access_token={token(key=KEY[::-1])}"))
     peer.close()
-    # who is handed off is in nobody's access log, who is attached at its end
-    wait_for(lambda: server.log().count('"GET /live') == 1 + kind.attached, "the access log")
+    # who is handed off is in nobody's access log, who is attached at its end, save for old versions of gunicorn
+    logged = 1 + (kind.attached and hasattr(gthread, "DEFAULT_WORKER_DATA_TIMEOUT"))
+    wait_for(lambda: server.log().count('"GET /live') == logged, "the access log")
 
 
 #: Refused in every way, before the token is looked at and behind it; and with a query that is none to be cut at its last "?".

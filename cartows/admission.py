@@ -17,6 +17,7 @@ from urllib.parse import unquote_plus, urlsplit
 from .options import Options
 
 __all__ = [
+    "NO_WEBSOCKET",
     "Refusal",
     "address_of",
     "check_filters",
@@ -34,6 +35,10 @@ _HEADROOM = 1064
 
 # Seconds after which somebody who found the house full may ask again.
 _RETRY_AFTER = 5
+
+
+# The code of a request that asks for no connection.
+NO_WEBSOCKET = "NOT_A_WEBSOCKET_REQUEST"
 
 
 class Refusal(NamedTuple):
@@ -69,7 +74,7 @@ def check_handshake(request: Any) -> Refusal | None:
     if "upgrade" not in tokens or headers.get("Upgrade", "").strip().lower() != "websocket":
         return Refusal(
             400,
-            "NOT_A_WEBSOCKET_REQUEST",
+            NO_WEBSOCKET,
             'This is a WebSocket endpoint: connect with ws:// or wss://, e.g. new WebSocket("ws://HOST/ws"). A proxy in '
             "between must pass the Upgrade and Connection headers on.",
         )
@@ -129,12 +134,17 @@ def _host(netloc: str) -> str:
 
 
 def check_filters(request: Any, options: Options) -> dict[str, tuple[str, ...]] | Refusal:
-    """Return the filters that the query asks for, each key with its values, or why there are too many."""
+    """Return the filters that the query asks for, each key with its values, or why there are too many.
+
+    ``rooms=none`` asks for none: a key without a value stands for that, since a query that says nothing asks for everything.
+    """
     asked = {key: tuple(dict.fromkeys(request.args.getlist(key))) for key in options.filter_keys}
     filters = {key: values for key, values in asked.items() if values}
     count = sum(len(values) for values in filters.values())
     if count > options.max_filters:
         return Refusal(403, "TOO_MANY_FILTERS", f"A client may hold {options.max_filters} filter values, not {count}.")
+    if not filters and request.args.get("rooms") == "none":
+        return {options.filter_keys[0]: ()}
     return filters
 
 

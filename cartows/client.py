@@ -409,9 +409,11 @@ class Client:
         """
         answer(self, data)
 
-    def send_error(self, code: str, message: str, details: str = "") -> bool:
-        """Send an ``error`` message."""
-        return self.send(new_error_message(code, message, details))
+    def send_error(self, code: str, message: str, details: str = "", ref: str | None = None) -> bool:
+        """Send an ``error`` message; ``ref`` is that of the message which is in error."""
+        error = new_error_message(code, message, details)
+        error.ref = ref
+        return self.send(error)
 
     def send_internal_error(self) -> None:
         """Say that the app's own code failed, unless the protocol is the app's own."""

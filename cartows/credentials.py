@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 __all__ = ["Authenticator", "Credentials"]
 
 
+#: What a client offers that sends a token as a subprotocol, and is answered.
+SUBPROTOCOL = "cartows"
+
+
 class Credentials(NamedTuple):
     """Say who somebody is; an identity of None lets in somebody whom nobody knows.
 

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 __all__ = ["answer"]
 
+# The most characters by which a client may call its messages.
+_MOST_REF = 64
+
 # Messages in a row that make no sense: it is not going to get better.
 _MOST_NONSENSE = 10
 
@@ -36,40 +39,45 @@ NONSENSE = 1008
 
 def answer(client: Client, data: str | bytes) -> None:
     """Do what a client asks for in one message, or say why not."""
+    message = decode_object(data)
+    ref = message.get("ref") if message is not None else None
+    # Any other is left out of the answer: it is a help to clients, and no reason to refuse them.
+    ref = ref if isinstance(ref, str) and len(ref) <= _MOST_REF else None
     try:
-        _do(client, decode_object(data))
+        _do(client, message, ref)
         client.nonsense = 0
     except BadMessage as error:
         client.nonsense += 1
         if client.nonsense >= _MOST_NONSENSE:
             client.show_out(NONSENSE, f"{_MOST_NONSENSE} messages in a row made no sense", within=_NONSENSE_WAIT)
         else:
-            client.send_error("INVALID_MESSAGE", str(error), error.details)
+            client.send_error("INVALID_MESSAGE", str(error), error.details, ref)
 
 
-def _do(client: Client, message: Mapping[str, Any] | None) -> None:
+def _do(client: Client, message: Mapping[str, Any] | None, ref: str | None) -> None:
     kind = message.get("type") if message is not None else None
     if message is None or not isinstance(kind, str) or not kind:
         raise BadMessage('A message must be one JSON object with a "type".')
     data = message.get("data")
     if kind == MessageType.PING:
-        build = partial(client.hub.position_frame, MessageType.PONG.value)
+        build = partial(client.hub.position_frame, MessageType.PONG.value, ref=ref)
         client.settle(client.connection.offer_position(build, client.hub.position))
     elif kind in (MessageType.SUBSCRIBE, MessageType.UNSUBSCRIBE):
-        _change_rooms(client, data, joins=kind == MessageType.SUBSCRIBE)
+        _change_rooms(client, data, ref, joins=kind == MessageType.SUBSCRIBE)
     elif kind == MessageType.AUTH_REFRESH:
-        _refresh(client, data)
+        _refresh(client, data, ref)
     elif client.hooks is not None and kind in client.hooks.hooks.messages:
         client.hooks.call(client.hooks.hooks.messages[kind], client, new_message(kind, data))
     elif kind != MessageType.PONG:
-        client.send_error("UNKNOWN_TYPE", "The server knows no message of this type.", kind[:100])
+        client.send_error("UNKNOWN_TYPE", "The server knows no message of this type.", kind[:100], ref)
 
 
-def _change_rooms(client: Client, data: Any, *, joins: bool) -> None:
+def _change_rooms(client: Client, data: Any, ref: str | None, *, joins: bool) -> None:
     options = client.connection.options
     cost = options.max_filters // _ROOMS_PER_MESSAGE
     try:
-        subscription = parse(data, options.filter_keys, joins=joins, most=options.max_filters if joins else None)
+        most = options.max_filters if joins else None
+        subscription = parse(data, options.filter_keys, joins=joins, most=most)._replace(ref=ref)
         named = len(subscription.rooms)
         # Whoever shows itself in a room is told who is there, and they are told of it.
         cost = named // _ROOMS_PER_MESSAGE if subscription.meta is None else named
@@ -78,7 +86,7 @@ def _change_rooms(client: Client, data: Any, *, joins: bool) -> None:
         else:
             client.leave_rooms(subscription)
     except TooManyRooms:
-        client.send_error("FORBIDDEN", f"A client may hold {options.max_filters} rooms at most.", "max_filters")
+        client.send_error("FORBIDDEN", f"A client may hold {options.max_filters} rooms at most.", "max_filters", ref)
     if client.connection.limit is not None:
         # At most what may be said at once: whoever has been quiet may say anything.
         client.connection.limit.charge(min(cost, options.rate_burst))
@@ -91,12 +99,12 @@ def _join(client: Client, subscription: Subscription) -> None:
         asked_at = client.hub.registry.revocations.now()
         for key, value in subscription.rooms:
             if client.hooks is not None and not client.hooks.may_hear(client.credentials, client.identity, key, value):
-                client.send_error("FORBIDDEN", "You may not hear this room.", f"{key}={value[:100]}")
+                client.send_error("FORBIDDEN", "You may not hear this room.", f"{key}={value[:100]}", subscription.ref)
                 return
         joined = client.join_rooms(subscription, asked_at)
 
 
-def _refresh(client: Client, data: Any) -> None:
+def _refresh(client: Client, data: Any, ref: str | None) -> None:
     """Take a new token for the same user."""
     token = data.get("token") if isinstance(data, Mapping) else None
     if not isinstance(token, str):
@@ -108,10 +116,12 @@ def _refresh(client: Client, data: Any) -> None:
         if fresh.identity is None or room_value(fresh.identity) != client.known_as:
             raise AuthError("They are not this user's.")
     except AuthError as error:
-        client.send_error("FORBIDDEN", "The new credentials are not accepted.", str(error))
+        client.send_error("FORBIDDEN", "The new credentials are not accepted.", str(error), ref)
         return
     changed = fresh.may_hear != client.credentials.may_hear
     left = client.renew(fresh)
     if changed:
         client.reauthorize()
-    client.send(new_message(MessageType.AUTH_REFRESHED, {} if left is None else {"expires_in_ms": round(left * 1000)}))
+    refreshed = new_message(MessageType.AUTH_REFRESHED, {} if left is None else {"expires_in_ms": round(left * 1000)})
+    refreshed.ref = ref
+    client.send(refreshed)

@@ -321,7 +321,8 @@ class Dispatcher:
             heard.replayed(past.after, head, past.hearing)
         if change.answer is not None:
             data = {**change.filters, **told}
-            frames = [Frame(Message(type=change.answer, id=self.history.id(head), data=data).encode())]
+            answer = Message(type=change.answer, id=self.history.id(head), data=data, ref=change.subscription.ref)
+            frames = [Frame(answer.encode())]
         client.settle(client.connection.turn(self.history, head, change.hearing, frames, past))
         self._show(client, change)
 
@@ -339,7 +340,7 @@ class Dispatcher:
 
     def _past(self, heard: Heard, change: Change) -> tuple[Past | None, dict[str, Any]]:
         """Return what of its rooms' past a client is to be brought, and what it is told of that."""
-        rooms, since, _ = change.subscription
+        rooms, since = change.subscription.rooms, change.subscription.since
         if since is None:
             return None, {}
         number = None if self.history.adrift else self.history.number(since)

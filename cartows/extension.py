@@ -10,9 +10,10 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from flask import Blueprint, Flask, Response, request
+from flask import Blueprint, Flask, Response, request, send_from_directory
 from flask.blueprints import BlueprintSetupState
 from flask_sock import Sock
 
@@ -27,6 +28,10 @@ from .options import Options
 from .servers import configured_workers
 
 __all__ = ["CartoWS"]
+
+# The browser's side.
+_STATIC = Path(__file__).with_name("static")
+SCRIPT = "cartows.js"
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 Authenticated = TypeVar("Authenticated", bound="Callable[..., Any] | Authenticator")
@@ -172,6 +177,7 @@ class CartoWS:
         for websocket in (True, False):
             # No methods named: every request to the path gets an answer that says what is wrong with it.
             app.url_map.add(app.url_rule_class(path, endpoint=endpoint, websocket=websocket))
+        app.add_url_rule(f"{path.rstrip('/')}/{SCRIPT}", f"{endpoint}_script", send_script)
         app.extensions["cartows"] = self
         ours = app.extensions.setdefault(EXTENSIONS, [])
         if self not in ours:
@@ -198,6 +204,14 @@ class CartoWS:
             return handler.upgrade(taken.view)
 
         return cartows_view
+
+
+def send_script() -> Response:
+    """Answer with the browser client, which a browser keeps for as long as it has not changed."""
+    response = send_from_directory(_STATIC, SCRIPT, mimetype="text/javascript")
+    # A module of another host is run only where that host agrees; there is nothing secret in this one.
+    response.headers["Access-Control-Allow-Origin"] = "*"
+    return response
 
 
 class _Taken:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from flask import current_app, request
 
 from .admission import (
+    NO_WEBSOCKET,
     Refusal,
     address_of,
     check_filters,
@@ -100,8 +101,19 @@ class Gate:
     def check(self) -> Refusal | None:
         """Return why a request cannot open a connection of the extension's, before the app is asked anything."""
         self._keep_secrets()
+        wrong = check_handshake(request)
+        if wrong is not None and wrong.code != NO_WEBSOCKET:
+            return wrong
         # Whoever finds the house full costs the app no question; the place itself is taken last.
-        return check_handshake(request) or check_origin(request, self.options) or self._look_for_place()
+        return check_origin(request, self.options) or self._look_for_place(Place(address_of(request)))
+
+    def check_question(self, place: Place) -> Refusal | None:
+        """Return the answer to a request that opens no connection, though it could: None to one that does.
+
+        A page is not told why its WebSocket was refused. So it asks for the same URL by HTTP, and is told what it would be.
+        """
+        wrong = check_handshake(request)
+        return wrong and (self._look_for_place(place) or wrong)
 
     def check_route(self) -> Refusal | None:
         """Return why a request may not be served in a route of the app's own, where the handshake is over."""
@@ -163,9 +175,9 @@ class Gate:
         bounds = self._bounds()
         return self._full(self.hub.registry.take_place(place, bounds), bounds)
 
-    def _look_for_place(self) -> Refusal | None:
+    def _look_for_place(self, place: Place) -> Refusal | None:
         bounds = self._bounds()
-        return self._full(self.hub.registry.full(Place(address_of(request)), bounds), bounds)
+        return self._full(self.hub.registry.full(place, bounds), bounds)
 
     def _bounds(self) -> Bounds:
         options = self.options

@@ -23,6 +23,7 @@ from . import handoff
 from .admission import Refusal, unavailable
 from .client import Client
 from .connection import Connection
+from .credentials import SUBPROTOCOL
 from .errors import CartowsError, HubClosed, printable
 from .gate import Admission, Gate
 from .heartbeat import Heartbeat
@@ -118,6 +119,9 @@ class Handler:
         admitted = self._gate.check() or self._gate.admit()
         if isinstance(admitted, Refusal):
             return self.refuse(admitted)
+        asks_only = self._gate.check_question(admitted.place)
+        if asks_only is not None:
+            return self.refuse(asks_only)
         environ = request.environ
         found = handoff.find_socket(environ)
         if found is None:
@@ -137,7 +141,8 @@ class Handler:
             environ[key] = sock
         # RFC 6455, section 4.2.2: none but one that the client offers.
         offered = [each.strip() for each in request.headers.get("Sec-WebSocket-Protocol", "").split(",")]
-        spoken = admitted.credentials.subprotocol
+        # A browser that is answered with none of those which it offered ends the connection.
+        spoken = admitted.credentials.subprotocol or SUBPROTOCOL
         reply = handoff.with_subprotocol(stand_in.reply, spoken if spoken in offered else None)
         return UpgradeResponse(partial(self.connect, sock, reply, admitted), self.refuse, self.attach, response)
 

@@ -113,12 +113,13 @@ class AppHooks:
         return self._app.ensure_sync(function)(*arguments)
 
     def refused(self, credentials: Credentials, filters: Filters) -> tuple[str | None, str | None] | None:
-        """Ask, in the context of the upgrade request, for the filters of its query, or for everything when it has none.
+        """Ask, in the context of the upgrade request, for the filters of its query, or for everything when it names none.
 
         Returns the first that is refused: a room, or (None, None) for everything.
         """
         rooms: list[tuple[str | None, str | None]] = [(key, value) for key, values in filters.items() for value in values]
-        for key, value in rooms or [(None, None)]:
+        everything: list[tuple[str | None, str | None]] = [] if filters else [(None, None)]
+        for key, value in rooms or everything:
             if not self._allows(self._call_in_request, credentials, credentials.identity, key, value):
                 return key, value
         return None

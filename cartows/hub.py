@@ -405,10 +405,10 @@ class Hub(Broadcasts, Clients):
         """The number of the last event that the hub has finished handing out."""
         return self._dispatcher.position
 
-    def position_frame(self, type: str, number: int, incomplete: bool) -> Frame:
+    def position_frame(self, type: str, number: int, incomplete: bool, ref: str | None = None) -> Frame:
         """Return a message that carries a position, and with ``incomplete`` says that the client lost something."""
         data = {"incomplete": True} if incomplete else None
-        return Frame(Message(type=type, id=self._dispatcher.history.id(number), data=data).encode())
+        return Frame(Message(type=type, id=self._dispatcher.history.id(number), data=data, ref=ref).encode())
 
     def stats(self) -> dict[str, Any]:
         """Return the counters of this process: clients, places taken, events published and waiting, and what went wrong."""

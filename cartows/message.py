@@ -108,7 +108,8 @@ class ErrorEvent(msgspec.Struct, kw_only=True, omit_defaults=True):
 class Message(msgspec.Struct, kw_only=True, omit_defaults=True):
     """Be the envelope of everything on the wire (SPEC: the wire).
 
-    ``timestamp`` is an aware datetime, the moment of construction by default; ``id`` is set by the hub alone.
+    ``timestamp`` is an aware datetime, the moment of construction by default; ``id`` is set by the hub alone; ``ref``
+    is that of the message which this one answers.
     """
 
     type: str
@@ -116,6 +117,7 @@ class Message(msgspec.Struct, kw_only=True, omit_defaults=True):
     id: str | None = None
     data: Any = None
     error: str | None = None
+    ref: str | None = None
 
     def __post_init__(self) -> None:
         zone = self.timestamp.tzinfo

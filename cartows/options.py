@@ -30,7 +30,7 @@ OriginCheck = Callable[[Any], bool]
 Policy = Literal["disconnect", "drop_oldest", "coalesce"]
 
 # What stands beside filters in the messages that name them.
-_RESERVED_KEYS = frozenset({"since", "presence", "recovered", "replayed"})
+_RESERVED_KEYS = frozenset({"since", "presence", "recovered", "replayed", "rooms"})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

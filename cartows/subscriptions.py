@@ -41,6 +41,8 @@ class Subscription(NamedTuple):
     since: str | None = None
     #: What the client shows of itself in these rooms; None when it shows nothing.
     meta: Mapping[str, Any] | None = None
+    #: What the client calls the message by; stands in the answer.
+    ref: str | None = None
 
 
 class Change(NamedTuple):

@@ -14,15 +14,14 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from ..credentials import Authenticator, Credentials
+from ..credentials import SUBPROTOCOL, Authenticator, Credentials
 from ..errors import AuthError, OptionsError
 from ..rooms import Hearing, Room, room_value
 from .keys import ALGORITHMS, HMAC, PAUSE, Key, KeySource, fetcher, logger, pyjwt, read_keys
 
 __all__ = ["JWTAuth"]
 
-# What the answer to a handshake names; the token beside it is never repeated.
-SUBPROTOCOL = "cartows"
+# What a token among the subprotocols begins with; it is never repeated in the answer.
 BEARER = "bearer."
 
 # The most characters that a token may have: a server takes no longer header, and auth.refresh is to take nothing else.

@@ -16,7 +16,9 @@ from typing import Any, Literal, NamedTuple
 
 from .errors import PublishRejected
 from .message import (
+    ACTIONS,
     Message,
+    MessageType,
     given,
     new_board_updated_message,
     new_message,
@@ -118,7 +120,7 @@ class Broadcasts:
         action: str = "updated",
     ) -> PublishResult:
         """Send ``task.updated``, ``action`` being "updated" or "moved"; Go's ``BroadcastTaskUpdated``."""
-        _check_action(action, "updated", "moved")
+        _check_action(MessageType.TASK_UPDATED, action)
         project = self._project(board_id, task, project_id)
         message = new_task_updated_message(task_id, board_id, changes, task, project_id=project, action=action)
         return self.publish(message, _about(project_id=project, board_id=board_id))
@@ -141,7 +143,7 @@ class Broadcasts:
         self, board_id: Any, project_id: Any, changes: Any, board: Any = None, *, action: str = "updated"
     ) -> PublishResult:
         """Send ``board.updated``, ``action`` being "updated" or "reordered"; Go's ``BroadcastBoardUpdated``."""
-        _check_action(action, "updated", "reordered")
+        _check_action(MessageType.BOARD_UPDATED, action)
         message = new_board_updated_message(board_id, project_id, changes, board, action=action)
         return self.publish(message, _about(project_id=project_id, board_id=board_id))
 
@@ -180,7 +182,8 @@ class Broadcasts:
                 raise ValueError(f"No client can hold a filter {key!r}; filter keys are {allowed} (CARTOWS_FILTER_KEYS)")
 
 
-def _check_action(action: str, *allowed: str) -> None:
+def _check_action(type: MessageType, action: str) -> None:
+    allowed = ACTIONS[type.value]
     if action not in allowed:
         raise ValueError(f"action={action!r} is not one of {', '.join(allowed)}")
 

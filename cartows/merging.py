@@ -1,6 +1,6 @@
-"""Two updates of one thing made into one, for a client that is too slow to be told of both.
+"""Two updates of one thing made into one: for a client that is too slow to be told of both, and before they are sent at all.
 
-Threads: any; frames never change, a merged one is new.
+Threads: any; frames and snapshots never change, a merged one is new.
 Locks: none.
 Blocks: never.
 """
@@ -10,8 +10,9 @@ from __future__ import annotations
 import msgspec
 
 from .frames import Frame
+from .message import Message
 
-__all__ = ["merge"]
+__all__ = ["merge", "merge_snapshots"]
 
 # Opens one level and leaves what is below as it was written: a number that no float can hold passes unharmed.
 _OBJECT = msgspec.json.Decoder(dict[str, msgspec.Raw])
@@ -34,6 +35,28 @@ def merge(older: Frame, newer: Frame) -> Frame:
     except (msgspec.DecodeError, KeyError, UnicodeError, RecursionError):
         return newer
     return Frame(payload, number=newer.number, entity=newer.entity, merges=newer.merges)
+
+
+def merge_snapshots(older: Message, newer: Message) -> Message | None:
+    """Return one update that says what two snapshots of updates of one thing say, or None where no one update does.
+
+    It is the newer one with the ``changes`` of the older one laid beneath its own, key by key. Two actions do not become one,
+    and neither do changes and the lack of them, which says that all may be different.
+    """
+    before, after = older.data, newer.data
+    if older.type != newer.type or before.action != after.action:
+        return None
+    if before.changes is None or after.changes is None:
+        return newer if before.changes is after.changes else None
+    try:
+        changes = _merged(before.changes, after.changes)
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        return None
+    if changes is None:
+        return newer
+    return msgspec.structs.replace(
+        newer, data=msgspec.structs.replace(after, changes=msgspec.Raw(msgspec.json.encode(changes)))
+    )
 
 
 def _changes(data: dict[str, msgspec.Raw]) -> msgspec.Raw | None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import datetime as dt
 import enum
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -67,33 +67,51 @@ class MessageType(str, enum.Enum):
     RESTORED = "restored"
 
 
+#: The actions that an event of each type may name.
+ACTIONS: dict[str, tuple[str, ...]] = {
+    MessageType.TASK_CREATED.value: ("created",),
+    MessageType.TASK_UPDATED.value: ("updated", "moved"),
+    MessageType.TASK_DELETED.value: ("deleted",),
+    MessageType.PROJECT_CREATED.value: ("created",),
+    MessageType.PROJECT_UPDATED.value: ("updated",),
+    MessageType.BOARD_UPDATED.value: ("updated", "reordered"),
+}
+
+#: What an ``error`` may be about.
+ERROR_CODES = ("INVALID_MESSAGE", "UNKNOWN_TYPE", "FORBIDDEN", "RATE_LIMITED", "INTERNAL")
+
+# Whatever JSON can carry, as msgspec writes it; this is how it looks to those who read it.
+_Id = Annotated[Any, msgspec.Meta(extra_json_schema={"type": ["string", "number"]})]
+_Changes = Annotated[Any, msgspec.Meta(extra_json_schema={"type": "object"})]
+
+
 class TaskEvent(msgspec.Struct, kw_only=True, omit_defaults=True):
     """Be the ``data`` of ``task.created``, ``task.updated`` and ``task.deleted``."""
 
-    task_id: Any
-    board_id: Any
-    project_id: Any = None
+    task_id: _Id
+    board_id: _Id
+    project_id: _Id = None
     action: str
-    changes: Any = None
+    changes: _Changes = None
     task: Any = None
 
 
 class ProjectEvent(msgspec.Struct, kw_only=True, omit_defaults=True):
     """Be the ``data`` of ``project.created`` and ``project.updated``."""
 
-    project_id: Any
+    project_id: _Id
     action: str
-    changes: Any = None
+    changes: _Changes = None
     project: Any = None
 
 
 class BoardEvent(msgspec.Struct, kw_only=True, omit_defaults=True):
     """Be the ``data`` of ``board.updated``."""
 
-    board_id: Any
-    project_id: Any = None
+    board_id: _Id
+    project_id: _Id = None
     action: str
-    changes: Any = None
+    changes: _Changes = None
     board: Any = None
 
 
@@ -172,6 +190,29 @@ def _culprit(data: Any, enc_hook: EncodeHook | None, place: str = "data", depth:
 
 _ENCODER = msgspec.json.Encoder()
 _DECODER = msgspec.json.Decoder()
+
+# Opens one level and leaves what is below as it was written.
+_OBJECT = msgspec.json.Decoder(dict[str, msgspec.Raw])
+
+# What a typed event is known by: text and numbers, which do not change.
+_KNOWN_BY = frozenset({"task_id", "board_id", "project_id", "action"})
+
+
+def snapshot(message: Message, body: bytes) -> Message:
+    """Return the message that was encoded as ``body``, with what was written there in place of the objects it was made of.
+
+    It says the same from then on, whatever becomes of them. Typed events stay typed; their ids and actions are not replaced.
+    """
+    written = _OBJECT.decode(body)
+    data = message.data
+    if entity_of(data) is not None:
+        parts = _OBJECT.decode(written["data"])
+        fields = zip(data.__struct_fields__, data.__struct_encode_fields__, strict=True)
+        said = {name: parts[key] for name, key in fields if key in parts and name not in _KNOWN_BY}
+        data = msgspec.structs.replace(data, **said)
+    elif data is not None:
+        data = written["data"]
+    return msgspec.structs.replace(message, data=data)
 
 
 def decode_object(data: str | bytes) -> dict[str, Any] | None:

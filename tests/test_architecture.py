@@ -11,12 +11,12 @@ PACKAGE = Path(__file__).parents[1] / "cartows"
 
 # Lowest floor first. A module may import from the floors below, and on its own floor from those that stand left of it.
 FLOORS = [
-    "errors options message frames merging place ratelimit revocations",
+    "errors options message schema frames merging place ratelimit revocations",
     "turnstile transport protocol rooms history replay backlog outbox sending connection channel servers credentials presence",
     "auth.keys auth.jwt auth.flask_login auth",
     "backplane.base backplane.local backplane.connect backplane.scripts backplane.lane backplane.leases",
     "backplane.announcer backplane.listener backplane.people backplane.streams backplane outgoing",
-    "subscriptions hooks dialogue client route broadcasts publisher",
+    "subscriptions hooks dialogue client route broadcasts publisher sqlalchemy",
     "heartbeat registry clients auditor dispatch feed hub",
     "admission gate handoff upgrade handler",
     "extension",
@@ -29,9 +29,10 @@ DEPENDENCIES = {
     "flask_login": {"auth.flask_login"},
     "flask_sock": {"extension"},
     "jwt": {"auth.keys"},
-    "msgspec": {"merging", "message"},
+    "msgspec": {"merging", "message", "schema"},
     "redis": {"backplane.connect"},
     "simple_websocket": {"route"},
+    "sqlalchemy": {"sqlalchemy"},
     "wsproto": {"protocol"},
 }
 

@@ -1,6 +1,46 @@
 // The types of cartows.js. What stands between the two marks below is made from the Python structs: see cartows/schema.py.
 
 // <events>
+export type Id = string | number;
+
+export interface TaskEvent<Task = any> {
+    task_id: Id;
+    board_id: Id;
+    project_id?: Id;
+    action: string;
+    changes?: Partial<Task>;
+    task?: Task;
+}
+
+export interface ProjectEvent<Project = any> {
+    project_id: Id;
+    action: string;
+    changes?: Partial<Project>;
+    project?: Project;
+}
+
+export interface BoardEvent<Board = any> {
+    board_id: Id;
+    project_id?: Id;
+    action: string;
+    changes?: Partial<Board>;
+    board?: Board;
+}
+
+export interface ErrorEvent {
+    code: 'INVALID_MESSAGE' | 'UNKNOWN_TYPE' | 'FORBIDDEN' | 'RATE_LIMITED' | 'INTERNAL' | (string & {});
+    message: string;
+    details?: string;
+}
+
+export interface TypedEvents {
+    'task.created': TaskEvent & { action: 'created' };
+    'task.updated': TaskEvent & { action: 'updated' | 'moved' };
+    'task.deleted': TaskEvent & { action: 'deleted' };
+    'project.created': ProjectEvent & { action: 'created' };
+    'project.updated': ProjectEvent & { action: 'updated' };
+    'board.updated': BoardEvent & { action: 'updated' | 'reordered' };
+}
 // </events>
 
 /** What a room is called: text, or a number that is compared as text. */
@@ -21,9 +61,30 @@ export interface Message<Data = any, Type extends string = string> {
     error?: string;
 }
 
+/** The `data` of each type of message that the server sends by itself. */
+export interface Events extends TypedEvents {
+    connected: { client_id: string; id: string; ping_interval_ms: number; recovered?: boolean; replayed?: number };
+    disconnect: { code: number; reason: string; reconnect: boolean; retry_after_ms: number };
+    pong: { incomplete?: true } | undefined;
+    error: ErrorEvent;
+    subscribed: Record<string, any>;
+    unsubscribed: Record<string, any>;
+    'auth.refreshed': { expires_in_ms?: number };
+    'presence.state': { key: string; value: string; count: number; present?: Record<string, Entry[]> };
+    'presence.diff': {
+        key: string;
+        value: string;
+        count: number;
+        joins?: Record<string, Entry[]>;
+        leaves?: Record<string, Entry[]>;
+    };
+    degraded: undefined;
+    restored: { recovered: boolean };
+}
+
 /** What is wrong with something that was asked of the server: the `data` of an `error` message. */
 export class RefusedError extends Error {
-    code: string;
+    code: ErrorEvent['code'];
     details: string;
 }
 
@@ -54,7 +115,8 @@ export interface Options {
     /** The position behind which to begin: that of a page which the server rendered, or `connection.position` of an earlier one. */
     since?: string | null;
     /**
-     * Fetch what the page shows. Called once connected, unless `since` is given, and again whenever events were missed for good.
+     * Fetch what the page shows. Called once connected, unless `since` is given, and again whenever events were missed for good;
+     * also once the first try has failed, so that a page which cannot connect shows something.
      * What it returns is waited for: events that come meanwhile are handed out after it, so that none is lost in between. When it
      * fails it is tried again, later and later.
      */

@@ -210,7 +210,7 @@ export class Connection {
         globalThis.addEventListener?.('online', this.#wake);
         globalThis.addEventListener?.('offline', this.#doubt);
         globalThis.addEventListener?.('pagehide', this.#freeze);
-        globalThis.addEventListener?.('pageshow', this.#wake);
+        globalThis.addEventListener?.('pageshow', this.#thaw);
         globalThis.document?.addEventListener('visibilitychange', this.#wake);
         // Once the page has added its listeners.
         queueMicrotask(() => this.#connect(true));
@@ -308,7 +308,7 @@ export class Connection {
         globalThis.removeEventListener?.('online', this.#wake);
         globalThis.removeEventListener?.('offline', this.#doubt);
         globalThis.removeEventListener?.('pagehide', this.#freeze);
-        globalThis.removeEventListener?.('pageshow', this.#wake);
+        globalThis.removeEventListener?.('pageshow', this.#thaw);
         globalThis.document?.removeEventListener('visibilitychange', this.#wake);
         for (const listeners of [this.#listeners, this.#stateListeners, this.#reloadListeners]) listeners.clear();
         this.#presences.clear();
@@ -342,7 +342,8 @@ export class Connection {
         try {
             socket = new WebSocket(url, protocols);
         } catch (error) {
-            this.#end({ reason: `${url} cannot be connected to: ${error.message}. A token may have no space or comma.` });
+            const hint = protocols.length ? '; a token may have no space, comma or the like' : '';
+            this.#end({ reason: `${url} cannot be connected to: ${error.message}${hint}` });
             return;
         }
         this.#socket = socket;
@@ -474,6 +475,10 @@ export class Connection {
         this.#set({ state: 'waiting', reason: 'The page was left.', retryAt: null });
     };
 
+    #thaw = (event) => {
+        if (event.persisted) this.#wake();
+    };
+
     // A browser does not tell a page why it was refused; the same URL asked for by HTTP does.
     async #explain() {
         const mine = this.#try;
@@ -594,7 +599,10 @@ export class Connection {
         try {
             message = JSON.parse(text);
         } catch {
-            console.error('cartows: the server sent something that is no JSON');
+            // As of what is no object, below.
+        }
+        if (typeof message?.type !== 'string') {
+            console.error('cartows: the server sent something that is no message of its protocol');
             return;
         }
         const { type, id, data } = message;
@@ -622,7 +630,7 @@ export class Connection {
                 break;
             case 'presence.state':
             case 'presence.diff': {
-                const found = this.#presences.get(roomKey(data.key, data.value));
+                const found = this.#presences.get(roomKey(data?.key, data?.value));
                 if (found) takePresence(found.presence, type, data);
                 break;
             }
@@ -729,7 +737,7 @@ export class Connection {
     #answered({ id, data, ref }) {
         const found = this.#asked.findIndex((ask) => ask.ref === ref);
         const { recovered, replayed, ...rooms } = data ?? {};
-        this.#rooms = held(rooms);
+        this.#rooms = new Map(Object.entries(rooms).map(([key, names]) => [key, new Set(names)]));
         // Those that the query had no space for are held all the same.
         for (const own of this.#asked.filter((ask) => ask.own)) this.#addRooms(own.rooms);
         for (const [room, { rooms: [[key, name]] }] of this.#presences) {
@@ -881,7 +889,7 @@ function roomKey(key, name) {
 
 // Rooms as the page names them, as pairs of texts.
 function named(rooms) {
-    const pairs = Object.entries(rooms ?? {}).flatMap(([key, names]) => {
+    const pairs = Object.entries(typeof rooms === 'object' && rooms !== null ? rooms : {}).flatMap(([key, names]) => {
         return (Array.isArray(names) ? names : [names]).map((name) => {
             if ((typeof name !== 'string' && !Number.isInteger(name)) || name === '') {
                 throw new TypeError(`A room is named by a text or a whole number: ${key} is ${JSON.stringify(name)}`);
@@ -899,6 +907,7 @@ function grouped(pairs) {
     return rooms;
 }
 
+// The same as a map; none at all are no mistake here.
 function held(rooms) {
     const pairs = Object.values(rooms).flat().length ? named(rooms) : [];
     const found = new Map();

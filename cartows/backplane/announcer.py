@@ -16,10 +16,11 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from ..presence import Person
+from .backoff import Backoff
 from .connect import BrokerError
 from .leases import Leases
 
-__all__ = ["MOST_COMMANDS", "Announcer", "Backoff", "Periods", "Status"]
+__all__ = ["MOST_COMMANDS", "TRIES", "Announcer", "Periods", "Status"]
 
 # The least time between two batches: a storm of joins is told in few of them.
 _LINGER = 0.02
@@ -31,7 +32,7 @@ MOST_COMMANDS = 1000
 _COMMAND_WAIT = 300.0
 
 # Tries at a Redis that is away, in seconds: each after a random time up to a bound that doubles.
-_FIRST_TRY, _LAST_TRY = 0.1, 5.0
+TRIES = (0.1, 5.0)
 
 
 class Periods(NamedTuple):
@@ -83,20 +84,6 @@ class Status:
                     self._logger.warning("cartows: people in other processes are seen again")
 
 
-class Backoff:
-    """Count tries, and say how long to wait before the next; all processes must not come at once."""
-
-    def __init__(self) -> None:
-        self._bound = _FIRST_TRY
-
-    def reset(self) -> None:
-        self._bound = _FIRST_TRY
-
-    def wait(self) -> float:
-        bound, self._bound = self._bound, min(_LAST_TRY, 2 * self._bound)
-        return random.uniform(0, bound)
-
-
 class Announcer:
     """Keep the lease of this process, tell of its people, and look for leases that have run out."""
 
@@ -106,7 +93,7 @@ class Announcer:
         self._people = people
         self._periods = periods
         self._status = status
-        self._backoff = Backoff()
+        self._backoff = Backoff(*TRIES)
         # Guards what is waiting to be told.
         self._wakeup = threading.Condition()
         #: Whether changes are told one by one. Otherwise everybody will be told of, and nothing need wait.

@@ -19,7 +19,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 from ..presence import Person, Report
 from ..rooms import Audience
 
-__all__ = ["Backplane", "Entry", "Outcome", "Outgoing", "Past", "Sink"]
+__all__ = ["Backplane", "Entry", "Outcome", "Outgoing", "Past", "PeopleSink", "Sink"]
 
 
 class Outgoing(NamedTuple):
@@ -59,7 +59,23 @@ class Outcome(NamedTuple):
     reason: str | None = None
 
 
-class Sink(Protocol):
+class PeopleSink(Protocol):
+    """Be told by a backplane of the people in other processes, and asked for those in this one."""
+
+    def people(self) -> list[Person]:
+        """Return everybody in this process. Called by the announcer."""
+
+    def apply(self, reports: list[Report]) -> None:
+        """Have the hub thread take what other processes tell of their people. Must not wait."""
+
+    def put_out(self, identity: str, code: int, reason: str) -> None:
+        """Close the clients of an identity, as another process has closed its own. Must not wait."""
+
+    def ask_again(self, identity: str) -> None:
+        """See that the app is asked again what an identity may hear, as it was in another process. Must not wait."""
+
+
+class Sink(PeopleSink, Protocol):
     """Be told by a backplane what has happened; a hub is one. What is put is handed out in the order in which it was put."""
 
     def put(self, event: Outgoing, epoch: str, timeout: float) -> Outcome:
@@ -79,18 +95,6 @@ class Sink(Protocol):
 
     def rejoin(self) -> None:
         """Tell clients that they hear everybody again, and where they are."""
-
-    def people(self) -> list[Person]:
-        """Return everybody in this process."""
-
-    def apply(self, reports: list[Report]) -> None:
-        """Have the hub thread take what other processes tell of their people. Does not wait."""
-
-    def put_out(self, identity: str, code: int, reason: str) -> None:
-        """Close the clients of an identity, as another process has closed its own. Does not wait."""
-
-    def ask_again(self, identity: str) -> None:
-        """See that the app is asked again what an identity may hear, as it was in another process. Does not wait."""
 
     def start_over(self, past: Past) -> None:
         """Forget the history and begin with another: events were lost, so clients are told to load everything again."""

@@ -18,16 +18,17 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import random
 import secrets
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
+from .backoff import Backoff
 from .base import Entry, Outcome, Outgoing, Past, Sink
 from .connect import BrokerError
+from .echoes import Echoes
 from .scripts import Record, Store, Stored
 
 __all__ = ["Lane"]
@@ -39,8 +40,8 @@ _BATCH_BYTES = 256 * 1024
 # How long the thread waits for events before it ends, in seconds.
 _IDLE = 10.0
 
-# How long the tries are apart while the broker is away, in seconds: anywhere between nothing and a bound that doubles.
-_FIRST_RETRY, _LAST_RETRY = 0.05, 2.0
+# How long the tries are apart while the broker is away, in seconds: see Backoff.
+_RETRIES = (0.05, 2.0)
 
 # Who may not wait for the broker waits for the lock all the same, which is never held for long. In seconds.
 _LOCK_WAIT = 0.25
@@ -65,12 +66,6 @@ class _Own:
         if self.done is not None:
             self.done.set()
             self.done = None
-
-
-class _Unread(NamedTuple):
-    epoch: str
-    number: int
-    event: Outgoing
 
 
 class Lane:
@@ -111,15 +106,11 @@ class Lane:
         self._queue: deque[_Own] = deque()
         self._queue_bytes = 0
         self._seq = 0
-        #: What is stored and was neither read back nor put to local clients; empty while away, and without a sink.
-        self._unread: dict[int, _Unread] = {}
-        self._unread_bytes = 0
-        #: From which seq to which own events were put to local clients, until they were read back. The last is open while away.
-        self._heard: deque[list[int]] = deque()
-        #: The highest number that is known to have been given, in whichever epoch; and up to which the reader has come.
+        #: Those that are stored, and those that local clients have heard without the reader.
+        self._echoes = Echoes()
+        #: The highest number that is known to have been given, in whichever epoch.
         self._seen = 0
-        self._read_to = 0
-        #: The former when the broker was asked for its last event. The lane's thread's.
+        #: The same when the broker was asked for its last event. The lane's thread's.
         self._asked_at = 0
 
         #: The breaker: nobody waits for the broker but the lane's thread.
@@ -130,7 +121,7 @@ class Lane:
         #: Clients were told that they are cut off, and not yet that they are not; up to where the reader must have come then.
         self._cut = False
         self._target: int | None = None
-        self._tries = 0
+        self._backoff = Backoff(*_RETRIES)
         self._retry_at = 0.0
 
         self._refused = self._stored = self._retried = self._failures = 0
@@ -193,7 +184,7 @@ class Lane:
         return own, None
 
     def _fullness_locked(self, size: int) -> str | None:
-        events, held = len(self._queue) + len(self._unread), self._queue_bytes + self._unread_bytes
+        events, held = len(self._queue) + len(self._echoes), self._queue_bytes + self._echoes.bytes
         if events < self._spool_size and (held + size <= self._spool_bytes or not events):
             return None
         waits = "for the broker to come back" if self._away else "to be stored and read back"
@@ -223,7 +214,7 @@ class Lane:
             if records:
                 entries = [Entry(record.number, record.event, self._read_back_locked(record)) for record in records]
                 sink.put_entries(entries)
-            self._read_to = max(self._read_to, position)
+            self._echoes.read_to = max(self._echoes.read_to, position)
             self._seen = max(self._seen, position)
             if self._reader_lost:
                 self._reader_lost = False
@@ -252,13 +243,8 @@ class Lane:
             self._room.notify_all()
 
     def _begin_locked(self, past: Past) -> None:
-        self._read_to = past.number
         self._seen = max(self._seen, past.number)
-        # The rest is in that past, or was lost: it is not read any more.
-        self._unread = {
-            seq: unread for seq, unread in self._unread.items() if unread.epoch == past.epoch and unread.number > past.number
-        }
-        self._unread_bytes = sum(len(unread.event.body) for unread in self._unread.values())
+        self._echoes.begin(past)
 
     def go_away(self, reason: str) -> None:
         """Take the broker for away, for the reader has lost it: until ``deliver`` is called again, and everything is stored.
@@ -292,12 +278,7 @@ class Lane:
         """Note that the reader has come to an event; returns whether local clients have heard it already."""
         if record.origin != self.origin:
             return False
-        unread = self._unread.pop(record.seq, None)
-        if unread is not None:
-            self._unread_bytes -= len(unread.event.body)
-        while self._heard and self._heard[0][1] < record.seq:
-            self._heard.popleft()
-        heard = bool(self._heard) and self._heard[0][0] <= record.seq
+        heard = self._echoes.read_back(record.seq)
         if self._queue:
             ahead = record.seq - self._queue[0].seq
             if 0 <= ahead < len(self._queue):
@@ -316,7 +297,8 @@ class Lane:
         """Open the breaker: from now on local clients hear this process alone, beginning with what they have not heard yet."""
         self._away = True
         self._away_since = time.monotonic()
-        self._tries, self._retry_at = 0, self._away_since
+        self._backoff.reset()
+        self._retry_at = self._away_since
         self._target = None
         self._spooled_since, self._refused_since = len(self._queue), 0
         self._failures += 1
@@ -325,14 +307,10 @@ class Lane:
                 self._cut = True
                 self._sink.cut_off()
             waiting = [own for own in self._queue if not own.read]
-            first = min([*self._unread, *(own.seq for own in waiting)], default=self._seq + 1)
-            for unread in self._unread.values():
-                self._sink.put_local(unread.event)
+            self._echoes.go_away([own.seq for own in waiting], self._seq + 1, self._sink.put_local)
             for own in waiting:
                 self._sink.put_local(own.event)
-            self._heard.append([first, _OPEN])
-        self._unread.clear()
-        self._unread_bytes = 0
+        self._echoes.clear()
         for own in self._queue:
             own.settle()
         self._room.notify_all()
@@ -340,12 +318,9 @@ class Lane:
     def _come_back_locked(self, number: int) -> None:
         """Close the breaker: everything is stored, the last event of all processes under ``number``."""
         self._away = False
-        if self._heard and self._heard[-1][1] == _OPEN:
-            self._heard[-1][1] = self._seq
-            if self._heard[-1][0] > self._seq:
-                self._heard.pop()
+        self._echoes.come_back(self._seq)
         self._target = number
-        if self._sink is None or self._read_to >= number:
+        if self._sink is None or self._echoes.read_to >= number:
             self._rejoin_locked()
         self._room.notify_all()
 
@@ -384,7 +359,7 @@ class Lane:
                     self._asked_at = self._seen
                     return []
                 if self._give_up_at is not None:
-                    wait = min(wait or _LAST_RETRY, self._give_up_at - now)
+                    wait = min(wait or _IDLE, self._give_up_at - now)
                 if not self._work.wait(wait or _IDLE) and self._is_idle_locked():
                     # The next event starts another; a publisher that was forgotten leaves nothing behind.
                     self._thread = None
@@ -439,9 +414,7 @@ class Lane:
                 self._go_away_locked()
             else:
                 self._retried += 1
-            pause = min(_LAST_RETRY, _FIRST_RETRY * 2 ** min(self._tries, 16))
-            self._tries += 1
-            self._retry_at = time.monotonic() + random.uniform(0, pause)
+            self._retry_at = time.monotonic() + self._backoff.wait()
         if fresh:
             self._say_away(reason)
 
@@ -449,7 +422,7 @@ class Lane:
         back = None
         last = stored.number + stored.size - 1
         with self._lock:
-            self._tries = 0
+            self._backoff.reset()
             # A broker that has less than it had has lost something: nobody is back before the reader has begun anew. The
             # numbers of a batch that was stored before prove nothing.
             target = max(last, self._seen) if stored.size or last >= self._asked_at else self._seen + 1
@@ -457,9 +430,8 @@ class Lane:
             for number in range(stored.number, last + 1):
                 own = self._queue.popleft()
                 self._queue_bytes -= len(own.event.body)
-                if self._sink is not None and not self._away and not own.read and number > self._read_to:
-                    self._unread[own.seq] = _Unread(stored.epoch, number, own.event)
-                    self._unread_bytes += len(own.event.body)
+                if self._sink is not None and not self._away and not own.read:
+                    self._echoes.stored(own.seq, stored.epoch, number, own.event)
                 own.id = f"{stored.epoch}.{number}"
                 own.settle()
             self._stored += stored.size
@@ -514,7 +486,3 @@ class Lane:
                 "outages": self._failures,
                 "away": self._away,
             }
-
-
-# Above every seq.
-_OPEN = 2**63

@@ -12,29 +12,14 @@ import logging
 import threading
 import time
 from collections.abc import Mapping
-from typing import Protocol
 
 from ..presence import Person, Report
-from .announcer import Backoff, Periods, Status
+from .announcer import TRIES, Periods, Status
+from .backoff import Backoff
+from .base import PeopleSink
 from .leases import Leases, Position, people_of
 
-__all__ = ["Listener", "PeopleSink"]
-
-
-class PeopleSink(Protocol):
-    """Be told by a People, and asked; a hub is one."""
-
-    def people(self) -> list[Person]:
-        """Return everybody in this process. Called by the announcer."""
-
-    def apply(self, reports: list[Report]) -> None:
-        """Have the hub thread take what other processes tell of their people. Must not wait."""
-
-    def put_out(self, identity: str, code: int, reason: str) -> None:
-        """Close the clients of an identity, as another process has closed its own. Must not wait."""
-
-    def ask_again(self, identity: str) -> None:
-        """See that the app is asked again what an identity may hear, as it was in another process. Must not wait."""
+__all__ = ["Listener"]
 
 
 class Listener:
@@ -50,7 +35,7 @@ class Listener:
         self._status = status
         self._process = process
         self._logger = logger
-        self._backoff = Backoff()
+        self._backoff = Backoff(*TRIES)
         self._stopping = threading.Event()
         # The rest is the thread's own. The last entry read, None before the first snapshot.
         self._position: Position | None = None

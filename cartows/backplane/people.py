@@ -23,9 +23,10 @@ from typing import Any
 
 from ..presence import Person
 from .announcer import MOST_COMMANDS, Announcer, Periods, Status
+from .base import PeopleSink
 from .connect import Link
 from .leases import Leases
-from .listener import Listener, PeopleSink
+from .listener import Listener
 from .scripts import Names
 
 __all__ = ["People", "PeopleSink", "Periods"]

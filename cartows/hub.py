@@ -35,6 +35,7 @@ from .heartbeat import Heartbeat
 from .message import EncodeHook, Message
 from .options import Options
 from .outgoing import outgoing
+from .refusals import Refusals
 from .registry import Registry
 from .rooms import Audience, room_value
 from .servers import replaced_threads, serving
@@ -85,8 +86,7 @@ class Hub(Broadcasts, Clients):
     def _start_afresh(self) -> None:
         """Make all state of a process anew: in ``__init__``, and in the child of a fork."""
         self._unplaced_lock = threading.Lock()
-        self._congestion_lock = threading.Lock()
-        self._congested = False
+        self._refusals = Refusals(self.logger)
         #: A client has registered, or the warning that none is served has been given.
         self._spoken_for = False
 
@@ -296,24 +296,17 @@ class Hub(Broadcasts, Clients):
         if outcome.how is None:
             self._check_open()
             return self._reject(message.type, outcome.reason or "")
-        if self._congested:
-            self._decongest()
+        self._refusals.note(message.type, None, self._rejected)
         return PublishResult(True, outcome.how, outcome.id)
 
     def _reject(self, type: str, reason: str) -> PublishResult:
         self.registry.count("rejected")
-        with self._congestion_lock:
-            first, self._congested = not self._congested, True
-        if first:
-            self.logger.warning("cartows: %r was not sent: %s. Said once until there is room again", type, reason)
+        self._refusals.note(type, reason, self._rejected)
         return PublishResult(False, None, None, reason)
 
-    def _decongest(self) -> None:
-        with self._congestion_lock:
-            was, self._congested = self._congested, False
-        if was:
-            rejected = self.registry.stats()["rejected"]
-            self.logger.warning("cartows: the broadcast queue has room again; %d messages were rejected so far", rejected)
+    def _rejected(self) -> int:
+        rejected: int = self.registry.stats()["rejected"]
+        return rejected
 
     def _warn_if_nobody_can_hear(self) -> None:
         self._spoken_for = True

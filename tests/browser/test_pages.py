@@ -1,0 +1,65 @@
+"""Pages with cartows.js that nothing happens to: what one of them does the others show."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from playwright.sync_api import BrowserContext
+
+from ..servers.harness import Server
+from .conftest import OpenModel, OpenTab
+from .steps import await_step
+from .tab import Tab
+
+
+def test_two_pages_stay_in_step(
+    server: Server, board: str, make_context: Callable[..., BrowserContext], open_tab: OpenTab, open_model: OpenModel
+) -> None:
+    pages = [open_model(server.port, tab=open_tab(make_context())) for _ in range(2)]
+    for page in [*pages, *pages]:
+        # more than a task's whole life
+        page.evaluate("(board) => fetch(`/change/${board}?count=150`, {method: 'POST'}).then(() => 0)", board)
+        for each in pages:
+            await_step(each, server, board)
+    assert [page.evaluate("model.ids.length") for page in pages] == [600, 600]
+    assert [page.evaluate("model.loads") for page in pages] == [["first"], ["first"]]
+
+
+def test_a_page_that_opens_while_much_happens_misses_nothing_between_its_state_and_its_events(
+    server: Server, board: str, open_tab: OpenTab, open_model: OpenModel
+) -> None:
+    server.post(f"/change/{board}?count=400&rate=200", None)
+    pages: list[Tab] = []
+    while server.get(f"/state/{board}").json["changes"] < 400:
+        pages.append(open_model(server.port, tab=open_tab()))
+    assert len(pages) > 1
+    server.post(f"/change/{board}", None)  # for who came behind the last one
+    for page in pages:
+        await_step(page, server, board, whole=False)
+
+
+def test_a_page_hears_its_board_and_no_other(server: Server, board: str, open_model: OpenModel) -> None:
+    page = open_model(server.port)
+    server.post("/change/another?count=10", None)
+    server.post(f"/change/{board}?count=10", None)
+    await_step(page, server, board)
+
+
+def test_after_close_nothing_is_left_and_nothing_comes_back(server: Server, board: str, open_model: OpenModel) -> None:
+    page = open_model(server.port, connections=3)
+    server.await_clients(3)
+    page.evaluate("models.forEach(({connection}) => connection.close())")
+    server.await_clients(0)
+    assert page.evaluate("models.map(({connection}) => connection.state)") == ["closed"] * 3
+    # what makes a connection that waits try at once
+    page.evaluate("for (const type of ['online', 'offline', 'pageshow']) dispatchEvent(new Event(type))")
+    page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+    page.evaluate("models.forEach(({connection}) => connection.retry())")
+    assert page.evaluate("[sockets.length, alive(), most]") == [3, 0, 3]
+
+
+def test_a_page_that_is_left_says_goodbye(server: Server, open_model: OpenModel) -> None:
+    page = open_model(server.port)
+    server.await_clients(1)
+    page.page.goto("about:blank")
+    server.await_clients(0)

@@ -1,0 +1,32 @@
+"""The README's page, in the README's app."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..servers.process import wait_for
+from ..test_readme import README, block_with, curl, curl_lines, served
+from .conftest import OpenTab
+
+# The README leaves to its readers where their pages come from.
+PAGE = """
+@app.get("/")
+def page():
+    return {html!r}
+"""
+
+
+def test_the_first_page_of_the_readme_hears_of_a_task(open_tab: OpenTab, tmp_path: Path) -> None:
+    html = block_with("/ws/cartows.js", "html")
+    (tmp_path / "app.py").write_text(block_with("# app.py") + PAGE.format(html=html), encoding="utf-8")
+    tab, frames = open_tab(), []
+    tab.announce("/favicon.ico")  # there is none
+    tab.page.on("websocket", lambda socket: socket.on("framereceived", lambda frame: frames.append(frame)))
+    with served(["-k", "gthread", "--threads", "8", "app:app"], tmp_path) as host:
+        tab.goto(f"http://{host}/")
+        # Playwright tells of frames while it is asked for something.
+        wait_for(lambda: tab.evaluate("0") or frames, "the greeting")
+        with tab.page.expect_console_message(lambda message: message.text.startswith("New task:")) as told:
+            curl(curl_lines(README)[0], host)
+        assert told.value.args[1].json_value()["title"] == "Water the plants"
+        tab.page.close()

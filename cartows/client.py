@@ -399,8 +399,7 @@ class Client:
         try:
             self.handle_incoming_message(message)
         except Exception:
-            self.hub.logger.exception("cartows: handling a message of client %s failed; it stays connected", self.id)
-            self.send_internal_error()
+            self.failed()
 
     def handle_incoming_message(self, data: str | bytes) -> None:
         """Handle one whole message: override for a raw protocol. Reader thread; Go's ``handleIncomingMessage``.
@@ -409,16 +408,21 @@ class Client:
         """
         answer(self, data)
 
-    def send_error(self, code: str, message: str, details: str = "", ref: str | None = None) -> bool:
-        """Send an ``error`` message; ``ref`` is that of the message which is in error."""
-        error = new_error_message(code, message, details)
-        error.ref = ref
-        return self.send(error)
+    def send_error(self, code: str, message: str, details: str = "") -> bool:
+        """Send an ``error`` message."""
+        return self.send(new_error_message(code, message, details))
 
-    def send_internal_error(self) -> None:
-        """Say that the app's own code failed, unless the protocol is the app's own."""
+    def failed(self, ref: str | None = None) -> None:
+        """Log what is being raised by the handling of a message, and tell the client; it stays connected."""
+        self.hub.logger.exception("cartows: handling a message of client %s failed; it stays connected", self.id)
+        self.send_internal_error(ref)
+
+    def send_internal_error(self, ref: str | None = None) -> None:
+        """Say that the app's own code failed, unless the protocol is the app's own; ``ref`` is that of the message."""
         if self.connection.options.greeting:
-            self.send_error("INTERNAL", "The server failed to handle the message.")
+            error = new_error_message("INTERNAL", "The server failed to handle the message.")
+            error.ref = ref
+            self.send(error)
 
 
 def _unlock_in_child() -> None:

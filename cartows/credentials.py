@@ -45,7 +45,10 @@ class Authenticator:
     secret_parameters: tuple[str, ...] = ()
 
     def authenticate(self, request: Any) -> Credentials:
-        """Return who sends an upgrade request. On the request's thread, in its context. Raises AuthError: 401 with its text."""
+        """Return who sends an upgrade request, or asks why one was refused. Raises AuthError: 401 with its text.
+
+        On the request's thread, in its context.
+        """
         raise NotImplementedError
 
     def refresh(self, token: str) -> Credentials:

@@ -12,7 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from .errors import AuthError
-from .message import MessageType, decode_object, new_message
+from .message import MessageType, decode_object, new_error_message, new_message
 from .rooms import room_value
 from .subscriptions import BadMessage, Subscription, TooManyRooms, parse
 
@@ -51,7 +51,15 @@ def answer(client: Client, data: str | bytes) -> None:
         if client.nonsense >= _MOST_NONSENSE:
             client.show_out(NONSENSE, f"{_MOST_NONSENSE} messages in a row made no sense", within=_NONSENSE_WAIT)
         else:
-            client.send_error("INVALID_MESSAGE", str(error), error.details, ref)
+            _refuse(client, ref, "INVALID_MESSAGE", str(error), error.details)
+    except Exception:
+        client.failed(ref)
+
+
+def _refuse(client: Client, ref: str | None, code: str, message: str, details: str = "") -> None:
+    error = new_error_message(code, message, details)
+    error.ref = ref
+    client.send(error)
 
 
 def _do(client: Client, message: Mapping[str, Any] | None, ref: str | None) -> None:
@@ -67,9 +75,11 @@ def _do(client: Client, message: Mapping[str, Any] | None, ref: str | None) -> N
     elif kind == MessageType.AUTH_REFRESH:
         _refresh(client, data, ref)
     elif client.hooks is not None and kind in client.hooks.hooks.messages:
-        client.hooks.call(client.hooks.hooks.messages[kind], client, new_message(kind, data))
+        said = new_message(kind, data)
+        said.ref = ref
+        client.hooks.call(client.hooks.hooks.messages[kind], client, said)
     elif kind != MessageType.PONG:
-        client.send_error("UNKNOWN_TYPE", "The server knows no message of this type.", kind[:100], ref)
+        _refuse(client, ref, "UNKNOWN_TYPE", "The server knows no message of this type.", kind[:100])
 
 
 def _change_rooms(client: Client, data: Any, ref: str | None, *, joins: bool) -> None:
@@ -86,7 +96,7 @@ def _change_rooms(client: Client, data: Any, ref: str | None, *, joins: bool) ->
         else:
             client.leave_rooms(subscription)
     except TooManyRooms:
-        client.send_error("FORBIDDEN", f"A client may hold {options.max_filters} rooms at most.", "max_filters", ref)
+        _refuse(client, ref, "FORBIDDEN", f"A client may hold {options.max_filters} rooms at most.", "max_filters")
     if client.connection.limit is not None:
         # At most what may be said at once: whoever has been quiet may say anything.
         client.connection.limit.charge(min(cost, options.rate_burst))
@@ -99,7 +109,7 @@ def _join(client: Client, subscription: Subscription) -> None:
         asked_at = client.hub.registry.revocations.now()
         for key, value in subscription.rooms:
             if client.hooks is not None and not client.hooks.may_hear(client.credentials, client.identity, key, value):
-                client.send_error("FORBIDDEN", "You may not hear this room.", f"{key}={value[:100]}", subscription.ref)
+                _refuse(client, subscription.ref, "FORBIDDEN", "You may not hear this room.", f"{key}={value[:100]}")
                 return
         joined = client.join_rooms(subscription, asked_at)
 
@@ -116,7 +126,7 @@ def _refresh(client: Client, data: Any, ref: str | None) -> None:
         if fresh.identity is None or room_value(fresh.identity) != client.known_as:
             raise AuthError("They are not this user's.")
     except AuthError as error:
-        client.send_error("FORBIDDEN", "The new credentials are not accepted.", str(error), ref)
+        _refuse(client, ref, "FORBIDDEN", "The new credentials are not accepted.", str(error))
         return
     changed = fresh.may_hear != client.credentials.may_hear
     left = client.renew(fresh)

@@ -106,6 +106,7 @@ class CartoWS:
         Takes an Authenticator as well, such as ``cartows.auth.JWTAuth(...)``; a function may return Credentials, too.
 
         Runs on the request's thread and in its context, before the upgrade: ``session`` and ``g`` are what they are in a view.
+        Also asked for a page that was refused and wants to know why, by HTTP: so it must not use anything up.
         The identity becomes ``client.identity``, best the user's id: others know it by its text. What it raises becomes a 500.
         Raises OptionsError for an Authenticator that cannot work.
         """
@@ -177,7 +178,10 @@ class CartoWS:
         for websocket in (True, False):
             # No methods named: every request to the path gets an answer that says what is wrong with it.
             app.url_map.add(app.url_rule_class(path, endpoint=endpoint, websocket=websocket))
-        app.add_url_rule(f"{path.rstrip('/')}/{SCRIPT}", f"{endpoint}_script", send_script)
+        # A colon, since no other endpoint is made with one.
+        script = f"{endpoint}:script"
+        app.view_functions[script] = send_script
+        app.url_map.add(app.url_rule_class(f"{path.rstrip('/')}/{SCRIPT}", endpoint=script, methods=("GET",)))
         app.extensions["cartows"] = self
         ours = app.extensions.setdefault(EXTENSIONS, [])
         if self not in ours:
@@ -206,9 +210,10 @@ class CartoWS:
         return cartows_view
 
 
-def send_script() -> Response:
+def send_script(**_: Any) -> Response:
     """Answer with the browser client, which a browser keeps for as long as it has not changed."""
-    response = send_from_directory(_STATIC, SCRIPT, mimetype="text/javascript")
+    # Its URL has no version: the app's own SEND_FILE_MAX_AGE_DEFAULT is for others.
+    response = send_from_directory(_STATIC, SCRIPT, mimetype="text/javascript", max_age=0)
     # A module of another host is run only where that host agrees; there is nothing secret in this one.
     response.headers["Access-Control-Allow-Origin"] = "*"
     return response

@@ -39,6 +39,10 @@ __all__ = ["EXTENSIONS", "Admission", "Gate"]
 
 _CHALLENGE = (("WWW-Authenticate", "Bearer"),)
 
+# What asks by HTTP why an upgrade is refused. No other site can have a browser send it, nor does whoever follows a link: the
+# app is asked who it is for a request that wants to know, and for no other.
+EXPLAIN = "X-Cartows-Explain"
+
 # Where an app keeps its extensions, all of them.
 EXTENSIONS = "cartows.extensions"
 
@@ -102,7 +106,7 @@ class Gate:
         """Return why a request cannot open a connection of the extension's, before the app is asked anything."""
         self._keep_secrets()
         wrong = check_handshake(request)
-        if wrong is not None and wrong.code != NO_WEBSOCKET:
+        if wrong is not None and not (wrong.code == NO_WEBSOCKET and EXPLAIN in request.headers):
             return wrong
         # Whoever finds the house full costs the app no question; the place itself is taken last.
         return check_origin(request, self.options) or self._look_for_place(Place(address_of(request)))
@@ -113,7 +117,11 @@ class Gate:
         A page is not told why its WebSocket was refused. So it asks for the same URL by HTTP, and is told what it would be.
         """
         wrong = check_handshake(request)
-        return wrong and (self._look_for_place(place) or wrong)
+        if wrong is None:
+            return None
+        if self.hub.closed:
+            return unavailable("SHUTTING_DOWN", "The server is restarting; connect again.")
+        return self._look_for_place(place) or wrong
 
     def check_route(self) -> Refusal | None:
         """Return why a request may not be served in a route of the app's own, where the handshake is over."""

@@ -46,6 +46,8 @@ _NO_SOCKET = Refusal(
     "NO_SOCKET",
     "This web server gives an app no access to its sockets, so WebSocket cannot work here. Use gunicorn -k gthread, plain "
     "gunicorn, or flask run.",
+    # Browsers and proxies may keep such an answer.
+    (("Cache-Control", "no-store"),),
 )
 
 # How often an attached client's worker is asked whether it goes on, and how long the client then has to go.
@@ -119,13 +121,13 @@ class Handler:
         admitted = self._gate.check() or self._gate.admit()
         if isinstance(admitted, Refusal):
             return self.refuse(admitted)
-        asks_only = self._gate.check_question(admitted.place)
-        if asks_only is not None:
-            return self.refuse(asks_only)
         environ = request.environ
         found = handoff.find_socket(environ)
         if found is None:
             return self.refuse(_NO_SOCKET)
+        asks_only = self._gate.check_question(admitted.place)
+        if asks_only is not None:
+            return self.refuse(asks_only)
         key, sock = found
         stand_in = handoff.HandshakeSocket()
         environ[key] = stand_in
@@ -142,8 +144,8 @@ class Handler:
         # RFC 6455, section 4.2.2: none but one that the client offers.
         offered = [each.strip() for each in request.headers.get("Sec-WebSocket-Protocol", "").split(",")]
         # A browser that is answered with none of those which it offered ends the connection.
-        spoken = admitted.credentials.subprotocol or SUBPROTOCOL
-        reply = handoff.with_subprotocol(stand_in.reply, spoken if spoken in offered else None)
+        spoken = next((each for each in (admitted.credentials.subprotocol, SUBPROTOCOL) if each in offered), None)
+        reply = handoff.with_subprotocol(stand_in.reply, spoken)
         return UpgradeResponse(partial(self.connect, sock, reply, admitted), self.refuse, self.attach, response)
 
     # Connecting ---------------------------------------------------------------------------------------------------

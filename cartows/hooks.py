@@ -118,8 +118,10 @@ class AppHooks:
         Returns the first that is refused: a room, or (None, None) for everything.
         """
         rooms: list[tuple[str | None, str | None]] = [(key, value) for key, values in filters.items() for value in values]
-        everything: list[tuple[str | None, str | None]] = [] if filters else [(None, None)]
-        for key, value in rooms or everything:
+        # Who is known and asks for no room hears nothing that could be refused. Whoever is not may be meant to stay outside.
+        if not rooms and not (filters and credentials.identity is not None):
+            rooms.append((None, None))
+        for key, value in rooms:
             if not self._allows(self._call_in_request, credentials, credentials.identity, key, value):
                 return key, value
         return None

@@ -23,7 +23,7 @@ def outgoing(message: Message, audience: Audience, enc_hook: EncodeHook | None, 
 
     Raises MessageError for what cannot be serialised or is larger than any client could be sent.
     """
-    if message.id is not None:
+    if message.id is not None or message.ref is not None:
         message = Message(type=message.type, timestamp=message.timestamp, data=message.data, error=message.error)
     body = message.encode(enc_hook)
     if len(body) + ENVELOPE > send_queue_bytes:

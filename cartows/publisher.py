@@ -1,7 +1,7 @@
 """Publish from a process that serves no clients: a Celery task, a cron job, a shell.
 
 Threads: any may broadcast; the lane has one of its own, started by the first broadcast.
-Locks: ``_refusal_lock`` guards what was said of refusals. The rest is the lane's.
+Locks: none of its own; the lane has one, and what is said of refusals another.
 Blocks: a broadcast for ``publish_timeout`` seconds at most, whatever the broker does; ``close`` for its time.
 """
 

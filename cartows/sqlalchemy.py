@@ -4,7 +4,7 @@ Threads: any may broadcast, each in a session of its own, since SQLAlchemy's are
     that commits.
 Locks: none. What waits is in ``session.info``, and goes with its session.
 Blocks: a broadcast only in the app's ``project_of_board``. A commit, once the database has its connection back, for as long as
-    its events take to be published: ``publish_timeout`` for each at most.
+    its events take to be published: once the hub has taken none for ``publish_timeout`` the rest is given up.
 
 What waits is kept by the transaction that it stands or falls with. A savepoint that is released leaves its events to the
 transaction around it, one that is rolled back takes them along, and so does a session that is closed.
@@ -16,6 +16,7 @@ have pages ignore what is older than what they show.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Collection, Iterable
 from typing import Any, NamedTuple
 
@@ -66,7 +67,7 @@ class _OnCommit(Broadcasts):
 
     def __init__(self, session: scoped_session[Any] | Session, hub: Broadcasts) -> None:
         # Not the base's: what it would make here, the hub has.
-        if not isinstance(hub, Broadcasts):
+        if not isinstance(hub, Broadcasts) or isinstance(hub, _OnCommit):
             raise TypeError(f"publish_on_commit takes a Hub or a Publisher, not {hub!r}: publish_on_commit(db.session, ws.hub)")
         if isinstance(session, scoped_session):
             self._current: Callable[[], Session] = session
@@ -162,25 +163,34 @@ def _ended(session: Session, transaction: SessionTransaction) -> None:
     waiting: _Waiting | None = session.info.get(_KEY)
     if waiting is None:
         return
-    waiting.pop(transaction, None)
+    lost = waiting.pop(transaction, None)
+    if lost:
+        # Often that is as it should be. Whoever broadcasts behind the commit instead of before it finds out here.
+        lost[0].hub.logger.info("cartows: %d events are not sent: their transaction was not committed", len(lost))
     if transaction.parent is None:
         del session.info[_KEY]
         _send(waiting.get(None, ()))
 
 
 def _send(events: Iterable[_Event]) -> None:
-    closed: set[int] = set()
+    given_up: set[int] = set()
+    began = time.monotonic()
     for hub, message, event in _merged(events):
-        if id(hub) in closed:
+        if id(hub) in given_up:
             continue
         try:
             # What it rejects, it logs by itself.
-            hub.publish(message, event.audience)
+            result = hub.publish(message, event.audience)
         except HubClosed as error:
-            closed.add(id(hub))
+            given_up.add(id(hub))
             hub.logger.warning("cartows: %r was committed but not sent, nor is what follows it: %s", message.type, error)
         except Exception:
             hub.logger.exception("cartows: %r was committed but not sent", message.type)
+        else:
+            # The request waits for one event as long as it may, and not for each of many.
+            if not result.accepted and time.monotonic() - began >= _options(hub).publish_timeout:
+                given_up.add(id(hub))
+                hub.logger.warning("cartows: what was committed behind %r is not sent either: %s", message.type, result.reason)
 
 
 def _merged(events: Iterable[_Event]) -> list[_Event]:
@@ -218,9 +228,12 @@ def _both(older: _Event, newer: _Event) -> _Event | None:
 
 def _outgoing(hub: Broadcasts, message: Message, audience: Audience) -> Outgoing:
     """Return a message as the hub would send it. Raises MessageError for what it would refuse."""
-    # Those of Hub and Publisher; another kind of Broadcasts may have neither.
-    options = getattr(hub, "options", None) or _DEFAULTS
-    return outgoing(message, audience, getattr(hub, "enc_hook", None), options.send_queue_bytes)
+    return outgoing(message, audience, getattr(hub, "enc_hook", None), _options(hub).send_queue_bytes)
+
+
+def _options(hub: Broadcasts) -> Options:
+    # Those of Hub and Publisher; another kind of Broadcasts may have none.
+    return getattr(hub, "options", None) or _DEFAULTS
 
 
 _DEFAULTS = Options()

@@ -90,3 +90,43 @@ def test_a_malformed_origin_is_refused_and_not_told_who_is_welcome() -> None:
 def test_an_extension_without_an_app_says_so() -> None:
     with pytest.raises(RuntimeError, match="init_app"):
         _ = CartoWS().handler
+
+
+# The script -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_script_is_served_where_the_path_has_a_converter() -> None:
+    app, tenant = Flask(__name__), Blueprint("tenant", __name__, url_prefix="/<tenant>")
+    CartoWS(tenant)
+    app.register_blueprint(tenant)
+    with app.test_client().get("/acme/ws/cartows.js") as answer:
+        assert answer.status_code == 200
+
+
+def test_the_script_is_asked_for_anew_whatever_the_app_says_of_other_files() -> None:
+    app = Flask(__name__)
+    app.config["SEND_FILE_MAX_AGE_DEFAULT"] = 31536000
+    CartoWS(app)
+    with app.test_client().get("/ws/cartows.js") as answer:
+        assert "31536000" not in answer.headers["Cache-Control"]
+        assert answer.headers["ETag"]
+
+
+def test_the_script_takes_no_name_from_the_apps_own_routes() -> None:
+    app = Flask(__name__)
+    app.add_url_rule("/mine", "cartows_script", lambda: "mine")
+    CartoWS(app)
+    CartoWS(app, path="/other")
+    client = app.test_client()
+    assert client.get("/mine").text == "mine"
+    for path in ("/ws", "/other"):
+        with client.get(f"{path}/cartows.js") as answer:
+            assert answer.mimetype == "text/javascript"
+
+
+def test_a_page_is_told_by_http_that_the_server_cannot_work() -> None:
+    app = Flask(__name__)
+    CartoWS(app)
+    answer = app.test_client().get("/ws", headers={"X-Cartows-Explain": "1"})
+    assert (answer.status_code, answer.get_json()["code"]) == (501, "NO_SOCKET")
+    assert answer.headers["Cache-Control"] == "no-store"

@@ -1088,3 +1088,40 @@ def test_an_app_without_it_does_not_pay() -> None:
     program = "import cartows, cartows.auth, sys; print([name for name in sys.modules if 'sqlalchemy' in name])"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.strip() == "[]"
+
+
+class Stuck(Recording):
+    """Take nothing, after all the time there is."""
+
+    def publish(self, message: Message, audience: Audience) -> PublishResult:
+        self.asked += 1
+        threading.Event().wait(self.options.publish_timeout)
+        return PublishResult(False, reason="it is stuck")
+
+
+def test_a_commit_waits_for_a_hub_that_takes_nothing_as_long_as_one_event_may(
+    session: Session, caplog: pytest.LogCaptureFixture
+) -> None:
+    hub = Stuck(options=Options(publish_timeout=0.05))
+    events = publish_on_commit(session, hub)
+    for number in range(5):
+        events.broadcast("x", number)
+    session.commit()
+    assert hub.asked == 1
+    assert caplog.text.count("is not sent either") == 1
+
+
+def test_what_is_broadcast_behind_the_commit_is_said_to_be_lost(
+    session: Session, events: Broadcasts, hub: Recording, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    session.commit()
+    events.broadcast("x")
+    session.close()
+    assert "1 events are not sent" in caplog.text
+    assert hub.published == []
+
+
+def test_events_that_wait_cannot_wait_for_another_commit(session: Session, events: Broadcasts) -> None:
+    with pytest.raises(TypeError, match="Hub or a Publisher"):
+        publish_on_commit(session, events)

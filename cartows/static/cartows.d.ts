@@ -108,10 +108,13 @@ export interface Status {
 export type LoadReason = 'first' | 'history' | 'restored' | 'incomplete' | 'asked';
 
 export interface Options {
-    /** What to hear. Left out: everything, if the server allows that; `{}`: nothing until `subscribe`. */
+    /**
+     * What to hear. Left out: everything, if the server allows that; `{}`: nothing until `subscribe`. Rooms belong here and not
+     * into the URL, where they are asked for again with each connection.
+     */
     filters?: Rooms;
     /** A bearer token, or what returns one: asked at first, when the server says that it has expired, and after a refusal. */
-    token?: string | (() => string | Promise<string>);
+    token?: string | null | (() => string | Promise<string>);
     /** The position behind which to begin: that of a page which the server rendered, or `connection.position` of an earlier one. */
     since?: string | null;
     /**
@@ -185,20 +188,28 @@ export class Connection {
     onState(fn: (status: Status) => void): () => void;
     /** Be told when events were missed for good; see `Options.load`. Returns what ends this. */
     onReload(fn: (reason: LoadReason) => unknown): () => void;
-    /** Call `load` again, e.g. for another board that is heard now; events wait meanwhile. Resolves when it is done. */
+    /**
+     * Call `load` again, e.g. for another board that is heard now; events wait meanwhile. Resolves when it is done, so `load`
+     * itself must not wait for it.
+     */
     reload(): Promise<void>;
     /**
-     * Hear more rooms, all or none; with `since` their past behind that position first. Settles once the server has answered,
-     * after a reconnect if need be; rejects with RefusedError, and when the connection is closed for good.
+     * Hear more rooms, all or none, and no longer everything; with `since` their past behind that position first, less what has
+     * come on this connection. Settles once the server has answered, after a reconnect if need be; rejects with RefusedError, and
+     * when the connection is closed for good. Questions are asked one at a time, at a pace that servers take.
      */
     subscribe(rooms: Rooms, options?: { since?: string }): Promise<void>;
     /** Hear fewer rooms, and leave those where this page is shown. Settles as `subscribe` does. */
     unsubscribe(rooms: Rooms): Promise<void>;
-    /** Enter one room, e.g. `{board_id: 'b1'}`, and be shown there as `meta`. The same room gives the same object. */
+    /**
+     * Subscribe to one room, e.g. `{board_id: 'b1'}`, and be shown there as `meta`. The same room gives the same object. What the
+     * server refuses is an `error`, and said on the console.
+     */
     presence<Meta = any>(room: Record<string, RoomName>, meta?: Meta): Presence<Meta>;
     /**
      * Send a message of the app's own to its `@ws.on(type)`. Without a connection it waits for one; false when too many do, and
-     * it is not sent. What is under way when a connection breaks may be lost.
+     * it is not sent. What is under way when a connection breaks may be lost, and so may what is sent faster than the server's
+     * `rate_limit`: an `error` with RATE_LIMITED says so.
      */
     send(type: string, data?: unknown): boolean;
     /** Try now instead of waiting. */

@@ -20,9 +20,22 @@ const MOST_HELD = 5_000;
 // Bytes that the browser may hold for a socket which takes none, before messages wait here, where they are counted.
 const MOST_BUFFERED = 1 << 20;
 
-// How the messages that have waited are sent: as many at once, then as many each second. Servers allow 40 and 20.
+// How many messages are sent by themselves at once, and then each second. Servers take 40 and 20.
 const BURST = 20;
 const RATE = 10;
+
+// Milliseconds after which a question is asked again that a server had no rate left for.
+const RESEND = 1_000;
+
+// How the longest wait between two tries grows with each of them: slowly at first, so that a server that was away for some
+// seconds is found within five.
+const GROWTH = 1.5;
+
+// The most milliseconds that a browser's timer takes.
+const LONGEST = 2 ** 31 - 1;
+
+// A try that has lasted so long, in milliseconds, may have been begun without a network.
+const HANGING = 1_000;
 
 const EVENTS = new Set([
     'task.created', 'task.updated', 'task.deleted', 'project.created', 'project.updated', 'board.updated',
@@ -48,7 +61,7 @@ export function connect(url, options = {}) {
 }
 
 export class RefusedError extends Error {
-    constructor({ code, message, details = '' }) {
+    constructor({ code = '', message = 'The server refused', details = '' } = {}) {
         super(details ? `${message} (${details})` : message);
         this.name = 'RefusedError';
         this.code = code;
@@ -59,16 +72,20 @@ export class RefusedError extends Error {
 // --- Presence ---------------------------------------------------------------------------------------------------------
 
 // A Map, not an object: an identity may be called "__proto__".
-let takePresence;
+let takePresence, endPresence;
 
 export class Presence {
     static {
         takePresence = (presence, type, data) => presence.#take(type, data);
+        endPresence = (presence) => presence.#end();
     }
 
     #people = new Map();
+    // Those of whom it was told that they are here; more than are known while a room is too large to name them.
+    #told = new Map();
     #count = 0;
     #complete = false;
+    #takes = 0;
     #joins = new Set();
     #leaves = new Set();
     #changes = new Set();
@@ -98,42 +115,58 @@ export class Presence {
     update(meta) { this.#update(meta); }
     leave() { this.#leave(); }
 
-    #take(type, data) {
-        const before = this.#people;
-        this.#count = data.count;
-        if (type === 'presence.state') {
-            // In a very large room only the number is told.
-            this.#complete = data.present !== undefined;
-            this.#people = new Map(Object.entries(data.present ?? {}));
-            if (this.#complete) this.#tellAll(before, this.#people);
-        } else if (data.joins !== undefined || data.leaves !== undefined) {
-            const after = new Map(before);
-            for (const [who, gone] of Object.entries(data.leaves ?? {})) without(after, who, gone);
-            for (const [who, come] of Object.entries(data.joins ?? {})) {
+    // `data` is that of presence.state or presence.diff.
+    #take(type, { count, present, joins, leaves }) {
+        const mine = this.#takes += 1;
+        this.#count = count;
+        // In a very large room only the number is told.
+        this.#complete = type === 'presence.state' ? present !== undefined : joins !== undefined || leaves !== undefined;
+        if (!this.#complete) {
+            this.#people = new Map();
+        } else if (type === 'presence.state') {
+            this.#people = peopleIn(present);
+        } else {
+            const after = new Map(this.#people);
+            for (const [who, gone] of peopleIn(leaves)) without(after, who, gone);
+            for (const [who, come] of peopleIn(joins)) {
                 without(after, who, come);  // one that is known shows something else now
                 after.set(who, [...(after.get(who) ?? []), ...come]);
             }
             this.#people = after;
-            this.#tellAll(before, after);
-        } else {
-            this.#complete = false;
-            this.#people = new Map();
+        }
+        if (this.#complete) {
+            const before = this.#told;
+            this.#told = this.#people;
+            for (const [listeners, news] of changes(before, this.#people, this.#leaves, this.#joins)) {
+                tell(listeners, news);
+                if (mine !== this.#takes) return;  // left by who was told
+            }
         }
         tell(this.#changes, this);
     }
 
-    #tellAll(before, after) {
-        for (const [who, entries] of before) {
-            const left = new Set((after.get(who) ?? []).map((entry) => entry.ref));
-            const gone = entries.filter((entry) => !left.has(entry.ref));
-            gone.forEach((entry, n) => tell(this.#leaves, { who, ...entry, last: left.size === 0 && n === gone.length - 1 }));
-        }
-        for (const [who, entries] of after) {
-            const known = new Set((before.get(who) ?? []).map((entry) => entry.ref));
-            const come = entries.filter((entry) => !known.has(entry.ref));
-            come.forEach((entry, n) => tell(this.#joins, { who, ...entry, first: !before.has(who) && n === 0 }));
-        }
+    #end() {
+        this.#takes += 1;
+        for (const listeners of [this.#joins, this.#leaves, this.#changes]) listeners.clear();
     }
+}
+
+// Who has gone and who has come between two maps of people, each with those who are to be told.
+function* changes(before, after, leaves, joins) {
+    for (const [who, entries] of before) {
+        const left = new Set((after.get(who) ?? []).map((entry) => entry.ref));
+        const gone = entries.filter((entry) => !left.has(entry.ref));
+        for (const [n, entry] of gone.entries()) yield [leaves, { who, ...entry, last: !left.size && n === gone.length - 1 }];
+    }
+    for (const [who, entries] of after) {
+        const known = new Set((before.get(who) ?? []).map((entry) => entry.ref));
+        const come = entries.filter((entry) => !known.has(entry.ref));
+        for (const [n, entry] of come.entries()) yield [joins, { who, ...entry, first: !before.has(who) && n === 0 }];
+    }
+}
+
+function peopleIn(found) {
+    return new Map(Object.entries(found ?? {}).filter(([, entries]) => Array.isArray(entries)));
 }
 
 function without(people, who, entries) {
@@ -147,15 +180,18 @@ function without(people, who, entries) {
 export class Connection {
     #url;
     #options;
-    #status = { state: 'connecting' };
     #ended = false;
     #listeners = new Map();
-    #stateListeners = new Set();
     #reloadListeners = new Set();
+    #stateListeners = new Set();
+    #status = { state: 'connecting' };
+    // Changes of state that are to be told yet: one that comes about while another is told waits for it.
+    #untold = [];
 
     #socket = null;
     // Counts the tries, so that what belongs to an earlier one is known as such.
     #try = 0;
+    #tryAt = 0;
     #token;
     #usedToken;
     #opened = false;
@@ -173,22 +209,28 @@ export class Connection {
     #watcher = null;
 
     #position;
-    // The ids of the events that came while the position stood still.
-    #seen = new Set();
     // What is heard, once the server has agreed: null for everything.
     #rooms;
-    // What was asked of the server and is not answered yet, in order.
+    // What the server is asked for, in order; the first may have been sent, and is answered before the next one is.
     #asked = [];
-    #resender = null;
     #ref = 0;
+    #resender = null;
+    // The ids that came while a past was asked for; and the last that did not move the position.
+    #seen = new Set();
+    #passed = null;
+    // How many events the server has said it replays, less those that have come.
+    #replaying = 0;
     #presences = new Map();
 
     #waiting = [];
-    #drainer = null;
+    // How many messages may be sent by themselves now, and when that was so.
+    #allowance = { count: BURST, at: 0 };
+    #pumper = null;
 
-    // Why the page is being loaded, and whether it has to be once more.
+    // Why the page is being loaded, and why it has to be once more; after a final close, why it is still to be.
     #loading = null;
     #loadAgain = null;
+    #loadOwed = null;
     #loadTimer = null;
     #loadWaiters = [];
     #loads = 0;
@@ -201,19 +243,22 @@ export class Connection {
                 throw new TypeError(`connect: ${name} must be a function, not ${typeof options[name]}`);
             }
         }
-        this.#options = { ...DEFAULTS, ...defined(options) };
+        this.#options = { ...DEFAULTS, ...defined(options), token: options.token ?? undefined };
         this.#url = socketUrl(url);
         this.#position = options.since ?? null;
-        this.#rooms = options.filters === undefined ? null : held(options.filters);
+        this.#rooms = options.filters == null ? null : roomsOf(options.filters);
         if (options.onReload) this.#reloadListeners.add(options.onReload);
-        if (options.onState) this.#stateListeners.add(options.onState);
-        globalThis.addEventListener?.('online', this.#wake);
+        globalThis.addEventListener?.('online', this.#online);
         globalThis.addEventListener?.('offline', this.#doubt);
         globalThis.addEventListener?.('pagehide', this.#freeze);
         globalThis.addEventListener?.('pageshow', this.#thaw);
         globalThis.document?.addEventListener('visibilitychange', this.#wake);
         // Once the page has added its listeners.
-        queueMicrotask(() => this.#connect(true));
+        queueMicrotask(() => {
+            if (this.#ended) return;
+            if (options.onState) this.onState(options.onState);
+            if (!this.#try) this.#connect();
+        });
     }
 
     get state() { return this.#status.state; }
@@ -231,8 +276,10 @@ export class Connection {
 
     onState(fn) {
         check(fn);
-        tell(new Set([fn]), this.#status);
-        return adding(this.#stateListeners, fn);
+        const told = this.#status;
+        const end = adding(this.#stateListeners, fn);
+        tell([fn], told);
+        return end;
     }
 
     onReload(fn) {
@@ -241,13 +288,14 @@ export class Connection {
     }
 
     reload() {
-        const promise = new Promise((resolve, reject) => {
-            if (this.#status.state === 'closed') reject(new Error(`The connection is closed: ${this.#status.reason}`));
-            else this.#loadWaiters.push({ resolve, reject });
-        });
-        promise.catch(() => {});  // whoever does not look at it need not
-        this.#reload('asked');
-        return promise;
+        return quiet(new Promise((resolve, reject) => {
+            if (this.#status.state === 'closed') {
+                reject(closedError(this.#status));
+            } else {
+                this.#loadWaiters.push({ resolve, reject });
+                this.#reload('asked');
+            }
+        }));
     }
 
     subscribe(rooms, { since } = {}) {
@@ -255,26 +303,24 @@ export class Connection {
     }
 
     unsubscribe(rooms) {
-        const gone = named(rooms);
-        for (const [key, name] of gone) this.#forget(roomKey(key, name));
-        return this.#ask({ type: 'unsubscribe', rooms: gone });
+        const left = named(rooms);
+        for (const [key, name] of left) this.#forget(roomKey(key, name));
+        // The next connection is not to begin with them.
+        if (!this.#opened) this.#removeRooms(left);
+        return this.#ask({ type: 'unsubscribe', rooms: left });
     }
 
     presence(room, meta) {
         const rooms = named(room);
         if (rooms.length !== 1) throw new TypeError("presence: name one room, e.g. {board_id: 'b1'}");
-        const [[key, name]] = rooms;
-        const id = roomKey(key, name);
+        const id = roomKey(...rooms[0]);
         let found = this.#presences.get(id);
         if (!found) {
-            found = { rooms, meta: meta ?? {}, asked: null, presence: null };
+            const isHere = () => this.#presences.get(id) === found;
+            found = { rooms, meta: meta ?? {}, shown: undefined, asked: null };
             found.presence = new Presence(
-                (newMeta) => {
-                    if (this.#presences.get(id) === found) this.#show(found, newMeta);
-                },
-                () => {
-                    if (this.#presences.get(id) === found) this.unsubscribe(room).catch(() => {});
-                },
+                (newMeta) => { if (isHere()) this.#show(found, newMeta); },
+                () => { if (isHere()) this.unsubscribe(room); },
             );
             this.#presences.set(id, found);
             this.#show(found, found.meta);
@@ -288,12 +334,13 @@ export class Connection {
         if (this.#status.state === 'closed') return false;
         const text = JSON.stringify({ type, data });
         if (!this.#waiting.length && this.#canSend()) {
+            this.#spend(1);
             this.#socket.send(text);
             return true;
         }
         if (this.#waiting.length >= this.#options.sendQueue) return false;
         this.#waiting.push(text);
-        this.#drain(1);
+        this.#pump();
         return true;
     }
 
@@ -303,38 +350,45 @@ export class Connection {
 
     close() {
         if (this.#ended) return;
-        this.#end({ code: 1000, reason: 'closed by the page' });
         this.#ended = true;
-        globalThis.removeEventListener?.('online', this.#wake);
+        globalThis.removeEventListener?.('online', this.#online);
         globalThis.removeEventListener?.('offline', this.#doubt);
         globalThis.removeEventListener?.('pagehide', this.#freeze);
         globalThis.removeEventListener?.('pageshow', this.#thaw);
         globalThis.document?.removeEventListener('visibilitychange', this.#wake);
-        for (const listeners of [this.#listeners, this.#stateListeners, this.#reloadListeners]) listeners.clear();
+        this.#listeners.clear();
+        this.#reloadListeners.clear();
+        for (const { presence } of this.#presences.values()) endPresence(presence);
         this.#presences.clear();
+        if (this.#status.state !== 'closed') this.#end({ code: 1000, reason: 'closed by the page' });
+        // They are told of this last one; where another is being told just now, by who tells it.
+        if (!this.#untold.length) this.#stateListeners.clear();
     }
 
     // Connecting -------------------------------------------------------------------------------------------------------
 
-    async #connect(first = false) {
-        if (this.#ended || (first && this.#try)) return;
-        this.#drop();
-        const mine = this.#try;
+    async #connect() {
+        if (this.#ended) return;
+        const mine = this.#drop();
+        this.#tryAt = now();
         this.#failures += 1;
+        this.#usedToken = undefined;
         this.#set({ ...this.#status, state: 'connecting', retryAt: undefined });
         if (mine !== this.#try) return;  // closed by who was told
 
         this.#timer = setTimeout(() => this.#lost(undefined, 'The server did not answer in time.'), this.#options.connectWait);
         const protocols = [];
         if (this.#options.token !== undefined) {
+            let token;
             try {
-                const token = this.#usedToken = await this.#freshToken();
-                if (mine !== this.#try) return;
-                protocols.push('cartows', `bearer.${token}`);
+                token = await this.#freshToken();
             } catch (error) {
                 if (mine === this.#try) this.#lost(undefined, `The page's token function failed: ${error?.message ?? error}`);
                 return;
             }
+            if (mine !== this.#try) return;
+            this.#token = this.#usedToken = token;
+            protocols.push('cartows', `bearer.${token}`);
         }
 
         const { url, rest } = this.#query();
@@ -357,87 +411,93 @@ export class Connection {
     }
 
     async #freshToken() {
-        if (typeof this.#options.token !== 'function') return this.#options.token;
-        if (this.#token === undefined) {
-            const token = await this.#options.token();
-            if (typeof token !== 'string' || !token) throw new Error(`it returned ${token === '' ? 'nothing' : typeof token}`);
-            this.#token = token;
-        }
-        return this.#token;
+        const { token } = this.#options;
+        if (typeof token !== 'function') return token;
+        if (this.#token !== undefined) return this.#token;
+        const found = await token();
+        if (typeof found !== 'string' || !found) throw new Error(`it returned ${found === '' ? 'nothing' : typeof found}`);
+        return found;
     }
 
     // Returns the URL of the next try, and the rooms that it has no space for.
     #query() {
         const url = new URL(this.#url);
         const rest = [];
-        if (this.#rooms) {
-            let length = 0;
-            // Without a room it would hear everything.
-            if (![...this.#rooms.values()].some((names) => names.size)) url.searchParams.set('rooms', 'none');
-            for (const [key, names] of this.#rooms) {
-                for (const name of names) {
-                    length += new URLSearchParams([[key, name]]).toString().length + 1;
-                    if (length <= QUERY_ROOM) url.searchParams.append(key, name); else rest.push([key, name]);
+        let length = 0, some = false;
+        for (const [key, names] of this.#rooms ?? []) {
+            for (const name of names) {
+                const size = new URLSearchParams([[key, name]]).toString().length + 1;
+                if (length + size > QUERY_ROOM) {
+                    rest.push([key, name]);
+                } else {
+                    length += size;
+                    some = true;
+                    url.searchParams.append(key, name);
                 }
             }
         }
+        // Without a room it would hear everything.
+        if (this.#rooms && !some) url.searchParams.set('rooms', 'none');
         if (this.#position !== null) url.searchParams.set('since', this.#position);
         return { url: url.href, rest };
     }
 
-    #open(rest, resumed) {
+    // `position` is the one behind which the other rooms are asked for.
+    #open(rest, position) {
         clearTimeout(this.#timer);
         this.#opened = true;
         this.#openedAt = now();
+        this.#allowance = { count: BURST, at: now() };
         this.#watch();
         if (rest.length) {
-            // Their past behind the same position: it is brought before they are heard live.
-            this.#ask({ type: 'subscribe', rooms: rest, since: resumed ?? undefined, own: true }).catch((error) => {
-                for (const [key, name] of rest) this.#rooms?.get(key)?.delete(name);
+            this.#ask({ type: 'subscribe', rooms: rest, since: position ?? undefined, own: true }).catch((error) => {
+                if (!(error instanceof RefusedError)) return;
+                this.#removeRooms(rest);
                 console.error(`cartows: some rooms are not heard any more: ${error.message}`);
             });
         }
         for (const entered of this.#presences.values()) this.#show(entered, entered.meta);
         this.#set({ state: 'open' });
-        this.#tellServer();
-        this.#drain(BURST);
+        this.#pump();
     }
 
     #lost(code, reason = '') {
         const advice = this.#advice;
         const opened = this.#opened;
         if (opened && now() - this.#openedAt >= STEADY) this.#failures = 0;
-        this.#drop();
+        const mine = this.#drop();
         const otherwise = opened ? 'The connection broke.' : 'The server cannot be reached.';
         const why = { code, reason: reason || advice?.reason || otherwise };
-        this.#askAgain();
-        if (code === EXPIRED && typeof this.#options.token === 'function') {
-            this.#token = undefined;
-        } else if (advice?.reconnect === false || isFinal(code) || (code === EXPIRED && this.#options.token !== undefined)) {
+        const { token } = this.#options;
+        // A token that is a text will not be another one.
+        const isStale = code === EXPIRED && token !== undefined && typeof token !== 'function';
+        const isOver = isStale || (code !== EXPIRED && (isFinal(code) || advice?.reconnect === false));
+        if (isOver) {
             this.#end(why);
             return;
         }
-        if (!opened) {
+        if (!opened || code === EXPIRED) {
             // It may be the token that was not accepted: a browser does not say.
             this.#token = undefined;
-            // Whoever cannot be told of changes can still be shown something.
-            if (this.#position === null && !this.#shown) this.#reload('first');
         }
+        // Whoever cannot be told of changes can still be shown something.
+        if (!opened && this.#position === null && !this.#shown) this.#reload('first');
         this.#wait(why, advice?.retry_after_ms);
-        if (!opened && (this.#failures <= 2 || this.#failures % 5 === 0)) this.#explain();
+        if (mine === this.#try && !opened && (this.#failures <= 2 || this.#failures % 5 === 0)) this.#explain();
     }
 
-    #wait(why, retryAfter = 0) {
-        clearTimeout(this.#timer);
+    #wait(why, retryAfter) {
+        const asked = Number.isFinite(retryAfter) && retryAfter > 0 ? Math.min(retryAfter, LONGEST) : 0;
         const [least, most] = this.#options.backoff;
-        const ceiling = Math.min(most, least * 2 ** Math.min(this.#failures + 1, 30));
+        const ceiling = Math.min(most, 2 * least * GROWTH ** Math.min(this.#failures, 100));
         // All of it by chance: those who were dropped together do not come back together.
-        const pause = retryAfter > 0 ? retryAfter : least + Math.random() * Math.max(0, ceiling - least);
-        this.#notBefore = now() + Math.max(0, retryAfter);
+        const pause = asked || least + Math.random() * Math.max(0, ceiling - least);
+        this.#notBefore = now() + asked;
         this.#waitUntil(why, now() + pause);
     }
 
     #waitUntil(why, at) {
+        clearTimeout(this.#timer);
         const pause = Math.max(0, at - now());
         this.#timer = setTimeout(() => {
             if (hidden()) this.#set({ ...this.#status, retryAt: null }); else this.#connect();
@@ -445,19 +505,23 @@ export class Connection {
         this.#set({ ...why, state: 'waiting', retryAt: hidden() ? null : Date.now() + pause });
     }
 
-    // Somebody looks at the page again, or there is a network again.
+    // Somebody looks at the page again.
     #wake = () => {
-        if (hidden() || this.#ended) return;
-        if (this.#status.state === 'waiting') {
-            if (now() >= this.#notBefore) this.#connect();
-            else {
-                clearTimeout(this.#timer);
-                const { code, reason } = this.#status;
-                this.#waitUntil({ code, reason }, this.#notBefore);
-            }
-        } else {
+        if (hidden()) return;
+        if (this.#status.state !== 'waiting') {
             this.#doubt();
+        } else if (now() >= this.#notBefore) {
+            this.#connect();
+        } else {
+            const { code, reason } = this.#status;
+            this.#waitUntil({ code, reason }, this.#notBefore);
         }
+    };
+
+    // There is a network again: a try that was begun without one may hang for long.
+    #online = () => {
+        const hangs = this.#status.state === 'connecting' && now() - this.#tryAt > HANGING;
+        if (hangs && !hidden()) this.#connect(); else this.#wake();
     };
 
     // The network may have changed beneath the connection: ask now instead of when it is time.
@@ -467,12 +531,13 @@ export class Connection {
 
     // A page that the browser keeps for its back button may hold no socket.
     #freeze = (event) => {
-        if (!event.persisted || this.#ended || this.#status.state === 'closed' || this.#status.state === 'waiting') return;
+        if (!event.persisted || this.#status.state === 'closed') return;
+        const waits = this.#status.state === 'waiting';
+        const again = waits ? this.#status : { reason: 'The page was left.' };
+        if (!waits) this.#notBefore = 0;
         this.#drop();
-        this.#askAgain();
         this.#failures = 0;
-        this.#notBefore = 0;
-        this.#set({ state: 'waiting', reason: 'The page was left.', retryAt: null });
+        this.#set({ ...again, state: 'waiting', retryAt: null });
     };
 
     #thaw = (event) => {
@@ -485,27 +550,30 @@ export class Connection {
         const url = new URL(this.#query().url);
         url.protocol = url.protocol === 'wss:' ? 'https:' : 'http:';
         if (url.origin !== globalThis.location?.origin || typeof fetch !== 'function') return;
-        const headers = { Accept: 'application/json' };
-        if (this.#usedToken !== undefined) headers.Authorization = `Bearer ${this.#usedToken}`;
+        const headers = { Accept: 'application/json', 'X-Cartows-Explain': '1' };
+        if (this.#options.token !== undefined) {
+            // One who was asked for it and had none has not been refused.
+            if (this.#usedToken === undefined) return;
+            headers.Authorization = `Bearer ${this.#usedToken}`;
+        }
         this.#question = new AbortController();
-        let response, body = {};
+        let response, body;
         try {
             response = await fetch(url, { headers, cache: 'no-store', redirect: 'manual', signal: this.#question.signal });
-            body = (await response.json()) ?? {};
+            body = await response.json();
         } catch {
             if (!response) return;
         }
         if (mine !== this.#try || this.#status.state !== 'waiting') return;
         const { status } = response;
-        const code = status || undefined;
-        const said = typeof body.message === 'string' ? body.message : '';
+        const said = typeof body?.message === 'string' ? body.message : '';
         if (response.type === 'opaqueredirect') {
             this.#explained({ reason: 'The app redirects instead of connecting: is a login missing?' });
         } else if (status === 403 || status === 501 || (status === 401 && typeof this.#options.token !== 'function')) {
-            this.#end({ code, reason: said || `The server refused with ${status}.` });
+            this.#end({ code: status, reason: said || `The server refused with ${status}.` });
         } else if (status === 401) {
-            this.#explained({ code, reason: said || 'The token was not accepted.' });
-        } else if (body.code === 'NOT_A_WEBSOCKET_REQUEST') {
+            this.#explained({ code: status, reason: said || 'The token was not accepted.' });
+        } else if (body?.code === 'NOT_A_WEBSOCKET_REQUEST') {
             // Once may be a server that has just come up.
             if (this.#failures > 1) {
                 this.#explained({
@@ -513,14 +581,10 @@ export class Connection {
                 });
             }
         } else {
+            const why = { code: status, reason: said || `The server answered ${status} at ${url.pathname}.` };
             const seconds = Number(response.headers.get('Retry-After'));
-            const reason = said || `The server answered ${status} at ${url.pathname}.`;
-            if (seconds > 0) {
-                // Not all of them in that very second.
-                this.#wait({ code, reason }, seconds * 1000 * (1 + Math.random() / 2));
-            } else {
-                this.#explained({ code, reason });
-            }
+            // Not all of them in that very second.
+            if (seconds > 0) this.#wait(why, seconds * 1000 * (1 + Math.random() / 2)); else this.#explained(why);
         }
     }
 
@@ -530,43 +594,56 @@ export class Connection {
         this.#set({ ...this.#status, ...why });
     }
 
-    // Lets go of the socket, whatever state it is in, and of what belongs to it.
+    // Lets go of the socket, whatever state it is in, and of what belongs to it. Returns the number of the try that follows.
     #drop(code) {
-        this.#try += 1;
-        clearTimeout(this.#timer);
-        clearTimeout(this.#watcher);
-        clearTimeout(this.#drainer);
-        clearTimeout(this.#resender);
+        for (const timer of [this.#timer, this.#watcher, this.#pumper, this.#resender]) clearTimeout(timer);
         this.#question?.abort();
-        this.#drainer = null;
+        this.#pumper = null;
         this.#pinged = null;
         this.#advice = null;
         this.#opened = false;
+        this.#replaying = 0;
+        this.#passed = null;
+        // What it was asked is known by the next query, or asked again.
+        this.#asked = this.#asked.filter((ask) => !ask.own);
+        for (const ask of this.#asked) {
+            ask.sent = false;
+            if (ask.type === 'unsubscribe') this.#removeRooms(ask.rooms);
+        }
         const socket = this.#socket;
         this.#socket = null;
         if (socket) {
             socket.onmessage = socket.onclose = socket.onerror = null;
             socket.close(code);
         }
+        return this.#try += 1;
     }
 
     #end(why) {
         this.#drop(1000);
         clearTimeout(this.#loadTimer);
-        this.#waiting.length = 0;
-        this.#held.length = 0;
-        this.#seen.clear();
-        this.#loading = this.#loadAgain = null;
         this.#loads += 1;
-        for (const waiter of this.#loadWaiters.splice(0)) waiter.reject(new Error(`The connection is closed: ${why.reason}`));
-        for (const ask of this.#asked.splice(0)) ask.reject(new Error(`The connection is closed: ${why.reason}`));
+        // Should the page try again, it still is to be loaded.
+        this.#loadOwed = stronger(this.#loadOwed, stronger(this.#loading, this.#loadAgain));
+        this.#loading = this.#loadAgain = null;
+        this.#waiting.length = this.#held.length = 0;
+        this.#seen.clear();
+        for (const { reject } of [...this.#loadWaiters.splice(0), ...this.#asked.splice(0)]) reject(closedError(why));
         if (why.code !== 1000) console.warn(`cartows: closed for good: ${why.code ?? ''} ${why.reason}`);
         this.#set({ ...why, state: 'closed' });
     }
 
     #set(status) {
+        const before = this.#status;
         this.#status = defined(status);
-        tell(this.#stateListeners, this.#status);
+        if (['state', 'code', 'reason', 'retryAt'].every((name) => before[name] === this.#status[name])) return;
+        this.#untold.push(this.#status);
+        if (this.#untold.length > 1) return;  // told by who tells the one before
+        while (this.#untold.length) {
+            tell(this.#stateListeners, this.#untold[0]);
+            this.#untold.shift();
+        }
+        if (this.#ended) this.#stateListeners.clear();
     }
 
     // A sign of life ---------------------------------------------------------------------------------------------------
@@ -577,17 +654,16 @@ export class Connection {
         const { pingInterval, pongWait } = this.#options;
         const due = this.#pinged === null ? this.#heard + pingInterval : this.#pinged + pongWait;
         this.#watcher = setTimeout(() => {
-            if (this.#pinged !== null) {
-                if (this.#heard < this.#pinged) return this.#lost(undefined, 'The server is silent.');
-                this.#pinged = null;
-            }
-            if (now() - this.#heard >= pingInterval) this.#ping(); else this.#watch();
+            if (this.#pinged !== null) this.#lost(undefined, 'The server is silent.');
+            else if (now() - this.#heard >= pingInterval) this.#ping();
+            else this.#watch();
         }, Math.max(0, due - now()));
     }
 
     #ping() {
         this.#pinged = now();
-        this.#socket.send(JSON.stringify({ type: 'ping', ref: 'ping' }));
+        // One that is closing already says so soon, or is given up.
+        if (this.#socket.readyState === 1) this.#socket.send(JSON.stringify({ type: 'ping', ref: 'ping' }));
         this.#watch();
     }
 
@@ -595,25 +671,29 @@ export class Connection {
 
     #receive(text, rest) {
         this.#heard = now();
+        if (this.#pinged !== null) {
+            this.#pinged = null;
+            this.#watch();
+        }
         let message;
         try {
             message = JSON.parse(text);
         } catch {
-            // As of what is no object, below.
+            // As of what is no message, below.
         }
         if (typeof message?.type !== 'string') {
             console.error('cartows: the server sent something that is no message of its protocol');
             return;
         }
         const { type, id, data } = message;
-        const since = this.#position;
-        if (id !== undefined && type !== 'subscribed' && !this.#move(type, id)) return;
+        if (!this.#opened && type !== 'disconnect') {
+            this.#begin(message, rest);
+        } else if (id !== undefined) {
+            const isNews = this.#move(type, id);
+            if (this.#replaying && !CONTROL.has(type)) this.#replayed(this.#replaying - 1);
+            if (!isNews) return;
+        }
         switch (type) {
-            case 'connected':
-                this.#open(rest, since);
-                if (data?.recovered === false) this.#reload('history');
-                else if (since === null) this.#reload('first');
-                break;
             case 'pong':
                 // In the place of what was lost stands one that nobody has asked for.
                 if (data?.incomplete && message.ref === undefined) this.#reload('incomplete');
@@ -638,23 +718,44 @@ export class Connection {
                 this.#refused(message);
                 break;
         }
-        if (!this.#opened && type !== 'disconnect' && this.#socket) this.#open(rest, since);  // no greeting, but it speaks
         if (this.#loading && (EVENTS.has(type) || (id !== undefined && !CONTROL.has(type)))) this.#hold(message);
         else this.#emit(message);
     }
 
+    // The first message: `connected`, or another one where the server has no greeting.
+    #begin({ type, id, data }, rest) {
+        const before = this.#position;
+        const recovered = type === 'connected' ? data?.recovered : undefined;
+        // The past of the other rooms, and of those that are asked for, is still to come: it is not to be skipped.
+        if (id !== undefined && !(recovered && rest.length)) this.#position = id;
+        this.#replayed(recovered ? data.replayed : 0);
+        this.#open(rest, recovered ? before : this.#position);
+        const owed = this.#loadOwed;
+        this.#loadOwed = null;
+        if (recovered === false) this.#reload('history');
+        else if (owed !== null) this.#reload(owed);
+        else if (before === null) this.#reload('first');
+    }
+
+    // Takes note of how many events are still to be replayed: an answer amid them would have a position that lies before some.
+    #replayed(left) {
+        this.#replaying = left > 0 ? left : 0;
+        clearTimeout(this.#resender);
+        // They are fewer than was said where the server has taken a room away.
+        if (this.#replaying) this.#resender = setTimeout(() => this.#replayed(0), this.#options.pongWait);
+        else this.#pump();
+    }
+
     // Takes note of an id; returns false for an event that was here already.
     #move(type, id) {
-        const standing = this.#asked.some((ask) => ask.since !== undefined);
-        if (!standing) {
-            this.#position = id;
-            return true;
-        }
-        // A past is being brought: what comes is older than the position, and would come again after a broken connection.
-        if (CONTROL.has(type)) return true;
-        if (this.#seen.has(id)) return false;
-        this.#seen.add(id);
-        return true;
+        const isEvent = !CONTROL.has(type);
+        const known = isEvent && this.#seen.has(id);
+        // It may come again with a past that is asked for, perhaps on another connection.
+        if (isEvent && this.#asked.some((each) => each.since !== undefined)) this.#seen.add(id);
+        const [ask] = this.#asked;
+        if (ask?.since === undefined || !(ask.sent || ask.own)) this.#position = id;
+        else if (isEvent) this.#passed = id;  // a past is brought, which is older than the position
+        return !known;
     }
 
     #emit(message) {
@@ -668,23 +769,26 @@ export class Connection {
 
     #hold(message) {
         this.#held.push(message);
-        if (this.#held.length > MOST_HELD) this.#reload(this.#loading);
+        if (this.#held.length > MOST_HELD) this.#reload('incomplete');
     }
 
     #reload(reason) {
         if (this.#status.state === 'closed') return;
-        // What waits is older than what is loaded now, and may be older than what was lost.
-        this.#held.length = 0;
+        // What was held is older than what was lost, and would put back what is loaded now.
+        if (LOST.has(reason)) this.#held.length = 0;
         if (this.#loading === null) this.#load(reason);
-        else if (!LOST.has(this.#loadAgain)) this.#loadAgain = reason;
+        else this.#loadAgain = stronger(this.#loadAgain, reason);
     }
 
     async #load(reason, failures = 0) {
         const { load } = this.#options;
-        const loaders = [...(load ? [load] : []), ...(LOST.has(reason) ? this.#reloadListeners : [])];
+        const mine = this.#loads += 1;
         this.#shown = true;
         this.#loading = reason;
-        const mine = this.#loads += 1;
+        // The page's functions run by themselves, not in the midst of what is being done here.
+        await null;
+        if (mine !== this.#loads) return;  // closed meanwhile
+        const loaders = [...(load ? [load] : []), ...(LOST.has(reason) ? this.#reloadListeners : [])];
         let failed = false;
         // All of them begin at once, and one that fails keeps no other from it.
         for (const { status, reason: error } of await Promise.allSettled(loaders.map(async (fn) => fn(reason)))) {
@@ -693,125 +797,143 @@ export class Connection {
                 report(error);
             }
         }
-        if (mine !== this.#loads) return;  // closed meanwhile
-        const again = this.#loadAgain;
+        if (mine !== this.#loads) return;
+        const again = failed ? stronger(reason, this.#loadAgain) : this.#loadAgain;
         this.#loadAgain = null;
         if (failed) {
             const [least, most] = this.#options.backoff;
             const pause = least + Math.random() * Math.min(most, least * 2 ** Math.min(failures, 30));
-            this.#loadTimer = setTimeout(() => this.#load(again ?? reason, failures + 1), pause);
+            this.#loadTimer = setTimeout(() => this.#load(again, failures + 1), pause);
         } else if (again !== null) {
             this.#load(again);
         } else {
             this.#loading = null;
-            for (const message of this.#held.splice(0)) this.#emit(message);
-            for (const { resolve } of this.#loadWaiters.splice(0)) resolve();
+            const waiters = this.#loadWaiters.splice(0);
+            // Who is told may ask for another load: then the rest waits for that.
+            while (this.#held.length && this.#loading === null) this.#emit(this.#held.shift());
+            for (const { resolve } of waiters) resolve();
         }
     }
 
-    // Rooms ------------------------------------------------------------------------------------------------------------
+    // Asking -----------------------------------------------------------------------------------------------------------
 
     #ask(ask) {
-        const promise = new Promise((resolve, reject) => {
+        return quiet(new Promise((resolve, reject) => {
+            if (this.#status.state === 'closed') {
+                reject(closedError(this.#status));
+                return;
+            }
             Object.assign(ask, { resolve, reject, ref: String(++this.#ref), sent: false });
-        });
-        promise.catch(() => {});  // whoever does not look at it need not
-        if (this.#status.state === 'closed') {
-            ask.reject(new Error(`The connection is closed: ${this.#status.reason}`));
-        } else {
-            this.#asked.push(ask);
-            this.#tellServer();
-        }
-        return promise;
+            // Those that a connection begins with come first: the position waits for them.
+            if (ask.own) this.#asked.unshift(ask); else this.#asked.push(ask);
+            this.#pump();
+        }));
     }
 
-    #tellServer() {
-        if (!this.#opened || !this.#socket) return;
-        for (const ask of this.#asked.filter((each) => !each.sent)) {
-            ask.sent = true;
-            const data = { ...grouped(ask.rooms), since: ask.since, presence: ask.meta };
-            this.#socket.send(JSON.stringify({ type: ask.type, data, ref: ask.ref }));
-        }
+    #sendAsk(ask) {
+        if (!ask.sent && !ask.own) this.#passed = null;
+        ask.sent = true;
+        ask.again = false;
+        const data = { ...grouped(ask.rooms), since: ask.since, presence: ask.meta };
+        this.#socket.send(JSON.stringify({ type: ask.type, data, ref: ask.ref }));
+        this.#resendIn(this.#options.pongWait);
+    }
+
+    // One that is not answered was not handled, for want of rate: a server says that, but not always of which.
+    #resendIn(wait) {
+        clearTimeout(this.#resender);
+        this.#resender = setTimeout(() => {
+            const [ask] = this.#asked;
+            if (ask?.sent) ask.again = true;
+            this.#pump();
+        }, wait);
     }
 
     #answered({ id, data, ref }) {
-        const found = this.#asked.findIndex((ask) => ask.ref === ref);
         const { recovered, replayed, ...rooms } = data ?? {};
-        this.#rooms = new Map(Object.entries(rooms).map(([key, names]) => [key, new Set(names)]));
+        this.#rooms = new Map();
+        for (const [key, names] of Object.entries(rooms).filter(([, names]) => Array.isArray(names))) {
+            this.#rooms.set(key, new Set(names));
+            this.#keepInUrl(key, (name) => names.includes(name));
+        }
+        const [ask] = this.#asked;
+        const settled = ask !== undefined && ask.ref === ref;
         // Those that the query had no space for are held all the same.
-        for (const own of this.#asked.filter((ask) => ask.own)) this.#addRooms(own.rooms);
-        for (const [room, { rooms: [[key, name]] }] of this.#presences) {
-            // Taken away by the server, or left. One that was entered just now is on its way.
-            const asked = this.#asked.some((ask) => ask.meta !== undefined && roomKey(...ask.rooms[0]) === room);
-            if (!asked && !this.#rooms.get(key)?.has(name)) this.#forget(room);
-        }
-        if (found < 0) return;
-        const [ask] = this.#asked.splice(found, 1);
-        if (ask.type === 'unsubscribe') this.#removeRooms(ask.rooms);
-        if (!this.#asked.some((each) => each.since !== undefined)) {
-            this.#seen.clear();
-            if (id !== undefined) this.#position = id;
-        }
-        if (recovered === false) this.#reload('history');
-        ask.resolve();
-    }
-
-    // The connection is gone: what it was asked is known by the next query, or asked again.
-    #askAgain() {
-        this.#asked = this.#asked.filter((ask) => !ask.own);
-        for (const ask of this.#asked) {
-            ask.sent = false;
+        if (ask?.own) for (const [key, name] of ask.rooms) addTo(this.#rooms, key, name);
+        if (settled) {
+            this.#asked.shift();
             if (ask.type === 'unsubscribe') this.#removeRooms(ask.rooms);
+            if (ask.since !== undefined && id !== undefined) this.#position = id;
+            this.#settle();
+            if (recovered === false) this.#reload('history');
+            ask.resolve();
         }
-    }
-
-    #addRooms(rooms) {
-        for (const [key, name] of rooms) this.#rooms.set(key, (this.#rooms.get(key) ?? new Set()).add(name));
-    }
-
-    #removeRooms(rooms) {
-        for (const [key, name] of rooms) {
-            this.#rooms?.get(key)?.delete(name);
-            // One that the page wrote into the URL itself.
-            const left = this.#url.searchParams.getAll(key).filter((each) => each !== name);
-            this.#url.searchParams.delete(key);
-            for (const each of left) this.#url.searchParams.append(key, each);
+        for (const [room, entered] of this.#presences) {
+            // Taken away by the server, or left. One that is still asked for is on its way.
+            const [[key, name]] = entered.rooms;
+            if (!entered.asked && !this.#rooms.get(key)?.has(name)) this.#forget(room);
         }
-        this.#rooms ??= new Map();
     }
 
     #refused({ data, ref }) {
         if (data?.code === 'RATE_LIMITED') {
-            // It does not say what was not handled. Whatever was is answered twice, which does no harm.
-            clearTimeout(this.#resender);
-            this.#resender = setTimeout(() => {
-                for (const ask of this.#asked) ask.sent = false;
-                this.#tellServer();
-            }, 1000);
+            if (this.#asked[0]?.sent) this.#resendIn(RESEND);
             return;
         }
-        const found = this.#asked.findIndex((ask) => ask.ref === ref);
-        if (found >= 0) this.#asked.splice(found, 1)[0].reject(new RefusedError(data));
+        const [ask] = this.#asked;
+        if (!ask?.sent || ask.ref !== ref) return;
+        this.#asked.shift();
+        // No past was brought: what came meanwhile was live.
+        if (ask.since !== undefined && this.#passed !== null) this.#position = this.#passed;
+        this.#settle();
+        ask.reject(new RefusedError(data));
+    }
+
+    #settle() {
+        clearTimeout(this.#resender);
+        if (!this.#asked.some((ask) => ask.since !== undefined)) this.#seen.clear();
+        this.#pump();
+    }
+
+    #removeRooms(rooms) {
+        this.#rooms ??= new Map();
+        for (const [key, name] of rooms) {
+            this.#rooms.get(key)?.delete(name);
+            this.#keepInUrl(key, (each) => each !== name);
+        }
+    }
+
+    // Of the rooms that the page wrote into the URL itself those stay that are held.
+    #keepInUrl(key, isHeld) {
+        const names = this.#url.searchParams.getAll(key);
+        if (names.every(isHeld)) return;
+        this.#url.searchParams.delete(key);
+        for (const name of names.filter(isHeld)) this.#url.searchParams.append(key, name);
     }
 
     // Presence ---------------------------------------------------------------------------------------------------------
 
     #show(entered, meta) {
         entered.meta = meta;
-        // What is not told yet is told as it is now; each connection is told anew.
+        // What is not told yet is told as it is now.
         if (entered.asked && !entered.asked.sent) {
             entered.asked.meta = meta;
             return;
         }
         const ask = { type: 'subscribe', rooms: entered.rooms, meta };
         entered.asked = ask;
-        this.#ask(ask).catch((error) => {
-            if (error instanceof RefusedError) {
-                console.error(`cartows: this page is not shown in ${entered.rooms[0].join('=')}: ${error.message}`);
-                this.#forget(roomKey(...entered.rooms[0]));
-            }
-        }).finally(() => {
+        const settled = () => {
             if (entered.asked === ask) entered.asked = null;
+        };
+        this.#ask(ask).then(() => {
+            settled();
+            entered.shown = ask.meta;
+        }, (error) => {
+            settled();
+            if (!(error instanceof RefusedError)) return;
+            console.error(`cartows: this page is not shown in ${entered.rooms[0].join('=')} as it wanted: ${error.message}`);
+            if (entered.shown === undefined) this.#forget(roomKey(...entered.rooms[0]));
+            else if (entered.meta === ask.meta) entered.meta = entered.shown;
         });
     }
 
@@ -829,14 +951,32 @@ export class Connection {
         return this.#opened && this.#socket.readyState === 1 && this.#socket.bufferedAmount < MOST_BUFFERED;
     }
 
-    #drain(most) {
-        if (this.#drainer !== null || !this.#opened) return;
-        for (let n = 0; n < most && this.#waiting.length && this.#canSend(); n++) this.#socket.send(this.#waiting.shift());
-        if (!this.#waiting.length) return;
-        this.#drainer = setTimeout(() => {
-            this.#drainer = null;
-            this.#drain(RATE);
-        }, 1000);
+    #spend(cost) {
+        const { count, at } = this.#allowance;
+        const grown = Math.min(BURST, count + ((now() - at) / 1000) * RATE);
+        this.#allowance = { count: Math.max(0, grown - cost), at: now() };
+        return grown;
+    }
+
+    // Sends what waits: questions first, one at a time, and no more of all than a server takes.
+    #pump() {
+        clearTimeout(this.#pumper);
+        while (this.#canSend()) {
+            const [ask] = this.#asked;
+            const asks = ask !== undefined && !this.#replaying && (!ask.sent || ask.again);
+            if (!asks && !this.#waiting.length) return;
+            // A room counts for more where somebody is shown in it.
+            const cost = asks ? Math.min(BURST, 1 + ask.rooms.length / (ask.meta === undefined ? 10 : 1)) : 1;
+            const allowed = this.#spend(0);
+            if (allowed < cost) {
+                this.#pumper = setTimeout(() => this.#pump(), ((cost - allowed) / RATE) * 1000 + 1);
+                return;
+            }
+            this.#spend(cost);
+            if (asks) this.#sendAsk(ask); else this.#socket.send(this.#waiting.shift());
+        }
+        // The browser still holds too much of what was sent.
+        if (this.#opened && this.#waiting.length) this.#pumper = setTimeout(() => this.#pump(), 1000 / RATE);
     }
 }
 
@@ -845,6 +985,7 @@ export class Connection {
 // Calls each of those who listen now; one that fails is reported as any error of the page is, and keeps nobody else from it.
 function tell(listeners, argument) {
     for (const fn of [...listeners]) {
+        if (listeners.has && !listeners.has(fn)) continue;  // ended by another
         try {
             fn(argument);
         } catch (error) {
@@ -869,6 +1010,21 @@ function check(fn) {
     if (typeof fn !== 'function') throw new TypeError(`A listener must be a function, not ${typeof fn}`);
 }
 
+// Whoever does not look at a promise is not told by the browser that it failed.
+function quiet(promise) {
+    promise.catch(() => {});
+    return promise;
+}
+
+function closedError({ reason }) {
+    return new Error(`The connection is closed: ${reason}`);
+}
+
+// The one of two reasons to load for which more has to be done.
+function stronger(one, other) {
+    return LOST.has(one) || other === null ? one : other;
+}
+
 function defined(object) {
     return Object.fromEntries(Object.entries(object).filter(([, value]) => value !== undefined));
 }
@@ -889,16 +1045,19 @@ function roomKey(key, name) {
 
 // Rooms as the page names them, as pairs of texts.
 function named(rooms) {
-    const pairs = Object.entries(typeof rooms === 'object' && rooms !== null ? rooms : {}).flatMap(([key, names]) => {
-        return (Array.isArray(names) ? names : [names]).map((name) => {
-            if ((typeof name !== 'string' && !Number.isInteger(name)) || name === '') {
-                throw new TypeError(`A room is named by a text or a whole number: ${key} is ${JSON.stringify(name)}`);
-            }
-            return [key, String(name)];
-        });
-    });
+    const pairs = pairsOf(rooms);
     if (!pairs.length) throw new TypeError("Name at least one room, e.g. {board_id: 'b1'}");
     return pairs;
+}
+
+function pairsOf(rooms) {
+    if (typeof rooms !== 'object' || rooms === null) throw new TypeError("Name rooms by their key, e.g. {board_id: 'b1'}");
+    return Object.entries(rooms).flatMap(([key, names]) => (Array.isArray(names) ? names : [names]).map((name) => {
+        if ((typeof name !== 'string' && !Number.isInteger(name)) || name === '') {
+            throw new TypeError(`A room is named by a text or a whole number: ${key} is ${JSON.stringify(name)}`);
+        }
+        return [key, String(name)];
+    }));
 }
 
 function grouped(pairs) {
@@ -907,10 +1066,12 @@ function grouped(pairs) {
     return rooms;
 }
 
-// The same as a map; none at all are no mistake here.
-function held(rooms) {
-    const pairs = Object.values(rooms).flat().length ? named(rooms) : [];
+function roomsOf(rooms) {
     const found = new Map();
-    for (const [key, name] of pairs) found.set(key, (found.get(key) ?? new Set()).add(name));
+    for (const [key, name] of pairsOf(rooms)) addTo(found, key, name);
     return found;
+}
+
+function addTo(rooms, key, name) {
+    rooms.set(key, (rooms.get(key) ?? new Set()).add(name));
 }

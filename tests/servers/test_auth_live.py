@@ -164,7 +164,7 @@ BY_QUERY: dict[str, tuple[str, dict[str, str | None], int]] = {
     "another token by authorization": ("access_token={}", {"Authorization": "Bearer x.y.z"}, 401),
     "another token by subprotocol": ("access_token={}", {"Sec-WebSocket-Protocol": "cartows, bearer.x.y.z"}, 401),
     "another origin": ("access_token={}", {"Origin": "https://evil.example"}, 403),
-    "no upgrade": ("access_token={}", {"Upgrade": None, "Connection": "close"}, 401),
+    "no upgrade": ("access_token={}", {"Upgrade": None, "Connection": "close", "X-Cartows-Explain": "1"}, 401),
     "another version": ("access_token={}", {"Sec-WebSocket-Version": "12"}, 426),
     "too many rooms": ("access_token={}&" + "&".join(f"board_id={each}" for each in range(101)), {}, 403),
 }

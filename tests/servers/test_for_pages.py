@@ -36,7 +36,7 @@ def test_the_script_is_served_beside_the_route(server: Server) -> None:
 def test_a_browser_keeps_the_script_and_asks_whether_it_has_changed(serve: Serve) -> None:
     server = serve(kind=GTHREAD)
     first = server.get("/ws/cartows.js")
-    assert first.headers["Cache-Control"] == "no-cache"
+    assert {"no-cache", "max-age=0"} & set(first.headers["Cache-Control"].split(", "))
     again = server.get("/ws/cartows.js", headers={"If-None-Match": first.headers["ETag"]})
     assert (again.status, again.body) == (304, b"")
 
@@ -55,38 +55,48 @@ def test_each_blueprint_has_its_script(serve: Serve) -> None:
 # Refusals -----------------------------------------------------------------------------------------------------------------
 
 
+def explain(server: Server, path: str, **headers: str) -> Response:
+    return server.get(path, headers={"X-Cartows-Explain": "1", **headers})
+
+
 def told(response: Response) -> tuple[int, str]:
     return response.status, response.json["code"]
 
 
 def test_whoever_asks_by_http_is_told_what_an_upgrade_would_be(serve: Serve) -> None:
     server = serve("people", kind=GTHREAD)
-    assert told(server.get("/ws?as=ann")) == (400, "NOT_A_WEBSOCKET_REQUEST")
-    assert told(server.get("/ws?as=nobody")) == (401, "UNAUTHORIZED")
-    assert told(server.get("/ws?as=ann", headers={"Origin": "https://evil.example"})) == (403, "ORIGIN_REFUSED")
-    assert told(server.get("/ws?" + "&".join(f"board_id={each}" for each in range(101)))) == (403, "TOO_MANY_FILTERS")
+    assert told(explain(server, "/ws?as=ann")) == (400, "NOT_A_WEBSOCKET_REQUEST")
+    assert told(explain(server, "/ws?as=nobody")) == (401, "UNAUTHORIZED")
+    assert told(explain(server, "/ws?as=ann", Origin="https://evil.example")) == (403, "ORIGIN_REFUSED")
+    rooms = "&".join(f"board_id={each}" for each in range(101))
+    assert told(explain(server, f"/ws?{rooms}")) == (403, "TOO_MANY_FILTERS")
     server.post("/denied", [["board_id", "secret"]])
-    refused = server.get("/ws?as=ann&board_id=open&board_id=secret")
+    refused = explain(server, "/ws?as=ann&board_id=open&board_id=secret")
     assert told(refused) == (403, "FORBIDDEN")
     assert "board_id=secret" in refused.json["message"]
     server.post("/denied", [])
 
 
+def test_a_request_that_does_not_ask_for_it_asks_the_app_nothing(serve: Serve) -> None:
+    server = serve("people", kind=GTHREAD)
+    for path in ("/ws?as=ann", "/ws?as=nobody", "/ws?as=ann&board_id=secret"):
+        assert told(server.get(path)) == (400, "NOT_A_WEBSOCKET_REQUEST")
+
+
 def test_whoever_asks_by_http_is_told_that_there_is_no_place(serve: Serve) -> None:
     server = serve("people", kind=GTHREAD, config={"CARTOWS_MAX_CLIENTS_PER_USER": 1, "CARTOWS_MAX_CLIENTS": 2})
-    first = server.connect("/ws?as=ann")
-    refused = server.get("/ws?as=ann")
+    server.connect("/ws?as=ann")
+    refused = explain(server, "/ws?as=ann")
     assert told(refused) == (429, "TOO_MANY_OF_USER")
     assert int(refused.headers["Retry-After"]) > 0
-    second = server.connect("/ws?as=bob")
-    assert told(server.get("/ws?as=eve")) == (503, "FULL")
-    assert first.connection.protocol.state.name == second.connection.protocol.state.name == "OPEN"
+    server.connect("/ws?as=bob")
+    assert told(explain(server, "/ws?as=eve")) == (503, "FULL")
 
 
 def test_a_question_takes_no_place(serve: Serve) -> None:
     server = serve("people", kind=GTHREAD, config={"CARTOWS_MAX_CLIENTS": 1})
     for _ in range(3):
-        assert server.get("/ws?as=ann").status == 400
+        assert explain(server, "/ws?as=ann").status == 400
     server.connect("/ws?as=ann")
 
 
@@ -128,6 +138,17 @@ def test_too_many_rooms_and_forbidden_ones_are_refused_with_the_ref(serve: Serve
     server.post("/denied", [])
 
 
+def test_an_app_that_fails_is_an_answer_with_the_ref(serve: Serve) -> None:
+    server = serve("hooks", kind=GTHREAD)
+    server.expected_tracebacks.append("the app's authorize fails")
+    server.post("/rules", {"deny": [], "fail": [["board_id", "b1"]]})
+    peer = server.connect()
+    peer.send({"type": "subscribe", "data": {"board_id": "b1"}, "ref": "mine"})
+    answer = peer.receive()
+    assert (answer["type"], answer["ref"]) == ("error", "mine")
+    server.post("/rules", {"deny": [], "fail": []})
+
+
 @pytest.mark.parametrize("ref", [1, None, {}, ["a"], "x" * 65, True])
 def test_a_ref_that_is_none_is_left_out(serve: Serve, ref: object) -> None:
     peer = serve(kind=GTHREAD).connect()
@@ -164,10 +185,12 @@ def test_rooms_beside_none_are_heard(serve: Serve) -> None:
 
 
 @pytest.mark.parametrize("kind", BOTH_WAYS, ids=str)
-def test_whoever_may_not_hear_everything_may_connect_without_a_room(serve: Serve, kind: object) -> None:
+def test_who_is_known_and_may_not_hear_everything_may_connect_without_a_room(serve: Serve, kind: object) -> None:
     server = serve("people", kind=kind)
     server.post("/denied", [[None, None]])
     assert server.raw().open("/ws?as=ann").status == 403
+    # Of whom the app knows nothing it is asked: that may be all that keeps people out.
+    assert server.raw().open("/ws?rooms=none").status == 403
     peer = server.connect("/ws?as=ann&rooms=none")
     assert subscribe(peer, board_id="b1") == {"board_id": ["b1"]}
     server.post("/denied", [])

@@ -205,11 +205,11 @@ def refused(redis: Redis) -> Iterator[None]:
     before, began = commands(redis), time.monotonic()
     try:
         yield
-        rate = (commands(redis) - before) / (time.monotonic() - began)
+        tried, took = commands(redis) - before, time.monotonic() - began
     finally:
         redis.do("HSET", META, "version", "1")
-    # It is tried again, and not as fast as can be.
-    assert rate < 300, rate
+    # It is tried again, and not as fast as can be; at first each of several threads does so at once.
+    assert tried < 150 + 300 * took, (tried, took)
 
 
 def commands(redis: Redis) -> int:

@@ -57,6 +57,8 @@ export interface Message<Data = any, Type extends string = string> {
     /** The position behind this event; opaque. */
     id?: string;
     data: Data;
+    /** In an answer: that of the message it answers. */
+    ref?: string;
     /** A sentence, in an `error` message. */
     error?: string;
 }
@@ -84,6 +86,7 @@ export interface Events extends TypedEvents {
 
 /** What is wrong with something that was asked of the server: the `data` of an `error` message. */
 export class RefusedError extends Error {
+    private constructor();
     code: ErrorEvent['code'];
     details: string;
 }
@@ -148,6 +151,7 @@ export interface Entry<Meta = any> {
 
 /** Who is in a room: a live map from identities to their tabs. */
 export class Presence<Meta = any> implements ReadonlyMap<string, readonly Entry<Meta>[]> {
+    private constructor();
     /** How many people are there. */
     readonly count: number;
     /** False while only `count` is known: at first, without a connection for the first time, and in very large rooms. */
@@ -163,7 +167,10 @@ export class Presence<Meta = any> implements ReadonlyMap<string, readonly Entry<
     readonly [Symbol.toStringTag]: string;
     /** Be told of each tab that comes; `first` when it is that person's only one. Returns what ends this. */
     onJoin(fn: (join: Entry<Meta> & { who: string; first: boolean }) => void): () => void;
-    /** Be told of each tab that goes; `last` when nothing is left of that person. Returns what ends this. */
+    /**
+     * Be told of each tab that goes; `last` when nothing is left of that person. Not of those who stay when this page leaves the
+     * room, or is taken out of it: then the map is empty, and `onChange` is told. Returns what ends this.
+     */
     onLeave(fn: (leave: Entry<Meta> & { who: string; last: boolean }) => void): () => void;
     /** Be told once after each change, one that only replaces what somebody shows included. Returns what ends this. */
     onChange(fn: (presence: Presence<Meta>) => void): () => void;
@@ -198,7 +205,7 @@ export class Connection {
      * come on this connection. Settles once the server has answered, after a reconnect if need be; rejects with RefusedError, and
      * when the connection is closed for good. Questions are asked one at a time, at a pace that servers take.
      */
-    subscribe(rooms: Rooms, options?: { since?: string }): Promise<void>;
+    subscribe(rooms: Rooms, options?: { since?: string | null }): Promise<void>;
     /** Hear fewer rooms, and leave those where this page is shown. Settles as `subscribe` does. */
     unsubscribe(rooms: Rooms): Promise<void>;
     /**
@@ -209,10 +216,10 @@ export class Connection {
     /**
      * Send a message of the app's own to its `@ws.on(type)`. Without a connection it waits for one; false when too many do, and
      * it is not sent. What is under way when a connection breaks may be lost, and so may what is sent faster than the server's
-     * `rate_limit`: an `error` with RATE_LIMITED says so.
+     * `rate_limit`: an `error` with RATE_LIMITED says so. (It may also speak of a question of this client's, which is asked again.)
      */
     send(type: string, data?: unknown): boolean;
-    /** Try now instead of waiting. */
+    /** Try now instead of waiting, or after the server has closed for good; not after `close()`. */
     retry(): void;
     /** End it for good. */
     close(): void;

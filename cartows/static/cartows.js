@@ -72,11 +72,12 @@ export class RefusedError extends Error {
 // --- Presence ---------------------------------------------------------------------------------------------------------
 
 // A Map, not an object: an identity may be called "__proto__".
-let takePresence, endPresence;
+let takePresence, leavePresence, endPresence;
 
 export class Presence {
     static {
         takePresence = (presence, type, data) => presence.#take(type, data);
+        leavePresence = (presence) => presence.#left();
         endPresence = (presence) => presence.#end();
     }
 
@@ -142,6 +143,15 @@ export class Presence {
                 if (mine !== this.#takes) return;  // left by who was told
             }
         }
+        tell(this.#changes, this);
+    }
+
+    // Nobody has gone: it is this page that does not see them any more.
+    #left() {
+        this.#takes += 1;
+        this.#people = this.#told = new Map();
+        this.#count = 0;
+        this.#complete = false;
         tell(this.#changes, this);
     }
 
@@ -269,13 +279,11 @@ export class Connection {
     }
 
     on(type, fn) {
-        check(fn);
         if (!this.#listeners.has(type)) this.#listeners.set(type, new Set());
         return adding(this.#listeners.get(type), fn);
     }
 
     onState(fn) {
-        check(fn);
         const told = this.#status;
         const end = adding(this.#stateListeners, fn);
         tell([fn], told);
@@ -283,7 +291,6 @@ export class Connection {
     }
 
     onReload(fn) {
-        check(fn);
         return adding(this.#reloadListeners, fn);
     }
 
@@ -598,7 +605,6 @@ export class Connection {
     #drop(code) {
         for (const timer of [this.#timer, this.#watcher, this.#pumper, this.#resender]) clearTimeout(timer);
         this.#question?.abort();
-        this.#pumper = null;
         this.#pinged = null;
         this.#advice = null;
         this.#opened = false;
@@ -788,6 +794,7 @@ export class Connection {
         // The page's functions run by themselves, not in the midst of what is being done here.
         await null;
         if (mine !== this.#loads) return;  // closed meanwhile
+        for (const waiter of this.#loadWaiters) waiter.begun = true;
         const loaders = [...(load ? [load] : []), ...(LOST.has(reason) ? this.#reloadListeners : [])];
         let failed = false;
         // All of them begin at once, and one that fails keeps no other from it.
@@ -798,21 +805,22 @@ export class Connection {
             }
         }
         if (mine !== this.#loads) return;
-        const again = failed ? stronger(reason, this.#loadAgain) : this.#loadAgain;
-        this.#loadAgain = null;
         if (failed) {
+            const again = stronger(reason, this.#loadAgain);
+            this.#loadAgain = null;
             const [least, most] = this.#options.backoff;
             const pause = least + Math.random() * Math.min(most, least * 2 ** Math.min(failures, 30));
             this.#loadTimer = setTimeout(() => this.#load(again, failures + 1), pause);
-        } else if (again !== null) {
-            this.#load(again);
-        } else {
-            this.#loading = null;
-            const waiters = this.#loadWaiters.splice(0);
-            // Who is told may ask for another load: then the rest waits for that.
-            while (this.#held.length && this.#loading === null) this.#emit(this.#held.shift());
-            for (const { resolve } of waiters) resolve();
+            return;
         }
+        // Also where the page has asked for another load: all this is older than that. Behind what was lost it waits.
+        if (!LOST.has(this.#loadAgain)) for (const message of this.#held.splice(0)) this.#emit(message);
+        if (mine !== this.#loads) return;  // closed by who was told
+        for (const { resolve } of this.#loadWaiters.filter((waiter) => waiter.begun)) resolve();
+        this.#loadWaiters = this.#loadWaiters.filter((waiter) => !waiter.begun);
+        const again = this.#loadAgain;
+        this.#loading = this.#loadAgain = null;
+        if (again !== null) this.#load(again);
     }
 
     // Asking -----------------------------------------------------------------------------------------------------------
@@ -942,7 +950,7 @@ export class Connection {
         if (!found) return;
         this.#presences.delete(room);
         this.#asked = this.#asked.filter((ask) => ask !== found.asked || ask.sent);
-        takePresence(found.presence, 'presence.state', { count: 0, present: {} });
+        leavePresence(found.presence);
     }
 
     // Sending ----------------------------------------------------------------------------------------------------------
@@ -976,7 +984,9 @@ export class Connection {
             if (asks) this.#sendAsk(ask); else this.#socket.send(this.#waiting.shift());
         }
         // The browser still holds too much of what was sent.
-        if (this.#opened && this.#waiting.length) this.#pumper = setTimeout(() => this.#pump(), 1000 / RATE);
+        const [ask] = this.#asked;
+        const asks = ask !== undefined && (!ask.sent || ask.again);
+        if (this.#opened && (asks || this.#waiting.length)) this.#pumper = setTimeout(() => this.#pump(), 1000 / RATE);
     }
 }
 

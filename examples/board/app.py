@@ -43,8 +43,8 @@ def kept_secret(path):
     return path.read_text()
 
 
-if not app.config["SECRET_KEY"]:
-    app.config["SECRET_KEY"] = kept_secret(Path(app.instance_path) / "secret_key")
+# Digits in the environment are a number by now.
+app.config["SECRET_KEY"] = str(app.config["SECRET_KEY"] or kept_secret(Path(app.instance_path) / "secret_key"))
 
 db.init_app(app)
 ws.init_app(app)

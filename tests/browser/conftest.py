@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Playwright, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Playwright, expect, sync_playwright
 
 from ..servers.conftest import Serve, fleet, serve, tls
 from ..servers.harness import HOST, Plan, Server
@@ -26,6 +26,8 @@ from .station import Station
 from .tab import Tab
 
 __all__ = ["fleet", "serve", "tls"]
+
+expect.set_options(timeout=DEADLINE * 1000)
 
 
 class OpenTab(Protocol):

@@ -46,7 +46,7 @@ def main() -> int:
             file=sys.stderr,
         )
         return 1
-    return subprocess.run([node, "--test", "--test-reporter=spec", *tests], check=False).returncode
+    return subprocess.run([node, "--test", "--test-reporter=spec", *tests], check=False, timeout=600).returncode
 
 
 if __name__ == "__main__":

@@ -44,17 +44,25 @@ class Planner:
 
     def start(self) -> None:
         environment = {
-            **os.environ,
+            **{name: value for name, value in os.environ.items() if not name.startswith(("FLASK_", "GUNICORN_", "WEB_"))},
             "PYTHONPATH": str(ROOT),
             "FLASK_SECRET_KEY": "for these tests alone",
             "FLASK_SQLALCHEMY_DATABASE_URI": f"sqlite:///{self._directory / 'board.sqlite'}",
         }
-        command = [sys.executable, "-m", "gunicorn", "--chdir", str(ROOT / "examples" / "board"), "-k", "gthread"]
+        settings = ROOT / "tests" / "apps" / "gunicorn_settings.py"
+        command = [sys.executable, "-m", "gunicorn", "-c", str(settings), "--chdir", str(ROOT / "examples" / "board")]
         with (self._directory / "server.log").open("ab") as log:
             self._process = subprocess.Popen(
-                [*command, "--threads", "8", "-b", f"{HOST}:{self.port}", "app:app"], env=environment, stdout=log, stderr=log
+                [*command, "-k", "gthread", "--threads", "8", "-b", f"{HOST}:{self.port}", "app:app"],
+                env=environment,
+                stdout=log,
+                stderr=log,
             )
-        wait_for(self._answers, self.log)
+        try:
+            wait_for(self._answers, self.log)
+        except BaseException:
+            self.kill()
+            raise
 
     def _answers(self) -> bool:
         assert self._process.poll() is None, self.log()
@@ -69,7 +77,11 @@ class Planner:
 
     def stop(self) -> None:
         self._process.send_signal(signal.SIGTERM)
-        assert self._process.wait(DEADLINE) == 0, self.log()
+        try:
+            code = self._process.wait(DEADLINE)
+        finally:
+            self.kill()  # does nothing to one that has ended
+        assert code == 0, self.log()
 
     def kill(self) -> None:
         self._process.kill()
@@ -124,7 +136,8 @@ class Person:
         found.get_by_test_id("add-card").click()
         found.get_by_test_id("new-title").fill(title)
         found.get_by_test_id("add").click()
-        found.locator("[data-task-id]", has_text=title).wait_for()
+        # Once the server has it.
+        found.locator("[data-task-id]:not(.waiting)", has_text=title).wait_for()
 
     def drag(self, title: str, column: str, above: str | None = None) -> None:
         """Drag a card with the mouse, in steps as a hand does: above another one, or to the end of a column."""

@@ -11,7 +11,7 @@ SECONDS = 5
 
 # The longest that a page may show nothing new and answer no click, in milliseconds. Two cores are shared by Chromium, the
 # server and whatever else runs here.
-FROZEN = 500
+FROZEN = 1000
 
 # Notes the longest time between two frames, and that of each task over 50 ms.
 WATCH = """() => {

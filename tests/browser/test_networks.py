@@ -13,7 +13,7 @@ from .tab import NO_NETWORK, Tab
 
 # Milliseconds between two tries; long enough for two of them never to be one.
 QUICK = [50, 200]
-WATCHFUL = {"backoff": QUICK, "pingInterval": 300, "pongWait": 300}
+WATCHFUL = {"backoff": QUICK, "pingInterval": 300, "pongWait": 1500}
 
 
 def change(server: Server, board: str, count: int = 10) -> None:

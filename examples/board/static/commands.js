@@ -1,6 +1,6 @@
 // What a user can do to the tasks, columns and boards: shown at once, sent, and taken back with a word when it failed.
 
-import { change } from './call.js';
+import { call, change } from './call.js';
 import { dropTask, known, patch, positionAt, putBoard, putProject, putTask, taskOf, tasksByColumn } from './store.js';
 import { toast } from './say.js';
 
@@ -28,7 +28,15 @@ export function createTask(columnId, title, more = {}) {
         id, title, notes: '', label: '', due: null, ...more, version: 0, waiting: true,
         board_id: known.boardId, column_id: columnId, position: positionAt(list, list.length),
     });
-    const send = async () => putTask(await change('POST', `/columns/${columnId}/tasks`, { id, title, ...more }));
+    const send = async () => {
+        try {
+            putTask(await change('POST', `/columns/${columnId}/tasks`, { id, title, ...more }));
+        } catch (error) {
+            // It may be the answer alone that was lost: what is there is not to be added again.
+            if (error.status !== undefined) throw error;
+            putTask(await call('GET', `/tasks/${id}`).catch(() => { throw error; }));
+        }
+    };
     return attempt(`“${title}” was not added`, send, undo);
 }
 

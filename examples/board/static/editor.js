@@ -46,9 +46,11 @@ export function start() {
         const id = edited?.id;
         edited = null;
         if (id && cardOf(id)) focusCard(id);
+        else document.querySelector('#board [tabindex="0"]')?.focus();
     });
     onChange((dirty) => {
-        if (dirty.tasks.has(edited?.id)) follow();
+        if (edited && edited.board_id !== known.boardId && !changed().length) finish();
+        else if (dirty.tasks.has(edited?.id)) follow();
     });
 }
 
@@ -93,7 +95,9 @@ function read(name) {
 }
 
 function write(name, value) {
-    form.elements[name].value = value ?? '';
+    // Radio buttons take no value that is empty.
+    if (name === 'label') for (const button of form.elements.label) button.checked = button.value === (value ?? '');
+    else form.elements[name].value = value ?? '';
 }
 
 function changed() {
@@ -158,6 +162,10 @@ async function save() {
     if (!title) {
         part('wrong').textContent = 'A card needs a title.';
         form.elements.title.focus();
+        return;
+    }
+    if (deleted && edited.board_id !== known.boardId) {
+        part('wrong').textContent = 'Another board is in view. Go back to this card’s own first.';
         return;
     }
     if (deleted) {

@@ -17,7 +17,7 @@ export function start() {
         // Focus that goes elsewhere takes nothing along; while a card is moved on the page it is nowhere for a moment.
         if (lifted && event.relatedTarget && event.relatedTarget !== cardOf(lifted.id)) putBack();
     });
-    board.addEventListener('pointerdown', () => putBack());
+    addEventListener('pointerdown', () => putBack());
     addEventListener('keydown', (event) => {
         if (isTyping(event) || event.ctrlKey || event.metaKey || event.altKey || document.querySelector('dialog[open]')) return;
         if (event.key === '?') {
@@ -33,7 +33,10 @@ export function start() {
     });
     byId('help').addEventListener('click', () => byId('shortcuts').showModal());
     onChange(() => {
-        if (lifted && !taskOf(lifted.id)) lifted = null;
+        if (lifted && !taskOf(lifted.id)) {
+            lifted.undo?.();
+            lifted = null;
+        }
     });
 }
 

@@ -4,7 +4,7 @@ import { call } from './call.js';
 import { byId, setText } from './make.js';
 import { toast } from './say.js';
 import {
-    dropTask, isPatched, known, knows, putBoard, putLists, putPlace, putProject, putState, putTask, setMissing, view,
+    dropTask, forgetAll, isPatched, known, knows, putBoard, putLists, putPlace, putProject, putState, putTask, setMissing, view,
 } from './store.js';
 import { flash } from './view.js';
 
@@ -13,6 +13,7 @@ let connection = null;
 let shown = {};
 let presence = null;
 const presenceListeners = [];
+const listening = new WeakSet();
 
 export async function start(boardId, meta) {
     const { connect } = await import(`${path}/cartows.js`);
@@ -32,19 +33,24 @@ export async function start(boardId, meta) {
         if (knows(data.task_id)) take(data.task); else if (data.board_id === known.boardId) ask(data.task_id);
     });
     connection.on('task.deleted', ({ data }) => dropTask(data.task_id));
-    connection.on('error', ({ error }) => toast(`The server says: ${error}`));
+    connection.on('error', ({ error, data }) => {
+        // What it had no rate left for is asked again by the client.
+        if (data?.code !== 'RATE_LIMITED') toast(`The server says: ${error}`);
+    });
     byId('retry').addEventListener('click', () => connection.retry());
     enter();
 }
 
 // Whatever happens while this runs is held back by the client, and handed out after it.
-async function load() {
+async function load(reason) {
     const boardId = known.boardId;
     const board = boardId ? call('GET', `/boards/${boardId}`).catch((error) => {
         if (error.status !== 404) throw error;
         return null;
     }) : null;
     const [lists, state] = await Promise.all([call('GET', '/projects'), board]);
+    // The server may have come back with an older database, whose versions are lower.
+    if (reason === 'history' || reason === 'restored') forgetAll();
     putLists(lists);
     if (boardId !== known.boardId) return;  // another one is wanted by now, and will be loaded
     if (state) putState(state); else if (boardId) setMissing();
@@ -58,16 +64,36 @@ export async function show(boardId) {
     view(boardId);
     presence = null;
     tellPresence();
+    // What cannot be heard can be looked at all the same.
+    if (connection.state === 'closed') load().catch((error) => toast(error.message));
+    else if (connection.state !== 'open') connection.reload();
+    await hear(boardId, left ? [left] : []);
+}
+
+let asking = 0;
+
+async function hear(boardId, left) {
+    asking += 1;
     try {
         if (boardId) await connection.subscribe({ board_id: boardId });
         if (known.boardId === boardId) {
             enter();
             await connection.reload();
         }
-        if (left && left !== known.boardId) await connection.unsubscribe({ board_id: left });
+        const others = left.filter((id) => id !== known.boardId);
+        if (others.length) await connection.unsubscribe({ board_id: others });
     } catch (error) {
-        toast(`The board cannot be heard: ${error.message}`);
+        // Once it is connected again, if ever, that is seen to.
+        if (connection.state !== 'closed') toast(`The board cannot be heard: ${error.message}`);
+    } finally {
+        asking -= 1;
     }
+}
+
+// After a final close and a Retry the connection hears what it heard before, which may be another board.
+function hearWhatIsShown() {
+    const held = connection?.filters?.board_id ?? [];
+    if (connection && !asking && known.boardId && !held.includes(known.boardId)) hear(known.boardId, held);
 }
 
 // --- Tasks ------------------------------------------------------------------------------------------------------------------
@@ -82,17 +108,23 @@ function takePlaces({ columns, ...places }) {
     for (const [id, place] of Object.entries(places)) if (!putPlace({ id, ...place })) ask(id);
 }
 
-const asked = new Set();
+// By id, whether something newer came while it was asked for: then the answer may be the older one.
+const asked = new Map();
 
 async function ask(id) {
-    if (asked.has(id)) return;
-    asked.add(id);
+    if (asked.has(id)) {
+        asked.set(id, true);
+        return;
+    }
+    asked.set(id, false);
     try {
         take(await call('GET', `/tasks/${id}`));
     } catch (error) {
-        if (error.status === 404) dropTask(id); else console.warn(error);
+        if (error.status === 404) dropTask(id); else connection.reload();
     } finally {
+        const again = asked.get(id);
         asked.delete(id);
+        if (again) ask(id);
     }
 }
 
@@ -110,9 +142,13 @@ export function showMe(meta) {
 function enter() {
     if (!known.boardId) return;
     const mine = presence = connection.presence({ board_id: known.boardId }, shown);
-    mine.onChange(() => {
-        if (mine === presence) tellPresence();
-    });
+    // The same object where the room was not left in between.
+    if (!listening.has(mine)) {
+        listening.add(mine);
+        mine.onChange(() => {
+            if (mine === presence) tellPresence();
+        });
+    }
     tellPresence();
 }
 
@@ -126,11 +162,14 @@ let counting;
 
 function light({ state, reason, retryAt }) {
     clearInterval(counting);
-    const words = { connecting: 'connecting', open: 'live', waiting: 'again', closed: `closed: ${reason}` };
+    const words = { connecting: 'connecting', open: 'live', waiting: 'reconnecting', closed: `closed: ${reason}` };
     byId('light').dataset.state = state;
     byId('light').title = state === 'open' ? 'Changes of others appear at once.' : (reason ?? '');
     setText(byId('light-text'), words[state]);
+    const hadFocus = document.activeElement === byId('retry');
     byId('retry').hidden = state !== 'waiting' && state !== 'closed';
+    if (hadFocus && byId('retry').hidden) document.querySelector('#board [tabindex="0"]')?.focus();
+    if (state === 'open') hearWhatIsShown();
     // The seconds are for the eye alone: nobody wants to be read each of them.
     const count = () => setText(byId('light-seconds'), `in ${Math.max(1, Math.ceil((retryAt - Date.now()) / 1000))} s`);
     if (state === 'waiting' && retryAt) {

@@ -43,6 +43,7 @@ function draw(presence) {
     const seen = people.slice(0, people.length - rest);
     // In a very large room there is only a number.
     const more = presence && !presence.complete ? Math.max(0, presence.count - 1) : rest;
+    let previous = null;
     const there = new Set(seen.map(({ who }) => who));
     for (const [who, item] of shown) {
         if (!there.has(who)) {
@@ -66,7 +67,10 @@ function draw(presence) {
         item.firstElementChild.title = mine ? `${text}: choose a name` : text;
         item.firstElementChild.setAttribute('aria-label', item.firstElementChild.title);
         if (!mine) avatar.setAttribute('role', 'img');
-        list.append(item);
+        // One that stands where it should is not touched: it would lose the focus.
+        const next = previous ? previous.nextElementSibling : list.firstElementChild;
+        if (next !== item) list.insertBefore(item, next);
+        previous = item;
     }
     list.querySelector('.more')?.remove();
     if (more) {

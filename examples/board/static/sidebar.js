@@ -81,26 +81,42 @@ function draw() {
     for (const board of [...known.boards.values()].sort(byRank)) {
         boards.set(board.project_id, [...(boards.get(board.project_id) ?? []), board]);
     }
-    for (const project of [...known.projects.values()].sort(byRank)) {
+    for (const [id, { element, links }] of projects) {
+        for (const [boardId, link] of links) {
+            if (known.boards.has(boardId)) continue;
+            link.parentElement.remove();
+            links.delete(boardId);
+        }
+        if (known.projects.has(id)) continue;
+        element.remove();
+        projects.delete(id);
+    }
+    for (const [number, project] of [...known.projects.values()].sort(byRank).entries()) {
         if (!projects.has(project.id)) projects.set(project.id, makeProject(project.id));
         const { element, name, edit, add, list, links } = projects.get(project.id);
         setText(name, project.name);
         edit.setAttribute('aria-label', `Rename project ${project.name}`);
         add.setAttribute('aria-label', `New board in ${project.name}`);
-        if (!element.isConnected) byId('projects').append(element);
-        for (const board of boards.get(project.id) ?? []) {
+        place(byId('projects'), element, number);
+        for (const [index, board] of (boards.get(project.id) ?? []).entries()) {
             let link = links.get(board.id);
             if (!link) {
                 const label = make('span');
                 link = make('a', { href: `/boards/${board.id}`, data: { boardId: board.id } }, icon('board'), label);
                 links.set(board.id, link);
-                list.append(make('li', {}, link));
+                make('li', {}, link);
             }
+            place(list, link.parentElement, index);
             setText(link.lastElementChild, board.name);
             if (board.id === known.boardId) link.setAttribute('aria-current', 'page');
             else link.removeAttribute('aria-current');
         }
     }
+}
+
+// One that stands where it should is not touched: it would lose the focus.
+function place(parent, child, index) {
+    if (parent.children[index] !== child) parent.insertBefore(child, parent.children[index] ?? null);
 }
 
 function makeProject(id) {

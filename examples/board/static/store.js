@@ -99,6 +99,18 @@ export function putLists(projects) {
     }
 }
 
+// What was known may be of another time than what is put next.
+export function forgetAll() {
+    for (const id of tasks.keys()) mark('tasks', id);
+    tasks.clear();
+    gone.clear();
+    known.projects.clear();
+    known.boards.clear();
+    known.board = null;
+    mark('lists');
+    mark('board');
+}
+
 export function putState({ board, tasks: found }) {
     const there = new Set(found.map((task) => task.id));
     for (const id of [...tasks.keys()]) {

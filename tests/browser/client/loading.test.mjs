@@ -430,3 +430,36 @@ scene('reload() does not hide that events were missed', async (world) => {
     assert.deepEqual(page.reasons(), ['first', 'incomplete']);
     assert.deepEqual(reasons, ['incomplete']);
 });
+
+scene('a page that reloads at each event is handed them all, and loads no oftener than it can', async (world) => {
+    const page = loader();
+    const live = world.connect({ load: page.load });
+    const heard = hear(live);
+    live.on('task.created', () => { live.reload(); });
+    await world.flush();
+    world.socket.greet();
+    for (let n = 1; n <= 30; n++) world.socket.event(n);
+    await world.flush();
+    for (let n = 0; n < page.calls.length; n++) {
+        page.calls[n].resolve();
+        await world.flush();
+    }
+    assert.deepEqual(heard, Array.from({ length: 30 }, (_, n) => n + 1));
+    assert.equal(page.calls.length, 2);
+});
+
+scene('events are handed out although reload() is called again and again', async (world) => {
+    const page = loader();
+    const { live, socket } = await world.open({ load: page.load });
+    const heard = hear(live);
+    for (let n = 1; n <= 5; n++) {
+        socket.event(n);
+        live.reload();
+        await world.flush();
+        page.calls.at(-1).resolve();
+        await world.flush();
+        assert.ok(heard.includes(n));
+    }
+    page.calls.at(-1).resolve();
+    await world.flush();
+});

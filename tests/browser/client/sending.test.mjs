@@ -156,3 +156,16 @@ scene('a message that is sent when told of open does not make those wait that wa
     await world.flush();
     assert.equal(world.socket.sent.length, 11, 'one is sent, the others a second later');
 });
+
+scene('a question behind a socket that takes nothing is asked once it does', async (world) => {
+    const { live, socket } = await world.open({ filters: {} });
+    world.stuck = true;
+    live.send('big', 'x'.repeat(1 << 20));
+    live.subscribe({ board_id: 'b1' });
+    await world.flush();
+    assert.deepEqual(types(socket), ['big']);
+    world.stuck = false;
+    socket.bufferedAmount = 0;
+    await world.pass(1000);
+    assert.deepEqual(types(socket), ['big', 'subscribe']);
+});

@@ -122,14 +122,14 @@ export interface Options {
     since?: string | null;
     /**
      * Fetch what the page shows. Called once connected, unless `since` is given, and again whenever events were missed for good;
-     * also once the first try has failed, so that a page which cannot connect shows something.
+     * also once the first try has failed, so that a page which cannot connect shows something, unless that was for good.
      * What it returns is waited for: events that come meanwhile are handed out after it, so that none is lost in between. When it
      * fails it is tried again, later and later.
      */
     load?: (reason: LoadReason) => unknown;
     /** As `load`, for a page that fetches by itself at first: called only when events were missed for good. */
     onReload?: (reason: LoadReason) => unknown;
-    /** The first of those that `onState` adds. */
+    /** As `onState`, added once the page's own code has run. */
     onState?: (status: Status) => void;
     /** Milliseconds of silence after which the server is asked whether it is there; 25,000. */
     pingInterval?: number;

@@ -254,6 +254,9 @@ export class Connection {
             }
         }
         this.#options = { ...DEFAULTS, ...defined(options), token: options.token ?? undefined };
+        for (const name of ['pingInterval', 'pongWait', 'connectWait']) {
+            this.#options[name] = Math.min(this.#options[name], LONGEST);
+        }
         this.#url = socketUrl(url);
         this.#position = options.since ?? null;
         this.#rooms = options.filters == null ? null : roomsOf(options.filters);
@@ -326,12 +329,12 @@ export class Connection {
             const isHere = () => this.#presences.get(id) === found;
             found = { rooms, meta: meta ?? {}, shown: undefined, asked: null };
             found.presence = new Presence(
-                (newMeta) => { if (isHere()) this.#show(found, newMeta); },
+                (newMeta) => { if (isHere()) this.#show(found, newMeta ?? {}); },
                 () => { if (isHere()) this.unsubscribe(room); },
             );
             this.#presences.set(id, found);
             this.#show(found, found.meta);
-        } else if (meta !== undefined) {
+        } else if (meta != null) {
             this.#show(found, meta);
         }
         return found.presence;
@@ -340,7 +343,8 @@ export class Connection {
     send(type, data) {
         if (this.#status.state === 'closed') return false;
         const text = JSON.stringify({ type, data });
-        if (!this.#waiting.length && this.#canSend()) {
+        // Nothing overtakes a question, or a page that sends without end would never get one out.
+        if (!this.#waiting.length && !this.#hasQuestion() && this.#canSend()) {
             this.#spend(1);
             this.#socket.send(text);
             return true;
@@ -457,8 +461,11 @@ export class Connection {
         this.#allowance = { count: BURST, at: now() };
         this.#watch();
         if (rest.length) {
+            const mine = this.#try;
             this.#ask({ type: 'subscribe', rooms: rest, since: position ?? undefined, own: true }).catch((error) => {
-                if (!(error instanceof RefusedError)) return;
+                if (!(error instanceof RefusedError) || mine !== this.#try) return;
+                // The app has failed for once, and has not said no.
+                if (error.code === 'INTERNAL') return void this.#lost(undefined, error.message);
                 this.#removeRooms(rest);
                 console.error(`cartows: some rooms are not heard any more: ${error.message}`);
             });
@@ -610,6 +617,7 @@ export class Connection {
         this.#opened = false;
         this.#replaying = 0;
         this.#passed = null;
+        for (const entered of this.#presences.values()) entered.shown = undefined;
         // What it was asked is known by the next query, or asked again.
         this.#asked = this.#asked.filter((ask) => !ask.own);
         for (const ask of this.#asked) {
@@ -633,7 +641,6 @@ export class Connection {
         this.#loadOwed = stronger(this.#loadOwed, stronger(this.#loading, this.#loadAgain));
         this.#loading = this.#loadAgain = null;
         this.#waiting.length = this.#held.length = 0;
-        this.#seen.clear();
         for (const { reject } of [...this.#loadWaiters.splice(0), ...this.#asked.splice(0)]) reject(closedError(why));
         if (why.code !== 1000) console.warn(`cartows: closed for good: ${why.code ?? ''} ${why.reason}`);
         this.#set({ ...why, state: 'closed' });
@@ -810,7 +817,11 @@ export class Connection {
             this.#loadAgain = null;
             const [least, most] = this.#options.backoff;
             const pause = least + Math.random() * Math.min(most, least * 2 ** Math.min(failures, 30));
-            this.#loadTimer = setTimeout(() => this.#load(again, failures + 1), pause);
+            this.#loadTimer = setTimeout(() => {
+                const next = stronger(again, this.#loadAgain);
+                this.#loadAgain = null;
+                this.#load(next, failures + 1);
+            }, pause);
             return;
         }
         // Also where the page has asked for another load: all this is older than that. Behind what was lost it waits.
@@ -940,8 +951,12 @@ export class Connection {
             settled();
             if (!(error instanceof RefusedError)) return;
             console.error(`cartows: this page is not shown in ${entered.rooms[0].join('=')} as it wanted: ${error.message}`);
-            if (entered.shown === undefined) this.#forget(roomKey(...entered.rooms[0]));
-            else if (entered.meta === ask.meta) entered.meta = entered.shown;
+            const [[key, name]] = entered.rooms;
+            const room = roomKey(key, name);
+            // Another stands there now, or this one asks for more.
+            if (this.#presences.get(room) !== entered || entered.asked) return;
+            if (entered.shown === undefined || !this.#rooms?.get(key)?.has(name)) this.#forget(room);
+            else entered.meta = entered.shown;
         });
     }
 
@@ -959,6 +974,11 @@ export class Connection {
         return this.#opened && this.#socket.readyState === 1 && this.#socket.bufferedAmount < MOST_BUFFERED;
     }
 
+    #hasQuestion() {
+        const [ask] = this.#asked;
+        return ask !== undefined && !this.#replaying && (!ask.sent || ask.again);
+    }
+
     #spend(cost) {
         const { count, at } = this.#allowance;
         const grown = Math.min(BURST, count + ((now() - at) / 1000) * RATE);
@@ -971,7 +991,7 @@ export class Connection {
         clearTimeout(this.#pumper);
         while (this.#canSend()) {
             const [ask] = this.#asked;
-            const asks = ask !== undefined && !this.#replaying && (!ask.sent || ask.again);
+            const asks = this.#hasQuestion();
             if (!asks && !this.#waiting.length) return;
             // A room counts for more where somebody is shown in it.
             const cost = asks ? Math.min(BURST, 1 + ask.rooms.length / (ask.meta === undefined ? 10 : 1)) : 1;
@@ -984,9 +1004,8 @@ export class Connection {
             if (asks) this.#sendAsk(ask); else this.#socket.send(this.#waiting.shift());
         }
         // The browser still holds too much of what was sent.
-        const [ask] = this.#asked;
-        const asks = ask !== undefined && (!ask.sent || ask.again);
-        if (this.#opened && (asks || this.#waiting.length)) this.#pumper = setTimeout(() => this.#pump(), 1000 / RATE);
+        const waits = this.#hasQuestion() || this.#waiting.length > 0;
+        if (this.#opened && waits) this.#pumper = setTimeout(() => this.#pump(), 1000 / RATE);
     }
 }
 

@@ -428,3 +428,20 @@ scene('sixty rooms do not put the page out when it comes back', async (world) =>
     await world.pass(10_000);
     assert.ok(world.sockets.length <= 2, `put out ${world.sockets.length - 1} times in ten seconds`);
 });
+
+scene('a refusal that comes after one has left and entered again is not for the new one', async (world) => {
+    const { live, socket } = await world.open({ filters: {} });
+    const first = live.presence({ board_id: 'b1' }, { too: 'large' });
+    first.leave();
+    const second = live.presence({ board_id: 'b1' }, { n: 1 });
+    await world.flush();
+    socket.say('error', { ref: socket.of('subscribe')[0].ref, data: { code: 'INVALID_MESSAGE', message: 'Too large.' } });
+    await world.flush();
+    socket.settle('unsubscribe', {}, 0);
+    await world.flush();
+    const enter = socket.of('subscribe').at(-1);
+    assert.deepEqual(enter.data, { board_id: ['b1'], presence: { n: 1 } });
+    socket.say('subscribed', { ref: enter.ref, id: 'e.0', data: { board_id: ['b1'] } });
+    await world.flush();
+    assert.equal(live.presence({ board_id: 'b1' }), second);
+});

@@ -140,3 +140,22 @@ scene('a past that is out of reach loads, and the promise is kept', async (world
     assert.deepEqual(reasons, ['history']);
     assert.deepEqual(live.filters, { board_id: ['b2'] });
 });
+
+scene('retry() after a final close amid a past brings each event once', async (world) => {
+    const { live, socket } = await world.open({ filters: { board_id: 'b1' }, since: 'e.4' }, { n: 4, recovered: true });
+    const [heard, add] = recorder(ids);
+    live.on('task.created', add);
+    live.subscribe({ board_id: 'b2' }, { since: 'e.1' });
+    await world.flush();
+    socket.event(5).event(6);
+    await world.flush();
+    socket.break(1000);
+    await world.flush();
+    live.retry();
+    await world.flush();
+    const after = Number(world.socket.params.get('since').slice(2));
+    world.socket.greet(4, { recovered: true, replayed: 6 - after });
+    for (let n = after + 1; n <= 6; n++) world.socket.event(n);
+    await world.flush();
+    assert.deepEqual(heard, [5, 6]);
+});

@@ -169,3 +169,13 @@ scene('a question behind a socket that takes nothing is asked once it does', asy
     await world.pass(1000);
     assert.deepEqual(types(socket), ['big', 'subscribe']);
 });
+
+scene('a page that sends without end gets its questions out all the same', async (world) => {
+    const { live, socket } = await world.open({ filters: {} });
+    for (let n = 0; n < 300; n++) {
+        live.send('cursor', n);
+        await world.pass(66);
+        if (n === 150) live.subscribe({ board_id: 'b1' });
+    }
+    assert.equal(socket.of('subscribe').length, 1);
+});

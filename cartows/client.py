@@ -420,9 +420,7 @@ class Client:
     def send_internal_error(self, ref: str | None = None) -> None:
         """Say that the app's own code failed, unless the protocol is the app's own; ``ref`` is that of the message."""
         if self.connection.options.greeting:
-            error = new_error_message("INTERNAL", "The server failed to handle the message.")
-            error.ref = ref
-            self.send(error)
+            self.send(new_error_message("INTERNAL", "The server failed to handle the message.", ref=ref))
 
 
 def _unlock_in_child() -> None:

@@ -57,9 +57,7 @@ def answer(client: Client, data: str | bytes) -> None:
 
 
 def _refuse(client: Client, ref: str | None, code: str, message: str, details: str = "") -> None:
-    error = new_error_message(code, message, details)
-    error.ref = ref
-    client.send(error)
+    client.send(new_error_message(code, message, details, ref=ref))
 
 
 def _do(client: Client, message: Mapping[str, Any] | None, ref: str | None) -> None:
@@ -75,9 +73,7 @@ def _do(client: Client, message: Mapping[str, Any] | None, ref: str | None) -> N
     elif kind == MessageType.AUTH_REFRESH:
         _refresh(client, data, ref)
     elif client.hooks is not None and kind in client.hooks.hooks.messages:
-        said = new_message(kind, data)
-        said.ref = ref
-        client.hooks.call(client.hooks.hooks.messages[kind], client, said)
+        client.hooks.call(client.hooks.hooks.messages[kind], client, new_message(kind, data, ref=ref))
     elif kind != MessageType.PONG:
         _refuse(client, ref, "UNKNOWN_TYPE", "The server knows no message of this type.", kind[:100])
 
@@ -132,6 +128,5 @@ def _refresh(client: Client, data: Any, ref: str | None) -> None:
     left = client.renew(fresh)
     if changed:
         client.reauthorize()
-    refreshed = new_message(MessageType.AUTH_REFRESHED, {} if left is None else {"expires_in_ms": round(left * 1000)})
-    refreshed.ref = ref
-    client.send(refreshed)
+    told = {} if left is None else {"expires_in_ms": round(left * 1000)}
+    client.send(new_message(MessageType.AUTH_REFRESHED, told, ref=ref))

@@ -116,7 +116,8 @@ class Gate:
 
         A page is not told why its WebSocket was refused. So it asks for the same URL by HTTP, and is told what it would be.
         """
-        wrong = check_handshake(request)
+        # Without the header `check` has refused what is no handshake: one that is one is not looked at again.
+        wrong = check_handshake(request) if EXPLAIN in request.headers else None
         if wrong is None:
             return None
         if self.hub.closed:

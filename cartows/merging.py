@@ -10,12 +10,9 @@ from __future__ import annotations
 import msgspec
 
 from .frames import Frame
-from .message import Message
+from .message import OBJECT, Message
 
 __all__ = ["merge", "merge_snapshots"]
-
-# Opens one level and leaves what is below as it was written: a number that no float can hold passes unharmed.
-_OBJECT = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 def merge(older: Frame, newer: Frame) -> Frame:
@@ -25,9 +22,9 @@ def merge(older: Frame, newer: Frame) -> Frame:
     no changes or only keys that the newer one has too, or one of them is not written as events are.
     """
     try:
-        message = _OBJECT.decode(newer.payload)
-        data = _OBJECT.decode(message["data"])
-        changes = _merged(_changes(_OBJECT.decode(_OBJECT.decode(older.payload)["data"])), _changes(data))
+        message = OBJECT.decode(newer.payload)
+        data = OBJECT.decode(message["data"])
+        changes = _merged(_changes(OBJECT.decode(OBJECT.decode(older.payload)["data"])), _changes(data))
         if changes is None:
             return newer
         # A key that is there keeps its place.
@@ -68,5 +65,5 @@ def _merged(older: msgspec.Raw | None, newer: msgspec.Raw | None) -> msgspec.Raw
     """Return the changes both make, or None when they are the newer's. Raises DecodeError for what is not an object."""
     if older is None or newer is None:
         return older
-    before, after = _OBJECT.decode(older), _OBJECT.decode(newer)
+    before, after = OBJECT.decode(older), OBJECT.decode(newer)
     return {**before, **after} if before.keys() - after.keys() else None

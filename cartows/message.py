@@ -191,8 +191,8 @@ def _culprit(data: Any, enc_hook: EncodeHook | None, place: str = "data", depth:
 _ENCODER = msgspec.json.Encoder()
 _DECODER = msgspec.json.Decoder()
 
-# Opens one level and leaves what is below as it was written.
-_OBJECT = msgspec.json.Decoder(dict[str, msgspec.Raw])
+# Opens one level and leaves what is below as it was written: a number that no float can hold passes unharmed.
+OBJECT = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 # What a typed event is known by: text and numbers, which do not change.
 _KNOWN_BY = frozenset({"task_id", "board_id", "project_id", "action"})
@@ -203,10 +203,10 @@ def snapshot(message: Message, body: bytes) -> Message:
 
     It says the same from then on, whatever becomes of them. Typed events stay typed; their ids and actions are not replaced.
     """
-    written = _OBJECT.decode(body)
+    written = OBJECT.decode(body)
     data = message.data
     if entity_of(data) is not None:
-        parts = _OBJECT.decode(written["data"])
+        parts = OBJECT.decode(written["data"])
         fields = zip(data.__struct_fields__, data.__struct_encode_fields__, strict=True)
         said = {name: parts[key] for name, key in fields if key in parts and name not in _KNOWN_BY}
         data = msgspec.structs.replace(data, **said)
@@ -253,15 +253,15 @@ def given(value: Any) -> Any:
     return None if isinstance(value, (Mapping, str, list, tuple)) and not value else value
 
 
-def new_message(type: str, data: Any = None) -> Message:
+def new_message(type: str, data: Any = None, *, ref: str | None = None) -> Message:
     """Return a message of that type; Go's ``NewMessage``."""
-    return Message(type=str(type.value if isinstance(type, enum.Enum) else type), data=data)
+    return Message(type=str(type.value if isinstance(type, enum.Enum) else type), data=data, ref=ref)
 
 
-def new_error_message(code: str, message: str, details: str = "") -> Message:
+def new_error_message(code: str, message: str, details: str = "", *, ref: str | None = None) -> Message:
     """Return an ``error`` message, which says it both in ``error`` and in ``data``; Go's ``NewErrorMessage``."""
     event = ErrorEvent(code=code, message=message, details=details)
-    return Message(type=MessageType.ERROR.value, data=event, error=given(message))
+    return Message(type=MessageType.ERROR.value, data=event, error=given(message), ref=ref)
 
 
 def new_task_created_message(task_id: Any, board_id: Any, task: Any, *, project_id: Any = None) -> Message:

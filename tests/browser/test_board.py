@@ -18,6 +18,12 @@ from .tab import BROKEN_SOCKET
 # What a browser says of a network that is gone: the socket, the client's question why, and what the page wanted to load.
 OFFLINE = (BROKEN_SOCKET, "/ws?", "Failed to fetch", "net::ERR_", "The server is out of reach.")
 
+NOTE_THE_WORDS_OF_THE_LIGHT = """() => {
+    const light = document.getElementById('light-text');
+    globalThis.wordsOfTheLight = [];
+    new MutationObserver(() => wordsOfTheLight.push(light.textContent)).observe(light, { childList: true });
+}"""
+
 
 class Join(Protocol):
     """Return somebody else who looks at the sample's first board."""
@@ -259,12 +265,16 @@ def test_two_browsers_are_the_same_after_a_restarted_server(join: Join, planner:
         each.tab.announce(*OFFLINE)
     ann.add("To do", "Before the restart")
     expect(bob.card("Before the restart")).to_be_visible()
+    ann.tab.evaluate(NOTE_THE_WORDS_OF_THE_LIGHT)
     getattr(planner, end)()
     for each in (ann, bob):
         each.await_light("waiting", "connecting")
+    # However often it is tried: each word is read to those who cannot see the light.
+    ann.page.wait_for_timeout(2_000)
     planner.start()
     for each in (ann, bob):
         each.await_light("open")
+    assert ann.tab.evaluate("wordsOfTheLight") == ["reconnecting", "live"]
     bob.add("Done", "After the restart")
     expect(ann.card("After the restart")).to_be_visible()
     ann.await_same(bob)

@@ -159,10 +159,14 @@ function tellPresence() {
 // --- The light --------------------------------------------------------------------------------------------------------------
 
 let counting;
+let lost = false;
 
 function light({ state, reason, retryAt }) {
     clearInterval(counting);
-    const words = { connecting: 'connecting', open: 'live', waiting: 'reconnecting', closed: `closed: ${reason}` };
+    lost = state === 'waiting' || (lost && state === 'connecting');
+    // One word for all tries after a loss, or each of them would be read to those who cannot see it.
+    const connecting = lost ? 'reconnecting' : 'connecting';
+    const words = { connecting, open: 'live', waiting: 'reconnecting', closed: `closed: ${reason}` };
     byId('light').dataset.state = state;
     byId('light').title = state === 'open' ? 'Changes of others appear at once.' : (reason ?? '');
     setText(byId('light-text'), words[state]);

@@ -368,9 +368,9 @@ def test_a_silent_peer_is_pinged_and_put_out_and_leaves_nothing_behind(hubs: Cal
 
 
 def test_a_peer_that_answers_pings_stays(hubs: Callable[..., Hub], join: Join) -> None:
-    hub = hubs(ping_period=0.05, pong_wait=0.4)
+    hub = hubs(ping_period=0.05, pong_wait=1.5)
     peer = join(hub)
-    deadline = time.monotonic() + 1.0
+    deadline = time.monotonic() + 3.0
     while time.monotonic() < deadline:
         assert peer.frame() == (9, b"")
         peer.say("", opcode=10)

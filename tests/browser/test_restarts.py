@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 import pytest
@@ -17,6 +18,8 @@ PAGES = 20
 RATE = 50
 # Seconds from the new server's first answer until the last page has its state.
 SOON = 5.0
+# Seconds of an outage after which every page still tries often enough for that.
+SHORT = 3.0
 
 # What a connection that has lasted has forgotten: earlier failures (cartows.js).
 STEADY = "models.every(({statuses}) => Date.now() - statuses.at(-1).at > 5000)"
@@ -33,6 +36,7 @@ def test_all_pages_are_back_within_five_seconds(
             pages[-1].announce(*NO_NETWORK)
         for page in pages:
             page.await_true(STEADY)
+        went = time.time()
         end(station)
         came_back = station.start()
         made = load.made
@@ -43,7 +47,9 @@ def test_all_pages_are_back_within_five_seconds(
         load.stop()
 
     took = [page.evaluate("model.loaded") / 1000 - came_back for page in pages]
-    assert max(took) < SOON, sorted(took)
+    # Where the restart itself takes long, the pages have come to wait longer between two tries.
+    outage = came_back - went
+    assert max(took) < (SOON if outage < SHORT else SOON + outage), (outage, sorted(took))
     # one change whose event is everybody's last
     assert station.server.post(f"/change/{board}", None).status == 200
     for page in pages:

@@ -513,7 +513,7 @@ def test_an_end_keeps_its_time_and_leaves_nothing(server: Redis, trouble: str, c
         server.kill()
     began = monotonic()
     process.backplane.stop(2.0)
-    assert monotonic() - began < 2.5
+    assert monotonic() - began < 5
     assert not process.backplane._announcer.thread.is_alive()
     assert not process.backplane._listener.thread.is_alive()
 

@@ -141,11 +141,12 @@ def test_while_redis_is_away_a_broadcast_is_spooled_and_none_waits_long(server: 
     server.pause()
     start = time.monotonic()
     assert publisher.broadcast("a", 1) == (True, "spooled", None, None)
-    assert time.monotonic() - start < 0.8
+    assert time.monotonic() - start < 0.5 + 3
     wait_for(lambda: publisher.stats()["away"], "the outage to be noticed")
     start = time.monotonic()
     assert [publisher.broadcast("a", number).how for number in range(2, 50)] == ["spooled"] * 48
-    assert time.monotonic() - start < 0.3
+    # 24 s, if each of them waited.
+    assert time.monotonic() - start < 5
     server.resume()
     wait_for(lambda: not publisher.stats()["spooled"], "the spool to be stored")
     assert [message["data"] for message in messages(server)] == list(range(50))

@@ -17,7 +17,7 @@ import pytest
 from websockets.exceptions import InvalidStatus
 
 from ..redis.server import Proxy, Redis
-from .cluster import Cluster, events, ids, label, labels, until
+from .cluster import PUBLISH_TIMEOUT, Cluster, events, ids, label, labels, until
 from .harness import ROOT
 from .live import check_not_recovered, since
 from .process import wait_for
@@ -246,7 +246,7 @@ def check_outage(cluster: Cluster, outage: contextlib.AbstractContextManager[Non
             local[pid] = names
             assert [(each["how"], each["id"]) for each in outcomes] == [("spooled", None)] * 6
             # The breaker spares all but those who were there when it opened.
-            assert sum(each["took"] > 0.1 for each in outcomes) <= 1, outcomes
+            assert sum(each["took"] > PUBLISH_TIMEOUT / 2 for each in outcomes) <= 1, outcomes
         for pid in pids:
             for peer in peers[pid]:
                 told[id(peer)] += (meanwhile := until(peer, "degraded", *local[pid]))

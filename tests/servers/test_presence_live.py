@@ -18,7 +18,7 @@ from .process import wait_for
 
 #: Nobody's leave is held back for as long as a test waits: what is told was not held back.
 PATIENT = {"CARTOWS_PRESENCE_LEAVE_WAIT": 300}
-HASTY = {"CARTOWS_PRESENCE_LEAVE_WAIT": 1.5}
+HASTY = {"CARTOWS_PRESENCE_LEAVE_WAIT": 3.0}
 LIMITED = {**PATIENT, "CARTOWS_PRESENCE_ROOM_LIMIT": 4}
 
 

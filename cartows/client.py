@@ -17,28 +17,23 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from .connection import Connection
 from .credentials import Credentials
-from .dialogue import NONSENSE, answer
+from .dialogue import answer
 from .errors import MessageError, printable
 from .frames import Frame
 from .hooks import AppHooks
-from .message import Message, MessageType, encode_text, new_error_message, new_message
+from .message import EncodeHook, Message, MessageType, encode_text, new_error_message, new_message
 from .place import Place
 from .ratelimit import ADMIT, END, TELL
 from .rooms import Hearing, Room, room_value
 from .sending import GONE, OVERFLOW, WANTS_WRITER, Batch
 from .subscriptions import Change, Filters, Subscription, TooManyRooms, with_rooms, without_rooms
+from .websocket.close_codes import CloseCode, is_final, is_ordinary
 
-if TYPE_CHECKING:
-    from .hub import Hub
-
-__all__ = ["Client"]
-
-# What the wire calls an error of the server's, a restart, and a client that is to go (SPEC: close codes).
-SERVER_ERROR, RESTART, EXPIRED, SLOW_CONSUMER, FLOODING, FORBIDDEN = 1011, 1012, 3005, 3008, 3013, 3507
+__all__ = ["Client", "ClientHub"]
 
 NOBODY = Credentials(None)
 
@@ -49,19 +44,66 @@ _FLOODING_WAIT = 1.0
 # How long the peer has to read that the server failed.
 _BREAK_OFF_WAIT = 1.0
 
-# Close codes that are nobody's fault.
-_ORDINARY_ENDS = frozenset({1000, 1001, 1005, 1006, 1012})
-
 # How long those who are dismissed are asked to stay away.
 _RETRY_AFTER_MS = (500, 3000)
 
 _filters_lock = threading.Lock()
 
 
+class ClientHub(Protocol):
+    """What a client needs of its hub. Every method may be called on any thread and never waits."""
+
+    logger: logging.Logger
+    enc_hook: EncodeHook | None
+
+    @property
+    def position(self) -> int:
+        """The number of the last event handed to every client or its queue."""
+
+    def position_frame(self, type: str, number: int, incomplete: bool, ref: str | None = None) -> Frame:
+        """Return a message that carries a position; ``incomplete`` tells the client that it lost something."""
+
+    def client_arrived(self, client: Client) -> bool:
+        """Count a client as present; False when its descriptor is closed already."""
+
+    def identify(self, client: Client, identity_key: str | None) -> None:
+        """Index a client under another identity."""
+
+    def change_client(self, client: Client, change: Change) -> None:
+        """Apply a change of subscriptions in the hub thread, before any event published later."""
+
+    def forget_client(self, client: Client) -> None:
+        """Send a client no further event."""
+
+    def remove_client(self, client: Client) -> None:
+        """Take a client out of the registry at once."""
+
+    def client_gone(self, client: Client) -> None:
+        """Forget a client whose descriptor is closed."""
+
+    def count(self, name: str) -> None:
+        """Increment a counter of ``hub.stats()``."""
+
+    def revocation_mark(self) -> int:
+        """Return the number of the last revocation, to be compared later by ``revoked_since``."""
+
+    def revoked_since(self, mark: int, identity_key: str | None) -> bool:
+        """Return whether an identity was disconnected or is to be authorized again since that mark."""
+
+    def start_writer(self, client: Client) -> None:
+        """Start a writer thread for a client, on another thread."""
+
+    def abort_after(self, client: Client, seconds: float) -> None:
+        """Abort a client's connection unless it has ended by then."""
+
+    def recheck_expiry(self, client: Client) -> None:
+        """Schedule the expiry of a client's credentials anew."""
+
+
 class Client:
     """Serve one connection of one hub; override ``handle_incoming_message`` for a protocol of your own."""
 
-    def __init__(self, hub: Hub, connection: Connection, id: str) -> None:
+    def __init__(self, hub: ClientHub, connection: Connection, id: str) -> None:
         self.hub = hub
         self.connection = connection
         self.id = id
@@ -104,7 +146,7 @@ class Client:
     def identity(self, identity: Any) -> None:
         known_as = None if identity is None else room_value(identity)
         self._identity = identity
-        self.hub.registry.identify(self, known_as)
+        self.hub.identify(self, known_as)
 
     @property
     def close_code(self) -> int | None:
@@ -155,7 +197,7 @@ class Client:
         False when there has been a revocation of this identity since the app was asked. Raises TooManyRooms.
         """
         with _filters_lock:
-            if any(self.hub.registry.revocations.since(asked_at, self.known_as)):
+            if self.hub.revoked_since(asked_at, self.known_as):
                 return False
             filters = with_rooms(self._filters, subscription.rooms)
             if sum([len(values) for values in filters.values()]) > self.connection.options.max_filters:
@@ -208,10 +250,10 @@ class Client:
         """Put out a client that takes less than it is sent; it may come back for the rest."""
         options = self.connection.options
         reason = f"slow consumer: over {options.send_queue} messages or {options.send_queue_bytes} bytes waited"
-        if self.show_out(SLOW_CONSUMER, reason):
-            self.hub.registry.count("slow_consumers")
+        if self.show_out(CloseCode.SLOW_CONSUMER, reason):
+            self.hub.count("slow_consumers")
 
-    def close(self, code: int = 1000, reason: str = "") -> bool:
+    def close(self, code: int = CloseCode.NORMAL, reason: str = "") -> bool:
         """Close the connection behind what is queued; False when that had begun before. Any thread; never waits.
 
         The app's own codes are 4000 to 4999. Raises ValueError for what is no close code.
@@ -223,21 +265,22 @@ class Client:
 
         The waits are spread at random, so that those who are dismissed together do not come back together.
         """
-        advice = self.advise(RESTART, "service restart", reconnect=True, retry_after_ms=random.randint(*_RETRY_AFTER_MS))
-        self.connection.close(RESTART, "service restart", advice=advice, within=within)
+        advice = self.advise(
+            CloseCode.RESTART, "service restart", reconnect=True, retry_after_ms=random.randint(*_RETRY_AFTER_MS)
+        )
+        self.connection.close(CloseCode.RESTART, "service restart", advice=advice, within=within)
 
     def show_out(self, code: int, reason: str, *, retry_after_ms: int = 0, within: float | None = None) -> bool:
         """Advise the client whether to come back, and close in front of all that waits; False when it was closing already."""
-        final = code == NONSENSE or 3500 <= code < 4000 or code >= 4500
-        advice = self.advise(code, reason, reconnect=not final, retry_after_ms=retry_after_ms)
+        advice = self.advise(code, reason, reconnect=not is_final(code), retry_after_ms=retry_after_ms)
         return self.connection.close(code, reason, advice=advice, drop_queue=True, within=within)
 
     def break_off(self) -> None:
         """Close with 1011 after an error of the server's own."""
         try:
-            self.connection.close(SERVER_ERROR, "server error", drop_queue=True, within=_BREAK_OFF_WAIT)
+            self.connection.close(CloseCode.SERVER_ERROR, "server error", drop_queue=True, within=_BREAK_OFF_WAIT)
         except Exception:
-            self.connection.abort(SERVER_ERROR, "server error")
+            self.connection.abort(CloseCode.SERVER_ERROR, "server error")
 
     def advise(self, code: int, reason: str, *, reconnect: bool, retry_after_ms: int) -> Frame | None:
         """Return the ``disconnect`` advice that goes before a close frame; None for a raw protocol."""
@@ -250,7 +293,7 @@ class Client:
 
     def start_writer(self) -> None:
         """Ask for a writer thread; it is started elsewhere, since starting one beside a busy handler takes long."""
-        self.hub.heartbeat.start_writer(self)
+        self.hub.start_writer(self)
 
     def incomplete_frame(self, number: int) -> Frame:
         """Return the ``pong`` that stands for lost events up to a number."""
@@ -260,14 +303,14 @@ class Client:
         """Hear no event any more, and have the connection aborted unless it has ended in ``within`` seconds."""
         self.log_end()
         self.hub.forget_client(self)
-        self.hub.heartbeat.watch(self, time.monotonic() + within)
+        self.hub.abort_after(self, within)
 
     def log_end(self) -> None:
         """Say in one line, once, why the client goes: at info when it was put out, else at debug."""
         if not self._end_logged:
             self._end_logged = True
             code, reason = self.connection.close_code, self.connection.close_reason
-            level = logging.DEBUG if code in _ORDINARY_ENDS or code is None or code >= 4000 else logging.INFO
+            level = logging.DEBUG if code is None or is_ordinary(code) else logging.INFO
             self.hub.logger.log(level, "cartows: client %s goes: %s %s", self.id, code, printable(reason))
 
     # Credentials ------------------------------------------------------------------------------------------------------
@@ -289,12 +332,12 @@ class Client:
 
     def expire(self, reason: str) -> None:
         """Show out a client whose credentials hold no more; it may come back with new ones."""
-        self.show_out(EXPIRED, reason)
+        self.show_out(CloseCode.EXPIRED, reason)
 
     def renew(self, credentials: Credentials) -> float | None:
         """Hold new credentials of the same user; returns in how many seconds they expire."""
         self.credentials = credentials
-        self.hub.heartbeat.look_at(self)
+        self.hub.recheck_expiry(self)
         return self.expires_in()
 
     def still_good(self) -> bool:
@@ -324,7 +367,7 @@ class Client:
         if hearing.unfiltered:
             lost: list[Room] = []
             if refused := not allowed(None, None):
-                self.show_out(FORBIDDEN, "may not hear everything any more")
+                self.show_out(CloseCode.FORBIDDEN, "may not hear everything any more")
         else:
             lost = [room for room in sorted(hearing.rooms) if not allowed(*room)]
             refused = bool(lost)
@@ -353,7 +396,7 @@ class Client:
             try:
                 if self._let_in and self.hooks is not None:
                     # The app may ask who is left.
-                    self.hub.registry.remove(self)
+                    self.hub.remove_client(self)
                     self.hooks.disconnected(self)
             finally:
                 self.hub.client_gone(self)
@@ -366,7 +409,7 @@ class Client:
     def let_in(self) -> bool:
         """Ask the app whether the client may come in; one that may not is shown out with a close code. Reader thread."""
         # A shutdown meanwhile finds it, one that is refused too.
-        self.hub.registry.arrive(self)
+        self.hub.client_arrived(self)
         code = self.hooks.connected(self) if self.hooks is not None else None
         self._let_in = code is None
         if code is not None:
@@ -380,7 +423,9 @@ class Client:
 
     def flooded(self) -> None:
         """Show out a client that goes on though it was told to slow down."""
-        self.show_out(FLOODING, "too many messages", retry_after_ms=_FLOODING_RETRY_MS, within=_FLOODING_WAIT)
+        self.show_out(
+            CloseCode.TOO_MANY_MESSAGES, "too many messages", retry_after_ms=_FLOODING_RETRY_MS, within=_FLOODING_WAIT
+        )
 
     def _limited(self) -> bool:
         """Return whether what has come is too much, and tell the client."""

@@ -12,10 +12,10 @@ from __future__ import annotations
 from typing import Any
 
 from .client import Client
-from .frames import sendable
 from .message import Message
 from .registry import Registry
 from .rooms import room_value
+from .websocket.close_codes import CloseCode, sendable
 
 __all__ = ["Clients"]
 
@@ -46,7 +46,7 @@ class Clients:
         *,
         identity: Any = None,
         client_id: str | None = None,
-        code: int = 3503,
+        code: int = CloseCode.DISCONNECTED,
         reason: str = "disconnected by the app",
     ) -> int:
         """Close every client of an identity, or the one with an id; returns how many that were.

@@ -20,6 +20,7 @@ from .ratelimit import ADMIT, END, RateLimit
 from .replay import Replay
 from .sending import OVERFLOW, WANTS_WRITER, Sender
 from .transport import Transport
+from .websocket.close_codes import CloseCode
 
 __all__ = ["Connection", "Owner"]
 
@@ -128,7 +129,7 @@ class Connection(Sender):
             if self.closing:
                 return False
             self.closing = True
-            self.close_code, self.close_reason = (1005 if code is None else code), reason
+            self.close_code, self.close_reason = (CloseCode.NO_STATUS if code is None else code), reason
             if drop_queue or self._out.lost:
                 self._out.drop()
             self._hangs_up = hang_up

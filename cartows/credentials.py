@@ -7,15 +7,12 @@ Blocks: as long as the authenticator does.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from .errors import AuthError
+from .rooms import Hearing
 
-if TYPE_CHECKING:
-    from .hub import Hub
-    from .rooms import Hearing
-
-__all__ = ["Authenticator", "Credentials"]
+__all__ = ["Authenticator", "Credentials", "Disconnector"]
 
 
 #: What a client offers that sends a token as a subprotocol, and is answered.
@@ -34,6 +31,13 @@ class Credentials(NamedTuple):
     expires_at: float | None = None
     may_hear: Hearing | None = None
     subprotocol: str | None = None
+
+
+class Disconnector(Protocol):
+    """What an authenticator needs of a hub."""
+
+    def disconnect(self, *, identity: Any, code: int, reason: str) -> int:
+        """Close every client of an identity; returns how many that were."""
 
 
 class Authenticator:
@@ -59,5 +63,5 @@ class Authenticator:
         """Return whether a connected client may stay. On a thread of the hub's, in an app context."""
         return True
 
-    def serve(self, hub: Hub) -> None:
+    def serve(self, hub: Disconnector) -> None:
         """Be told of a hub whose clients this authenticates."""

@@ -15,6 +15,7 @@ from .errors import AuthError
 from .message import MessageType, decode_object, new_error_message, new_message
 from .rooms import room_value
 from .subscriptions import BadMessage, Subscription, TooManyRooms, parse
+from .websocket.close_codes import CloseCode
 
 if TYPE_CHECKING:
     from .client import Client
@@ -33,9 +34,6 @@ _NONSENSE_WAIT = 1.0
 # So many rooms in one message count for one message more: each is asked for, joined and told of, here and in the hub thread.
 _ROOMS_PER_MESSAGE = 10
 
-# What the wire calls a client that makes no sense (RFC 6455, section 7.4.1: policy violation).
-NONSENSE = 1008
-
 
 def answer(client: Client, data: str | bytes) -> None:
     """Do what a client asks for in one message, or say why not."""
@@ -49,7 +47,9 @@ def answer(client: Client, data: str | bytes) -> None:
     except BadMessage as error:
         client.nonsense += 1
         if client.nonsense >= _MOST_NONSENSE:
-            client.show_out(NONSENSE, f"{_MOST_NONSENSE} messages in a row made no sense", within=_NONSENSE_WAIT)
+            client.show_out(
+                CloseCode.POLICY_VIOLATION, f"{_MOST_NONSENSE} messages in a row made no sense", within=_NONSENSE_WAIT
+            )
         else:
             _refuse(client, ref, "INVALID_MESSAGE", str(error), error.details)
     except Exception:
@@ -102,7 +102,7 @@ def _join(client: Client, subscription: Subscription) -> None:
     """Join rooms that the app allows, all or none; ask again when it has changed its mind meanwhile."""
     joined = False
     while not joined and not client.connection.closing:
-        asked_at = client.hub.registry.revocations.now()
+        asked_at = client.hub.revocation_mark()
         for key, value in subscription.rooms:
             if client.hooks is not None and not client.hooks.may_hear(client.credentials, client.identity, key, value):
                 _refuse(client, subscription.ref, "FORBIDDEN", "You may not hear this room.", f"{key}={value[:100]}")

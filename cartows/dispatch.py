@@ -27,6 +27,7 @@ from .replay import Past, Replay
 from .rooms import Hearing, Room, Rooms
 from .sending import QUEUED, Batch
 from .subscriptions import Change
+from .websocket.close_codes import CloseCode, is_final
 
 __all__ = ["Dispatcher"]
 
@@ -302,9 +303,9 @@ class Dispatcher:
         self._early.pop(client, None)
         self._patience.pop(client, None)
         self._registry.remove(client)
-        code = client.connection.close_code or 1006
+        code = client.connection.close_code or CloseCode.ABNORMAL
         # Who was shown out for good does not come back in a moment.
-        self.presence.gone(client, at_once=3500 <= code < 4000 or code >= 4500)
+        self.presence.gone(client, at_once=is_final(code))
 
     def change(self, client: Client, change: Change) -> None:
         """Have a client hear something else from the next event on, and tell it so."""

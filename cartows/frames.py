@@ -14,7 +14,9 @@ import struct
 import threading
 import zlib
 
-__all__ = ["CONTROL_PAYLOAD", "Entity", "Frame", "close_frame", "ping_frame", "pong_frame", "sendable"]
+from .websocket.close_codes import is_never_sent, sendable
+
+__all__ = ["CONTROL_PAYLOAD", "Entity", "Frame", "close_frame", "ping_frame", "pong_frame"]
 
 TEXT, BINARY, CLOSE, PING, PONG = 0x1, 0x2, 0x8, 0x9, 0xA
 FIN, RSV1 = 0x80, 0x40
@@ -24,9 +26,6 @@ CONTROL_PAYLOAD = 125
 
 # A reason follows the two bytes of the code.
 _REASON_BYTES = CONTROL_PAYLOAD - 2
-
-# Codes that stand for "no close frame came" and must not be sent (RFC 6455, section 7.4.1).
-_NEVER_SENT = frozenset({1004, 1005, 1006, 1015})
 
 # A kind of thing and its id, as text: ("task", "t1").
 Entity = tuple[str, str]
@@ -105,17 +104,12 @@ def pong_frame(payload: bytes) -> bytes:
     return _control(PONG, payload)
 
 
-def sendable(code: int) -> bool:
-    """Return whether a close frame may have that code."""
-    return code not in _NEVER_SENT and (1000 <= code <= 1014 or 3000 <= code <= 4999)
-
-
 def close_frame(code: int | None, reason: str = "") -> bytes:
     """Return a close frame; ``None``, or a code that must never be sent, gives one without a code.
 
     A reason is cut to fit 123 bytes, never within a character (RFC 6455, section 5.5.1).
     """
-    if code is None or code in _NEVER_SENT:
+    if code is None or is_never_sent(code):
         return _control(CLOSE, b"")
     if not sendable(code):
         raise ValueError(

@@ -27,19 +27,24 @@ from .credentials import SUBPROTOCOL
 from .errors import CartowsError, HubClosed, printable
 from .gate import Admission, Gate
 from .heartbeat import Heartbeat
-from .hooks import FORBIDDEN, AppHooks
+from .hooks import AppHooks
 from .hub import Hub
 from .options import Options, OriginCheck
 from .route import RouteConnection, cut_off
 from .servers import gunicorn_worker
 from .transport import PlainTransport, SharedTransport, Transport
 from .upgrade import UpgradeResponse
+from .websocket.close_codes import CloseCode
 
 __all__ = ["Handler"]
 
 # Close codes for a route of the app's own, where the handshake is over before anything can be refused.
-UNAUTHORIZED, CONNECTION_LIMIT, SERVER_ERROR, RESTART = 3500, 3504, 1011, 1012
-_CLOSE_CODES = {401: UNAUTHORIZED, 429: CONNECTION_LIMIT, 500: SERVER_ERROR, 503: CONNECTION_LIMIT}
+_CLOSE_CODES = {
+    401: CloseCode.UNAUTHORIZED,
+    429: CloseCode.CONNECTION_LIMIT,
+    500: CloseCode.SERVER_ERROR,
+    503: CloseCode.CONNECTION_LIMIT,
+}
 
 _NO_SOCKET = Refusal(
     501,
@@ -202,7 +207,7 @@ class Handler:
         try:
             self.hub.register_client(client)
         except CartowsError:
-            client.connection.abort(RESTART, "service restart")
+            client.connection.abort(CloseCode.RESTART, "service restart")
             return
         every = None if client.hooks is None else client.hooks.recheck_every
         if every is not None:
@@ -292,7 +297,7 @@ class Handler:
         except Exception:
             # Flask would write its error page into the WebSocket connection.
             self.logger.exception("cartows: the app failed to say who may connect to %s; the client is refused", path)
-            ws.close(SERVER_ERROR, "server error")
+            ws.close(CloseCode.SERVER_ERROR, "server error")
             return
         if isinstance(admitted, Refusal):
             ws.close(*self._refuse_route(admitted))
@@ -307,7 +312,7 @@ class Handler:
             cut_off(ws)
             return
         if self.hub.closed:
-            ws.close(RESTART, "service restart")
+            ws.close(CloseCode.RESTART, "service restart")
             return
         full = self._gate.take_place(admitted.place)
         if full is not None:
@@ -340,4 +345,4 @@ class Handler:
         """Log a refusal, and return the close code and reason that stand for it."""
         said = printable(f"{refusal.message} {refusal.aside}".rstrip())
         self.logger.info("cartows: refused %s: %s", request.remote_addr, said)
-        return _CLOSE_CODES.get(refusal.status, FORBIDDEN), refusal.message[:120]
+        return _CLOSE_CODES.get(refusal.status, CloseCode.FORBIDDEN), refusal.message[:120]

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from functools import partial
 
 from .client import Client
+from .websocket.close_codes import CloseCode
 
 __all__ = ["Heartbeat"]
 
@@ -32,9 +33,6 @@ _WRITER_RETRY = 0.5
 
 # An app may close a dead peer's connection, but it will not answer: it is given this long to read the close frame.
 _SILENT_WAIT = 1.0
-
-# What the wire calls a client that answers no ping (SPEC: close codes).
-NO_PONG = 3012
 
 
 class _Beat:
@@ -202,7 +200,7 @@ class Heartbeat:
             connection.unclaim_writer()
             if time.monotonic() < give_up:
                 return True
-            connection.abort(1011, "no thread could be started for its writer")
+            connection.abort(CloseCode.SERVER_ERROR, "no thread could be started for its writer")
         return False
 
     def _serve(self, number: int) -> None:
@@ -236,7 +234,7 @@ class Heartbeat:
         """Do what is due for one client and return when it is due again."""
         connection = beat.client.connection
         if now + _SLACK >= beat.abort_at:
-            connection.abort(1006, "nobody answered the close frame")
+            connection.abort(CloseCode.ABNORMAL, "nobody answered the close frame")
             return float("inf")
         if connection.closing or beat.next_ping == float("inf"):
             return beat.abort_at
@@ -248,7 +246,7 @@ class Heartbeat:
         silent = 0.0 if connection.handling else now - connection.last_heard
         if silent >= options.pong_wait:
             connection.close(
-                NO_PONG,
+                CloseCode.NO_PONG,
                 f"no pong within {options.pong_wait:g} s",
                 drop_queue=True,
                 within=min(_SILENT_WAIT, options.write_wait),

@@ -11,23 +11,18 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from .credentials import Authenticator, Credentials
 from .errors import AuthError, CartowsError
 from .frames import close_frame
 from .message import MessageType
 from .subscriptions import Filters
-
-if TYPE_CHECKING:
-    from .client import Client
+from .websocket.close_codes import CloseCode
 
 __all__ = ["AppHooks", "Hooks"]
 
 Authorize = Callable[[Any, "str | None", "str | None"], Any]
-
-# The close code for who is refused without one.
-FORBIDDEN = 3507
 
 # Types that the library answers itself.
 RESERVED = frozenset(
@@ -40,6 +35,17 @@ def _checked(credentials: Credentials) -> Credentials:
     if credentials.expires_at is not None and not math.isfinite(credentials.expires_at):
         raise CartowsError(f"Credentials(expires_at={credentials.expires_at}) cannot be used: it must be Unix time in seconds")
     return credentials
+
+
+class HookClient(Protocol):
+    """What the calls of the app's functions need of a client."""
+
+    @property
+    def id(self) -> str:
+        """The client's id."""
+
+    def send_internal_error(self) -> None:
+        """Tell the client that the app's own code failed."""
 
 
 class Hooks:
@@ -141,12 +147,12 @@ class AppHooks:
         """Ask whether somebody may stay."""
         return self.authenticator is None or bool(self.call(self.authenticator.still_good, credentials))
 
-    def connected(self, client: Client) -> int | None:
+    def connected(self, client: HookClient) -> int | None:
         """Tell the app of a client that is about to be registered; returns a close code when the app refuses it."""
         for function in self.hooks.connect:
             said = self._tell(client, function)
             if said is False:
-                return FORBIDDEN
+                return CloseCode.FORBIDDEN
             if isinstance(said, int) and said is not True:
                 return self._close_code(said)
         return None
@@ -156,15 +162,15 @@ class AppHooks:
             close_frame(said)
         except ValueError as error:
             self._logger.error("cartows: on_connect refused a client with what it cannot be closed with, so 3507: %s", error)
-            return FORBIDDEN
+            return CloseCode.FORBIDDEN
         return said
 
-    def disconnected(self, client: Client) -> None:
+    def disconnected(self, client: HookClient) -> None:
         """Tell the app of a client that has gone."""
         for function in self.hooks.disconnect:
             self._tell(client, function)
 
-    def _tell(self, client: Client, function: Callable[..., Any]) -> Any:
+    def _tell(self, client: HookClient, function: Callable[..., Any]) -> Any:
         try:
             return self.call(function, client)
         except Exception:

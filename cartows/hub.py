@@ -41,6 +41,7 @@ from .rooms import Audience, room_value
 from .servers import replaced_threads, serving
 from .subscriptions import Change
 from .turnstile import Turnstile
+from .websocket.close_codes import CloseCode
 
 __all__ = ["Hub"]
 
@@ -333,7 +334,7 @@ class Hub(Broadcasts, Clients):
     def unregister_client(self, client: Client) -> None:
         """Send a client no event any more and close its connection; Go's ``UnregisterClient``. Idempotent."""
         self.forget_client(client)
-        client.close(1000, "unregistered")
+        client.close(CloseCode.NORMAL, "unregistered")
 
     def forget_client(self, client: Client) -> None:
         """Take a client whose connection is closing out of the registry."""
@@ -349,12 +350,50 @@ class Hub(Broadcasts, Clients):
         self.heartbeat.discard(client)
         client.log_end()
 
+    # What a client needs (ClientHub) ----------------------------------------------------------------------------------
+
+    def client_arrived(self, client: Client) -> bool:
+        """See ClientHub.client_arrived."""
+        return self.registry.arrive(client)
+
+    def identify(self, client: Client, identity_key: str | None) -> None:
+        """See ClientHub.identify."""
+        self.registry.identify(client, identity_key)
+
+    def remove_client(self, client: Client) -> None:
+        """See ClientHub.remove_client."""
+        self.registry.remove(client)
+
+    def count(self, name: str) -> None:
+        """See ClientHub.count."""
+        self.registry.count(name)
+
+    def revocation_mark(self) -> int:
+        """See ClientHub.revocation_mark."""
+        return self.registry.revocations.now()
+
+    def revoked_since(self, mark: int, identity_key: str | None) -> bool:
+        """See ClientHub.revoked_since."""
+        return any(self.registry.revocations.since(mark, identity_key))
+
+    def start_writer(self, client: Client) -> None:
+        """See ClientHub.start_writer."""
+        self.heartbeat.start_writer(client)
+
+    def abort_after(self, client: Client, seconds: float) -> None:
+        """See ClientHub.abort_after."""
+        self.heartbeat.watch(client, time.monotonic() + seconds)
+
+    def recheck_expiry(self, client: Client) -> None:
+        """See ClientHub.recheck_expiry."""
+        self.heartbeat.look_at(client)
+
     def disconnect(
         self,
         *,
         identity: Any = None,
         client_id: str | None = None,
-        code: int = 3503,
+        code: int = CloseCode.DISCONNECTED,
         reason: str = "disconnected by the app",
     ) -> int:
         """See Clients.disconnect. With ``redis_url`` other processes close an identity's clients, too; they are not counted."""

@@ -20,6 +20,8 @@ from wsproto.events import BytesMessage, CloseConnection, Ping, Pong, TextMessag
 from wsproto.extensions import Extension, PerMessageDeflate
 from wsproto.frame_protocol import CloseReason, FrameDecoder, FrameProtocol, Opcode, RsvBits
 
+from .websocket.close_codes import CloseCode
+
 __all__ = ["Closed", "Extensions", "Inbound", "Overhead", "Pinged"]
 
 # The engine inflates what it is fed in one go: slices keep a zip bomb to about a thousand times this.
@@ -121,7 +123,7 @@ class Inbound:
                     return
         except Exception as error:
             # The engine asserts in places; whatever it raises was caused by the bytes of this one client.
-            yield Closed(1002, f"protocol error: {type(error).__name__}", False)
+            yield Closed(CloseCode.PROTOCOL_ERROR, f"protocol error: {type(error).__name__}", False)
 
     def _gather(self, event: TextMessage | BytesMessage) -> str | bytes | Overhead | Closed | None:
         part = event.data if isinstance(event, TextMessage) else bytes(event.data)
@@ -130,7 +132,7 @@ class Inbound:
         self._frame_size += size
         if self._size > self._max:
             self._parts.clear()
-            return Closed(1009, f"message over {self._max} bytes", False)
+            return Closed(CloseCode.TOO_BIG, f"message over {self._max} bytes", False)
         if part:
             self._parts.append(part)
         frame_size = self._frame_size

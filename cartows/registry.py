@@ -16,6 +16,7 @@ from typing import Any
 from .client import Client
 from .place import Bounds, Place
 from .revocations import Revocations
+from .websocket.close_codes import APP_CODES_START, CloseCode
 
 __all__ = ["Registry"]
 
@@ -132,9 +133,9 @@ class Registry:
             self._present.discard(client)
             self._forget_names_locked(client)
             self._departed.notify_all()
-            code = client.connection.close_code or 1006
+            code = client.connection.close_code or CloseCode.ABNORMAL
             # An app's codes, and a peer's, may be any.
-            self._counters[f"closed_{code}" if code < 4000 else "closed_by_app"] += 1
+            self._counters[f"closed_{int(code)}" if code < APP_CODES_START else "closed_by_app"] += 1
 
     def await_empty(self, deadline: float) -> None:
         """Wait until nobody is present, or for the monotonic deadline."""

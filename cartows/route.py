@@ -24,6 +24,7 @@ from .frames import CLOSE, PONG
 from .options import Options
 from .ratelimit import ADMIT, END, RateLimit
 from .transport import PlainTransport
+from .websocket.close_codes import CloseCode
 
 __all__ = ["RouteConnection", "cut_off"]
 
@@ -132,7 +133,7 @@ class RouteConnection(Connection):
             # The peer has said goodbye already, and was answered on the socket itself unless the answer has come to us.
             ws.thread.join(_ANSWER_WAIT)
             if not self.closing:
-                self.abort(ws.close_reason or 1005, ws.close_message or "")
+                self.abort(ws.close_reason or CloseCode.NO_STATUS, ws.close_message or "")
 
     def messages(self) -> Iterator[str | bytes]:
         """See Connection.messages."""

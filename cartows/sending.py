@@ -29,6 +29,7 @@ from .outbox import Outbox
 from .replay import Past, Replay
 from .rooms import Hearing
 from .transport import Transport
+from .websocket.close_codes import CloseCode
 
 __all__ = ["GONE", "OVERFLOW", "QUEUED", "SENT", "WANTS_WRITER", "Batch", "Sender"]
 
@@ -306,7 +307,7 @@ class Sender:
         if lost:
             self.overrun()
         elif not moved and not self.transport.wait_writable(self.options.write_wait) and not self._takes_any():
-            self.abort(3008, f"took nothing for {self.options.write_wait:g} s")
+            self.abort(CloseCode.SLOW_CONSUMER, f"took nothing for {self.options.write_wait:g} s")
         return True
 
     def overrun(self) -> None:
@@ -355,7 +356,7 @@ class Sender:
 
     # Ending -----------------------------------------------------------------------------------------------------------
 
-    def abort(self, code: int = 1006, reason: str = "") -> None:
+    def abort(self, code: int = CloseCode.ABNORMAL, reason: str = "") -> None:
         """End the connection at once, in the middle of a frame if need be. Any thread; never waits."""
         with self.lock:
             if not self.closing:
@@ -364,7 +365,7 @@ class Sender:
 
     def _break_locked(self, reason: str) -> None:
         if self.close_code is None:
-            self.close_code, self.close_reason = 1006, reason
+            self.close_code, self.close_reason = CloseCode.ABNORMAL, reason
         self.closing = self.ended = True
         self._out.clear()
         if not self.closed:

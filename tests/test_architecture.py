@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parents[1] / "cartows"
 
 # Lowest floor first. A module may import from the floors below, and on its own floor from those that stand left of it.
 FLOORS = [
-    "errors options message schema frames merging place ratelimit refusals revocations",
+    "websocket.close_codes websocket errors options message schema frames merging place ratelimit refusals revocations",
     "turnstile transport protocol rooms history replay backlog outbox sending connection channel servers credentials presence",
     "auth.keys auth.jwt auth.flask_login auth",
     "backplane.base backplane.backoff backplane.local backplane.connect "

@@ -11,23 +11,18 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from weakref import WeakKeyDictionary, ref
 
 from flask import current_app
 
-from ..credentials import Authenticator, Credentials
+from ..credentials import Authenticator, Credentials, Disconnector
 from ..errors import AuthError, OptionsError
-
-if TYPE_CHECKING:
-    from ..hub import Hub
+from ..websocket.close_codes import CloseCode
 
 __all__ = ["FlaskLoginAuth"]
 
 logger = logging.getLogger("cartows")
-
-# The close code for credentials that are good no more.
-EXPIRED = 3005
 
 
 class FlaskLoginAuth(Authenticator):
@@ -53,7 +48,7 @@ class FlaskLoginAuth(Authenticator):
         self.recheck_every = None if every is None else float(every)
         self._flask_login: Any = flask_login
         # What is called at a logout, one for each hub. Flask-Login's signal holds it weakly: it goes with its hub.
-        self._receivers: WeakKeyDictionary[Hub, Callable[..., None]] = WeakKeyDictionary()
+        self._receivers: WeakKeyDictionary[Disconnector, Callable[..., None]] = WeakKeyDictionary()
 
     def authenticate(self, request: Any) -> Credentials:
         """Return who is logged in. Raises AuthError, and OptionsError when the app has no LoginManager."""
@@ -71,13 +66,13 @@ class FlaskLoginAuth(Authenticator):
         user = load(credentials.identity)
         return user is not None and bool(user.is_active)
 
-    def serve(self, hub: Hub) -> None:
+    def serve(self, hub: Disconnector) -> None:
         """Have ``logout_user()`` put the user's sockets out of a hub, for as long as there is that hub."""
         # Connecting the same receiver again changes nothing.
         self._flask_login.user_logged_out.connect(self._receivers.setdefault(hub, _receiver(hub)))
 
 
-def _receiver(hub: Hub) -> Callable[..., None]:
+def _receiver(hub: Disconnector) -> Callable[..., None]:
     reference = ref(hub)
 
     def logged_out(app: Any, user: Any = None, **_: Any) -> None:
@@ -88,7 +83,7 @@ def _receiver(hub: Hub) -> Callable[..., None]:
         try:
             # From whichever app of the process: to put out somebody of another app who has the same id costs them a
             # reconnect, and to keep somebody in would cost more.
-            found.disconnect(identity=_id(_manager(app), user), code=EXPIRED, reason="logged out")
+            found.disconnect(identity=_id(_manager(app), user), code=CloseCode.EXPIRED, reason="logged out")
         except Exception:
             # The user is logged out all the same: it is no reason to answer with a 500.
             logger.exception("cartows: could not put out the sockets of a user who has logged out")

@@ -1,0 +1,63 @@
+"""Close codes: the numbers, which of them may be sent, and which of them tell a client not to come back.
+
+The only module that knows the numbers (RFC 6455, section 7.4; those from 3000 on are cartows' own).
+"""
+
+from __future__ import annotations
+
+import enum
+
+__all__ = ["APP_CODES_START", "CloseCode", "is_final", "is_never_sent", "is_ordinary", "sendable"]
+
+
+class CloseCode(enum.IntEnum):
+    """The code of a close frame, or of a connection that ended without one."""
+
+    NORMAL = 1000
+    GOING_AWAY = 1001
+    PROTOCOL_ERROR = 1002
+    #: The close frame carried no code; never sent.
+    NO_STATUS = 1005
+    #: The connection ended without a close frame; never sent.
+    ABNORMAL = 1006
+    POLICY_VIOLATION = 1008
+    TOO_BIG = 1009
+    SERVER_ERROR = 1011
+    RESTART = 1012
+    EXPIRED = 3005
+    SLOW_CONSUMER = 3008
+    NO_PONG = 3012
+    TOO_MANY_MESSAGES = 3013
+    UNAUTHORIZED = 3500
+    DISCONNECTED = 3503
+    CONNECTION_LIMIT = 3504
+    FORBIDDEN = 3507
+
+
+# Codes that stand for "no close frame came", or are reserved, and must not be sent (RFC 6455, section 7.4.1).
+_NEVER_SENT = frozenset({1004, CloseCode.NO_STATUS, CloseCode.ABNORMAL, 1015})
+
+_ORDINARY = frozenset({CloseCode.NORMAL, CloseCode.GOING_AWAY, CloseCode.NO_STATUS, CloseCode.ABNORMAL, CloseCode.RESTART})
+
+#: Codes from here on are the app's own.
+APP_CODES_START = 4000
+
+
+def is_never_sent(code: int) -> bool:
+    """Return whether a code only describes an end, and can stand in no close frame."""
+    return code in _NEVER_SENT
+
+
+def sendable(code: int) -> bool:
+    """Return whether a close frame may carry that code."""
+    return code not in _NEVER_SENT and (1000 <= code <= 1014 or 3000 <= code <= 4999)
+
+
+def is_final(code: int) -> bool:
+    """Return whether a code tells the client not to reconnect."""
+    return code in (CloseCode.POLICY_VIOLATION, CloseCode.TOO_BIG) or 3500 <= code < APP_CODES_START or code >= 4500
+
+
+def is_ordinary(code: int) -> bool:
+    """Return whether a code says that the connection ended without a fault, or was closed with a code of the app's own."""
+    return code in _ORDINARY or code >= APP_CODES_START

@@ -3,13 +3,13 @@
 The four parts mirror the Go package they come from: ``hub``, ``client``, ``handler`` and ``message``.
 """
 
-from .broadcasts import PublishResult
-from .client import Client
-from .credentials import Authenticator, Credentials
+from .auth.base import Authenticator, Credentials
+from .broadcaster import PublishResult
+from .client.client import Client
 from .errors import AuthError, CartowsError, HubClosed, MessageError, OptionsError, PublishRejected
 from .extension import CartoWS
-from .handler import Handler
-from .hub import Hub
+from .handler.handler import Handler
+from .hub.hub import Hub
 from .message import (
     BoardEvent,
     ErrorEvent,

@@ -17,15 +17,15 @@ from flask import Blueprint, Flask, Response, request, send_from_directory
 from flask.blueprints import BlueprintSetupState
 from flask_sock import Sock
 
-from .client import Client
-from .credentials import Authenticator
+from .auth.base import Authenticator
+from .client.client import Client
 from .errors import OptionsError
-from .gate import EXTENSIONS
-from .handler import Handler
+from .handler.admission import EXTENSIONS
+from .handler.handler import Handler
 from .hooks import AppHooks, Hooks
-from .hub import Hub
+from .hub.hub import Hub
 from .options import Options
-from .servers import configured_workers
+from .servers.base import configured_workers
 
 __all__ = ["CartoWS"]
 

@@ -13,12 +13,12 @@ import math
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from .credentials import Authenticator, Credentials
+from .auth.base import Authenticator, Credentials
 from .errors import AuthError, CartowsError
-from .frames import close_frame
 from .message import MessageType
-from .subscriptions import Filters
+from .rooms import Filters
 from .websocket.close_codes import CloseCode
+from .websocket.frames import close_frame
 
 __all__ = ["AppHooks", "Hooks"]
 

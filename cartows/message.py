@@ -215,6 +215,36 @@ def snapshot(message: Message, body: bytes) -> Message:
     return msgspec.structs.replace(message, data=data)
 
 
+def merge_snapshots(older: Message, newer: Message) -> Message | None:
+    """Return one update that says what two snapshots of updates of one thing say, or None where no one update does.
+
+    It is the newer one with the ``changes`` of the older one laid beneath its own, key by key. Two actions do not become one,
+    and neither do changes and the lack of them, which says that all may be different.
+    """
+    before, after = older.data, newer.data
+    if older.type != newer.type or before.action != after.action:
+        return None
+    if before.changes is None or after.changes is None:
+        return newer if before.changes is after.changes else None
+    try:
+        changes = merged_changes(before.changes, after.changes)
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        return None
+    if changes is None:
+        return newer
+    return msgspec.structs.replace(
+        newer, data=msgspec.structs.replace(after, changes=msgspec.Raw(msgspec.json.encode(changes)))
+    )
+
+
+def merged_changes(older: msgspec.Raw | None, newer: msgspec.Raw | None) -> msgspec.Raw | dict[str, msgspec.Raw] | None:
+    """Return the changes both make, or None when they are the newer's. Raises DecodeError for what is not an object."""
+    if older is None or newer is None:
+        return older
+    before, after = OBJECT.decode(older), OBJECT.decode(newer)
+    return {**before, **after} if before.keys() - after.keys() else None
+
+
 def decode_object(data: str | bytes) -> dict[str, Any] | None:
     """Return the JSON object in an inbound message, or None when it is anything else."""
     try:

@@ -15,15 +15,13 @@ import time
 import weakref
 from typing import Any
 
-from .backplane.connect import Broker
-from .backplane.lane import Lane
-from .backplane.scripts import Store
-from .broadcasts import Broadcasts, PublishResult
+from .backplane.redis.connect import Broker
+from .backplane.redis.event_store import Store
+from .backplane.redis.event_writer import Lane
+from .broadcaster import Broadcasts, PublishResult, Refusals, outgoing
 from .errors import HubClosed
 from .message import EncodeHook, Message
 from .options import Options
-from .outgoing import outgoing
-from .refusals import Refusals
 from .rooms import Audience
 
 __all__ = ["Publisher"]

@@ -8,13 +8,16 @@ Blocks: never.
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Generic, NamedTuple, TypeVar
 
-__all__ = ["Audience", "Hearing", "Room", "Rooms", "room_value"]
+__all__ = ["Audience", "Filters", "Hearing", "Room", "Rooms", "room_value", "with_rooms", "without_rooms"]
 
 Member = TypeVar("Member")
 Room = tuple[str, str]
+
+# The filters of a client: each key with its values.
+Filters = Mapping[str, tuple[str, ...]]
 
 
 class Audience(NamedTuple):
@@ -49,6 +52,20 @@ class Hearing(NamedTuple):
 def room_value(value: Any) -> str:
     """Return a filter value as the text that stands in a URL: ``5``, a UUID or an enum match what a browser asks for."""
     return str(value.value if isinstance(value, enum.Enum) else value)
+
+
+def with_rooms(filters: Filters, rooms: tuple[Room, ...]) -> Filters:
+    """Return the filters with some more rooms, behind those held."""
+    grown = {key: dict.fromkeys(values) for key, values in filters.items()}
+    for key, value in rooms:
+        grown.setdefault(key, {})[value] = None
+    return {key: tuple(values) for key, values in grown.items()}
+
+
+def without_rooms(filters: Filters, rooms: Collection[Room]) -> Filters:
+    """Return the filters without these rooms."""
+    left = {key: tuple(value for value in values if (key, value) not in rooms) for key, values in filters.items()}
+    return {key: values for key, values in left.items() if values}
 
 
 class Rooms(Generic[Member]):

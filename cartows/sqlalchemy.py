@@ -27,12 +27,10 @@ except ImportError as missing:
     raise ImportError("cartows.sqlalchemy needs SQLAlchemy: pip install 'cartows[sqlalchemy]'") from missing
 
 from .backplane.base import Outgoing
-from .broadcasts import Broadcasts, PublishResult
+from .broadcaster import Broadcasts, PublishResult, outgoing
 from .errors import CartowsError, HubClosed, MessageError
-from .merging import merge_snapshots
-from .message import Message, snapshot
+from .message import Message, merge_snapshots, snapshot
 from .options import Options
-from .outgoing import outgoing
 from .rooms import Audience
 
 __all__ = ["publish_on_commit"]

@@ -7,10 +7,10 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from cartows.connection import Connection
-from cartows.frames import Frame
+from cartows.client.connection import Connection
+from cartows.client.transport import PlainTransport, Transport
 from cartows.options import Options
-from cartows.transport import PlainTransport, Transport
+from cartows.websocket.frames import Frame
 
 
 class ScriptedTransport(Transport):

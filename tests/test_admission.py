@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from werkzeug.test import EnvironBuilder
 
 from cartows import Options
-from cartows.admission import (
+from cartows.handler.checks import (
     Refusal,
     check_filters,
     check_handshake,

@@ -12,8 +12,8 @@ from typing import cast
 
 import pytest
 
-from cartows.auditor import Auditor
-from cartows.client import Client
+from cartows.client.client import Client
+from cartows.hub.rechecker import Auditor
 
 SOON, DEADLINE = 0.01, 10.0
 

@@ -31,7 +31,7 @@ from werkzeug.test import EnvironBuilder
 from werkzeug.wrappers import Request
 
 from cartows.auth import FlaskLoginAuth, JWTAuth, keys
-from cartows.credentials import Credentials
+from cartows.auth.base import Credentials
 from cartows.errors import AuthError, OptionsError
 from cartows.rooms import Hearing
 

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from cartows import backlog as module_under_test
-from cartows.backlog import Backlog
-from cartows.frames import Frame
-from cartows.merging import merge
+from cartows.client.coalescing import merge
+from cartows.client.send_queue import Backlog
 from cartows.options import Policy
+from cartows.websocket.frames import Frame
 
 POLICIES: list[Policy] = ["disconnect", "drop_oldest", "coalesce"]
 # Room enough where a test is about messages, or about nothing of the kind.

@@ -18,7 +18,7 @@ from sqlalchemy.exc import OperationalError
 from websockets.sync.client import connect
 from werkzeug.serving import make_server
 
-from cartows.handoff import dead_end
+from cartows.handler.handoff import dead_end
 
 FOLDER = Path(__file__).resolve().parents[1] / "examples" / "board"
 MODULES = [path.stem for path in FOLDER.glob("*.py")]

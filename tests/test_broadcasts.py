@@ -17,7 +17,7 @@ import msgspec
 import pytest
 
 from cartows import Message, Options, PublishRejected, PublishResult, new_message
-from cartows.broadcasts import Broadcasts
+from cartows.broadcaster import Broadcasts
 from cartows.rooms import EVERYONE, Audience
 
 ACCEPTED = PublishResult(True, "queued", "e.1")

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from cartows import channel as module_under_test
-from cartows.channel import Channel, ChannelClosed
+from cartows.hub.broadcast_queue import Channel, ChannelClosed
 
 # How long a test waits for what must not happen, and for what must, in seconds.
 A_MOMENT, AT_MOST = 0.2, 10.0

@@ -21,7 +21,7 @@ from wsproto.events import BytesMessage, CloseConnection, Ping, Pong, TextMessag
 from wsproto.extensions import PerMessageDeflate
 
 from cartows import frames
-from cartows.frames import CONTROL_PAYLOAD, Frame, close_frame, ping_frame, pong_frame
+from cartows.websocket.frames import CONTROL_PAYLOAD, Frame, close_frame, ping_frame, pong_frame
 
 LIGHT = settings(
     deadline=None,

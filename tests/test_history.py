@@ -10,9 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from cartows.frames import Frame
-from cartows.history import Event, Heard, History
+from cartows.history.history import Event, Heard, History
 from cartows.rooms import EVERYONE, Audience, Hearing
+from cartows.websocket.frames import Frame
 
 EPOCH = "9f2c61d0"
 EVERYTHING = Hearing()

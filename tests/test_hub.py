@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 
 from cartows import Client, Hub, HubClosed, Message, MessageError, Options, PublishRejected, new_message
-from cartows.connection import Connection
-from cartows.transport import PlainTransport
+from cartows.client.connection import Connection
+from cartows.client.transport import PlainTransport
 
 
 class Peer:
@@ -630,8 +630,8 @@ def test_a_forked_child_starts_afresh_and_leaves_the_parents_clients_alone(hubs:
 AT_EXIT = """
 import os, socket, sys, threading
 from cartows import Client, Hub
-from cartows.connection import Connection
-from cartows.transport import PlainTransport
+from cartows.client.connection import Connection
+from cartows.client.transport import PlainTransport
 hub = Hub()
 client = Client(hub, Connection(PlainTransport(socket.socket(fileno=int(sys.argv[1]))), threading.Lock(), hub.options), "c")
 threading.Thread(target=client.read_pump, daemon=True).start()

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cartows.frames import Frame
-from cartows.merging import merge
+from cartows.client.coalescing import merge
 from cartows.message import new_task_updated_message
+from cartows.websocket.frames import Frame
 
 ENTITY = ("task", "t1")
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, rule
 
 from cartows import presence as module_under_test
-from cartows.presence import News, Person, Presence, Report
+from cartows.presence.presence import News, Person, Presence, Report
 from cartows.rooms import Room
 
 from .costs import Lines

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cartows import protocol
-from cartows.protocol import Closed, Extensions, Inbound, Overhead, Pinged
+from cartows.websocket.parser import Closed, Extensions, Inbound, Overhead, Pinged
 
 LIGHT = settings(
     deadline=None,

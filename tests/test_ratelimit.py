@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cartows.ratelimit import ADMIT, DROP, END, TELL, RateLimit
+from cartows.client.rate_limit import ADMIT, DROP, END, TELL, RateLimit
 
 # Sixteenths of a second: sums of them are exact.
 TICK = 1 / 16

@@ -12,9 +12,9 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from cartows.client import Client
-from cartows.place import Bounds, Place
-from cartows.registry import Registry
+from cartows.client.client import Client
+from cartows.hub.capacity import Bounds, Place
+from cartows.hub.registry import Registry
 
 ADDRESSES = st.sampled_from([None, "192.0.2.1", "192.0.2.2", "ann"])
 IDENTITIES = st.sampled_from([None, "ann", "bob", "192.0.2.1"])

@@ -9,10 +9,10 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from cartows.frames import Frame
-from cartows.history import Event, History
-from cartows.replay import Past, Replay
+from cartows.history.history import Event, History
+from cartows.history.replay import Past, Replay
 from cartows.rooms import Audience, Hearing
+from cartows.websocket.frames import Frame
 
 SIZE = 40
 ALL_AT_ONCE = 1_000_000

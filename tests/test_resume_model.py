@@ -31,9 +31,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from cartows import Client, Hub, Options, new_message, sending
-from cartows.connection import Connection
-from cartows.history import Event
-from cartows.transport import PlainTransport
+from cartows.client.connection import Connection
+from cartows.client.transport import PlainTransport
+from cartows.history.history import Event
 
 Room = tuple[str, str]
 Filters = dict[str, tuple[str, ...]]

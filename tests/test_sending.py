@@ -14,12 +14,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cartows.frames import Frame, close_frame
-from cartows.history import Event, History
+from cartows.client.sender import GONE, OVERFLOW, QUEUED, SENT, WANTS_WRITER, Batch
+from cartows.history.history import Event, History
+from cartows.history.replay import Replay
 from cartows.options import Options, Policy
-from cartows.replay import Replay
 from cartows.rooms import EVERYONE, Hearing
-from cartows.sending import GONE, OVERFLOW, QUEUED, SENT, WANTS_WRITER, Batch
+from cartows.websocket.frames import Frame, close_frame
 
 from .fakes import ScriptedTransport, on_sockets, scripted, writing
 

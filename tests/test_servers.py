@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from werkzeug.serving import make_server
 
-from cartows.servers import configured_workers, gunicorn_worker, replaced_threads, serving
+from cartows.servers.base import configured_workers, gunicorn_worker, replaced_threads, serving
 
 AT_MOST = 10.0
 

@@ -36,7 +36,7 @@ from cartows import (
     TaskEvent,
     new_message,
 )
-from cartows.broadcasts import Broadcasts
+from cartows.broadcaster import Broadcasts
 from cartows.rooms import Audience
 from cartows.sqlalchemy import publish_on_commit
 

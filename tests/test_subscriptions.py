@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cartows.subscriptions import MOST_META, BadMessage, Subscription, parse, with_rooms, without_rooms
+from cartows.client.subscriptions import MOST_META, BadMessage, Subscription, parse, with_rooms, without_rooms
 
 KEYS = ("project_id", "board_id")
 ROOM = st.tuples(st.sampled_from(KEYS), st.sampled_from("abc"))

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from cartows.transport import PlainTransport
-from cartows.turnstile import _SLOTS, Turnstile
+from cartows.client.read_scheduler import _SLOTS, Turnstile
+from cartows.client.transport import PlainTransport
 
 pytestmark = pytest.mark.skipif(not Turnstile.available, reason="no epoll here")
 
@@ -149,7 +149,7 @@ def test_a_turnstile_that_cannot_start_leaves_nothing_behind_and_may_try_again(m
     def fail() -> tuple[int, int]:
         raise OSError(24, "Too many open files")
 
-    monkeypatch.setattr("cartows.turnstile.os.pipe", fail)
+    monkeypatch.setattr("cartows.client.read_scheduler.os.pipe", fail)
     with pytest.raises(OSError, match="Too many"):
         turnstile.start()
     assert not turnstile.wait(0), "readers must not sleep where nobody wakes them"

@@ -9,7 +9,8 @@ Each needs its extra, ``cartows[jwt]`` or ``cartows[login]``, and says so when i
 
 from __future__ import annotations
 
+from .base import Authenticator, Credentials
 from .flask_login import FlaskLoginAuth
 from .jwt import JWTAuth
 
-__all__ = ["FlaskLoginAuth", "JWTAuth"]
+__all__ = ["Authenticator", "Credentials", "FlaskLoginAuth", "JWTAuth"]

@@ -16,9 +16,9 @@ from weakref import WeakKeyDictionary, ref
 
 from flask import current_app
 
-from ..credentials import Authenticator, Credentials, Disconnector
 from ..errors import AuthError, OptionsError
 from ..websocket.close_codes import CloseCode
+from .base import Authenticator, Credentials, Disconnector
 
 __all__ = ["FlaskLoginAuth"]
 

@@ -14,9 +14,9 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from ..credentials import SUBPROTOCOL, Authenticator, Credentials
 from ..errors import AuthError, OptionsError
 from ..rooms import Hearing, Room, room_value
+from .base import SUBPROTOCOL, Authenticator, Credentials
 from .keys import ALGORITHMS, HMAC, PAUSE, Key, KeySource, fetcher, logger, pyjwt, read_keys
 
 __all__ = ["JWTAuth"]

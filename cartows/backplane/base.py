@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple, Protocol
 
-from ..presence import Person, Report
+from ..presence.presence import Person, Report
 from ..rooms import Audience
 
 __all__ = ["Backplane", "Entry", "Outcome", "Outgoing", "Past", "PeopleSink", "Sink"]

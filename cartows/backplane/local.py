@@ -11,7 +11,7 @@ import secrets
 from collections.abc import Mapping
 from typing import Any
 
-from ..presence import Person
+from ..presence.presence import Person
 from .base import Outcome, Outgoing, Past, Sink
 
 __all__ = ["LocalBackplane"]

@@ -1,4 +1,4 @@
-// The types of cartows.js. What stands between the two marks below is made from the Python structs: see cartows/schema.py.
+// The types of cartows.js. What stands between the two marks below is made from the Python structs: see tools/export_schema.py.
 
 // <events>
 export type Id = string | number;

@@ -20,13 +20,13 @@ with atheris.instrument_imports(include=["cartows", "wsproto"]) if atheris is no
     from werkzeug.test import EnvironBuilder
     from werkzeug.wrappers import Request
 
-    from cartows.admission import Refusal, check_filters, check_handshake, check_origin
     from cartows.auth import JWTAuth
+    from cartows.client.subscriptions import MOST_NAME, BadMessage, parse
     from cartows.errors import AuthError, OptionsError
+    from cartows.handler.checks import Refusal, check_filters, check_handshake, check_origin
     from cartows.message import decode_object
     from cartows.options import Options
-    from cartows.protocol import Closed, Extensions, Inbound, Overhead, Pinged
-    from cartows.subscriptions import MOST_NAME, BadMessage, parse
+    from cartows.websocket.parser import Closed, Extensions, Inbound, Overhead, Pinged
 
 OPTIONS = Options()
 MOST = 2000

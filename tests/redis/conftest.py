@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from cartows.backplane.connect import Broker
-from cartows.backplane.lane import Lane
-from cartows.backplane.scripts import Store
+from cartows.backplane.redis.connect import Broker
+from cartows.backplane.redis.event_store import Store
+from cartows.backplane.redis.event_writer import Lane
 
 from .server import Proxy, Redis
 

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from cartows.backplane.base import Entry, Outcome, Outgoing, Past
-from cartows.backplane.lane import Lane
-from cartows.backplane.scripts import Names, Record, record_of
+from cartows.backplane.redis.event_store import Names, Record, record_of
+from cartows.backplane.redis.event_writer import Lane
 from cartows.rooms import Audience
 
 from .server import Redis

@@ -14,8 +14,8 @@ import pytest
 import redis
 
 from cartows import OptionsError
-from cartows.backplane.connect import Broker, BrokerError, Link, Script
-from cartows.backplane.scripts import Store
+from cartows.backplane.redis.connect import Broker, BrokerError, Link, Script
+from cartows.backplane.redis.event_store import Store
 
 from ..servers.process import wait_for
 from .events import event

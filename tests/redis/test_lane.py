@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from cartows.backplane.base import Outcome, Past
-from cartows.backplane.lane import Lane
+from cartows.backplane.redis.event_writer import Lane
 
 from ..servers.process import wait_for
 from .conftest import TIMEOUT

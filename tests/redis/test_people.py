@@ -17,11 +17,11 @@ from typing import Any
 import pytest
 
 from cartows.backplane import leases as leases_module
-from cartows.backplane.announcer import _LINGER, MOST_COMMANDS, TRIES
-from cartows.backplane.connect import Broker
-from cartows.backplane.leases import Leases
-from cartows.backplane.people import People, Periods
-from cartows.presence import Person, Presence, Report
+from cartows.backplane.redis.connect import Broker
+from cartows.backplane.redis.presence_announcer import _LINGER, MOST_COMMANDS, TRIES
+from cartows.backplane.redis.presence_leases import Leases
+from cartows.backplane.redis.presence_sync import People, Periods
+from cartows.presence.presence import Person, Presence, Report
 from cartows.rooms import Room
 
 from ..servers.process import wait_for

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import pytest
 
 from cartows.backplane.base import Outgoing
-from cartows.backplane.connect import BrokerError
-from cartows.backplane.scripts import KEPT, Checked, Store, Stored, record_of
+from cartows.backplane.redis.connect import BrokerError
+from cartows.backplane.redis.event_store import KEPT, Checked, Store, Stored, record_of
 from cartows.rooms import EVERYONE, Audience
 
 from .events import NAMES, event, numbers_of, stored, stream

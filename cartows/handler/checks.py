@@ -1,0 +1,191 @@
+"""Who may become a client: what is checked before the upgrade, while the answer can still be HTTP.
+
+Threads: the request's own.
+Locks: none.
+Blocks: never, save for what an app's own origin check does.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import ipaddress
+from collections.abc import Collection
+from typing import Any, NamedTuple
+from urllib.parse import unquote_plus, urlsplit
+
+from ..options import Options
+
+__all__ = [
+    "NO_WEBSOCKET",
+    "Refusal",
+    "address_of",
+    "check_filters",
+    "check_handshake",
+    "check_origin",
+    "default_max_clients",
+    "hide_parameters",
+    "too_many",
+    "unavailable",
+]
+
+# Descriptors left to the app, its database and the sockets that a server has accepted but not yet handed on: gunicorn accepts
+# up to 1,000 (worker_connections) and its gthread worker dies when accept finds no descriptor.
+_HEADROOM = 1064
+
+# Seconds after which somebody who found the house full may ask again.
+_RETRY_AFTER = 5
+
+
+# The code of a request that asks for no connection.
+NO_WEBSOCKET = "NOT_A_WEBSOCKET_REQUEST"
+
+
+class Refusal(NamedTuple):
+    """Be an HTTP answer that says why there will be no WebSocket connection."""
+
+    status: int
+    code: str
+    message: str
+    headers: tuple[tuple[str, str], ...] = ()
+    #: What the log says beside the message, and the one who is refused is not told.
+    aside: str = ""
+
+
+def address_of(request: Any) -> str | None:
+    """Return what a visitor's address counts as: of IPv6 the first half, since that is what one visitor is given."""
+    found: str | None = request.remote_addr
+    try:
+        address = ipaddress.ip_address((found or "").partition("%")[0])
+    except ValueError:
+        # A Unix socket's peer has none.
+        return found
+    if address.version == 4 or address.ipv4_mapped is not None:
+        return str(getattr(address, "ipv4_mapped", None) or address)
+    return str(ipaddress.ip_network((int(address) >> 64 << 64, 64)))
+
+
+def check_handshake(request: Any) -> Refusal | None:
+    """Return why a request is no opening handshake (RFC 6455, section 4.2.1), or None when it is one."""
+    method, headers = request.method, request.headers
+    if method != "GET":
+        return Refusal(405, "METHOD_NOT_ALLOWED", f"A WebSocket connection begins with GET, not {method}.", (("Allow", "GET"),))
+    tokens = [token.strip().lower() for token in headers.get("Connection", "").split(",")]
+    if "upgrade" not in tokens or headers.get("Upgrade", "").strip().lower() != "websocket":
+        return Refusal(
+            400,
+            NO_WEBSOCKET,
+            'This is a WebSocket endpoint: connect with ws:// or wss://, e.g. new WebSocket("ws://HOST/ws"). A proxy in '
+            "between must pass the Upgrade and Connection headers on.",
+        )
+    if request.environ.get("SERVER_PROTOCOL") in ("HTTP/0.9", "HTTP/1.0"):
+        return Refusal(400, "OLD_HTTP", "A WebSocket connection begins with HTTP/1.1; a proxy in between must speak it too.")
+    version = headers.get("Sec-WebSocket-Version", "").strip()
+    if version != "13":
+        found = f"version {version[:20]!r}" if version else "no Sec-WebSocket-Version header"
+        return Refusal(426, "WRONG_VERSION", f"Only WebSocket version 13 is spoken here, found {found}.", _VERSION_HEADERS)
+    try:
+        nonce = base64.b64decode(headers.get("Sec-WebSocket-Key", "").strip(), validate=True)
+    except (binascii.Error, ValueError):
+        nonce = b""
+    if len(nonce) != 16:
+        return Refusal(400, "BAD_KEY", "The Sec-WebSocket-Key header must be 16 bytes in base64.")
+    return None
+
+
+_VERSION_HEADERS = (("Sec-WebSocket-Version", "13"), ("Upgrade", "websocket"))
+
+
+def check_origin(request: Any, options: Options) -> Refusal | None:
+    """Return why a page of that origin may not connect; a request without an Origin comes from no browser and may."""
+    origin = request.headers.get("Origin")
+    if origin is None:
+        return None
+    allowed = options.origins
+    if callable(allowed):
+        admitted, wanted = bool(allowed(request)), "what the app's origin check allows"
+    elif allowed is None:
+        # Not request.host, which is empty for a name with an underscore.
+        host = request.headers.get("Host", "")
+        admitted, wanted = _same_host(origin, host), f"the host {host[:200]!r}"
+    else:
+        admitted = allowed == "*" or origin.rstrip("/").lower() in allowed
+        wanted = ", ".join(allowed)
+    if admitted:
+        return None
+    return Refusal(403, "ORIGIN_REFUSED", f"Pages of origin {origin[:200]!r} may not connect.", aside=f"Allowed: {wanted}.")
+
+
+def _same_host(origin: str, host: str) -> bool:
+    try:
+        asking = _host(urlsplit(origin).netloc)
+    except ValueError:
+        return False
+    # A page without a host has the origin "null".
+    return asking != "" and asking == _host(host)
+
+
+def _host(netloc: str) -> str:
+    """Return a host without a port that its scheme implies: a proxy may have ended TLS, so either will do."""
+    host = netloc.rpartition("@")[2].lower()
+    for port in (":80", ":443"):
+        host = host.removesuffix(port)
+    return host
+
+
+def check_filters(request: Any, options: Options) -> dict[str, tuple[str, ...]] | Refusal:
+    """Return the filters that the query asks for, each key with its values, or why there are too many.
+
+    ``rooms=none`` asks for none: a key without a value stands for that, since a query that says nothing asks for everything.
+    """
+    asked = {key: tuple(dict.fromkeys(request.args.getlist(key))) for key in options.filter_keys}
+    filters = {key: values for key, values in asked.items() if values}
+    count = sum(len(values) for values in filters.values())
+    if count > options.max_filters:
+        return Refusal(403, "TOO_MANY_FILTERS", f"A client may hold {options.max_filters} filter values, not {count}.")
+    if not filters and request.args.get("rooms") == "none":
+        return {options.filter_keys[0]: ()}
+    return filters
+
+
+def hide_parameters(request: Any, parameters: Collection[str]) -> None:
+    """Take what carries a secret out of what a server writes into its access log once the request is over, as gunicorn does.
+
+    The request itself still has it.
+    """
+    if not parameters or not request.args:
+        return
+    environ = request.environ
+    if "QUERY_STRING" in environ:
+        environ["QUERY_STRING"] = _hidden(environ["QUERY_STRING"], parameters)
+    for name in ("RAW_URI", "REQUEST_URI"):
+        if name in environ:
+            path, mark, query = environ[name].partition("?")
+            environ[name] = path + mark + _hidden(query, parameters)
+
+
+def _hidden(query: str, parameters: Collection[str]) -> str:
+    pairs = [pair.partition("=") for pair in query.split("&")]
+    return "&".join(key + (f"{sign}hidden" if unquote_plus(key) in parameters else sign + value) for key, sign, value in pairs)
+
+
+def unavailable(code: str, message: str) -> Refusal:
+    """Return a 503 that says when to try again."""
+    return Refusal(503, code, message, (("Retry-After", str(_RETRY_AFTER)),))
+
+
+def too_many(code: str, message: str) -> Refusal:
+    """Return a 429 that says when to try again."""
+    return Refusal(429, code, message, (("Retry-After", str(_RETRY_AFTER)),))
+
+
+def default_max_clients() -> int:
+    """Return how many clients the process's file limit has room for, headroom left: at least half the limit."""
+    try:
+        import resource  # not on Windows
+    except ImportError:
+        return 500
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if limit == resource.RLIM_INFINITY:
+        limit = 1 << 20
+    return max(1, limit - min(_HEADROOM, limit // 2))

@@ -1,7 +1,7 @@
-# Needs a Python from 3.10 on and make; everything else goes into .venv here. See `make help`.
+# Needs a Python from 3.11 on and make; everything else goes into .venv here. See `make help`.
 
 # The Python that .venv is made with: the first of these that works. Another: make PYTHON=python3.12 test
-CANDIDATES = python3 python3.13 python3.12 python3.11 python3.10 /usr/bin/python3 python
+CANDIDATES = python3 python3.14 python3.13 python3.12 python3.11 /usr/bin/python3 python
 PYTHON ?= $(firstword $(foreach p,$(CANDIDATES),$(call usable,$(p))))
 VENV ?= .venv
 HOST ?= 127.0.0.1
@@ -14,10 +14,10 @@ PYTEST ?=
 BENCH ?=
 
 # A Python counts when it starts (a pyenv shim may not), is new enough, and can make an environment (Debian: python3-venv).
-usable = $(shell $(1) -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 10))' >/dev/null 2>&1 && echo $(1))
+usable = $(shell $(1) -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $(1))
 
-# Each Python from 3.10 to 3.13 that is here, lowest first: by name on the PATH, else among pyenv's versions.
-pythons = $(shell for v in 3.10 3.11 3.12 3.13; do \
+# Each Python from 3.11 to 3.15 that is here, lowest first: by name on the PATH, else among pyenv's versions.
+pythons = $(shell for v in 3.11 3.12 3.13 3.14 3.15; do \
 	for p in python$$v $${PYENV_ROOT:-$$HOME/.pyenv}/versions/$$v.*/bin/python$$v; do \
 		if $$p -c 'import venv, ensurepip' >/dev/null 2>&1; then echo $$p; break; fi; \
 	done; done)
@@ -41,7 +41,7 @@ help:
 	@echo 'make cluster      the same for examples/cluster: three workers and a Redis that you may kill'
 	@echo 'make test         run the tests                       (PYTEST="-k name")'
 	@echo 'make test-oldest  run them with the oldest versions supported'
-	@echo 'make test-all     run them on every Python from 3.10 to 3.13 that is here'
+	@echo 'make test-all     run them on every Python from 3.11 to 3.15 that is here'
 	@echo 'make test-browser run those in Chromium, and the unit tests of the JavaScript on Node'
 	@echo 'make screenshots  make the pictures in docs/images again'
 	@echo 'make lint         ruff and mypy'
@@ -67,7 +67,7 @@ test-oldest: $(OLDEST_VENV)/.oldest
 
 test-all:
 	@set -e; failed=; found='$(pythons)'; \
-	[ -n "$$found" ] || { echo 'no Python from 3.10 to 3.13 found' >&2; exit 1; }; \
+	[ -n "$$found" ] || { echo 'no Python from 3.11 to 3.15 found' >&2; exit 1; }; \
 	for python in $$found; do \
 		version=$$($$python -c 'import sys; print("%d.%d" % sys.version_info[:2])'); \
 		echo "== Python $$version: $$python"; \
@@ -98,9 +98,9 @@ clean:
 
 # An environment, and one stamp in it for each set of packages: a second call installs nothing, a change to setup.cfg does.
 $(VENV)/.made:
-	@[ -n '$(PYTHON)' ] || { echo 'No Python from 3.10 on that can make an environment (Debian, Ubuntu: apt install' \
+	@[ -n '$(PYTHON)' ] || { echo 'No Python from 3.11 on that can make an environment (Debian, Ubuntu: apt install' \
 		'python3-venv). One elsewhere: make PYTHON=/path/to/python3' >&2; exit 1; }
-	@[ -n '$(call usable,$(PYTHON))' ] || { echo '$(PYTHON) does not start, is older than 3.10, or lacks venv' >&2; exit 1; }
+	@[ -n '$(call usable,$(PYTHON))' ] || { echo '$(PYTHON) does not start, is older than 3.11, or lacks venv' >&2; exit 1; }
 	@echo 'Making $(VENV) with $(PYTHON)'
 	@$(PYTHON) -m venv --clear $(VENV)
 	@touch $@
@@ -138,7 +138,7 @@ $(VENV)/.lint: $(VENV)/.made setup.cfg
 	@touch $@
 
 $(OLDEST_VENV)/.oldest: setup.cfg Makefile
-	@python='$(firstword $(pythons))'; [ -n "$$python" ] || { echo 'no Python from 3.10 to 3.13 found' >&2; exit 1; }; \
+	@python='$(firstword $(pythons))'; [ -n "$$python" ] || { echo 'no Python from 3.11 to 3.15 found' >&2; exit 1; }; \
 	echo "Making $(OLDEST_VENV) with $$python and the oldest versions supported"; \
 	$$python -m venv --clear $(OLDEST_VENV)
 	@$(OLDEST_VENV)/bin/python $(PIP) -e '.[test]' $(OLDEST)

@@ -39,7 +39,7 @@ BOARD = "board-456"
 # What all baselines say in the place of the time at which they sent it.
 TIMESTAMP = "2026-11-23T01:23:45.123456Z"
 
-# Broadcasts a task to a board, or to every client whatever board it holds where that is None; returns whether it was accepted,
+# Broadcaster a task to a board, or to every client whatever board it holds where that is None; returns whether it was accepted,
 # and with Redis: stored.
 Broadcast = Callable[[str, str | None, dict[str, Any]], bool]
 
@@ -59,7 +59,7 @@ def cartows_app() -> Flask:
             result = hub.broadcast_message(new_task_created_message(task_id, BOARD, task))
         else:
             result = hub.broadcast_task_created(task_id, board, task)
-        return result.how in ("queued", "stored")
+        return result.status in ("queued", "stored")
 
     _add_routes(app, broadcast, hub.client_count)
     return app

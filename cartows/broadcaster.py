@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, Literal, NamedTuple
 
-from .backplane.base import Outgoing
+from .backplane.base import OutgoingEvent
 from .errors import MessageError, PublishRejected
 from .message import (
     ACTIONS,
@@ -33,21 +33,21 @@ from .message import (
 )
 from .rooms import EVERYONE, Audience, room_value
 
-__all__ = ["ENVELOPE", "Broadcasts", "PublishResult", "Refusals", "outgoing"]
+__all__ = ["ENVELOPE", "Broadcaster", "PublishResult", "RejectionLog", "prepare_event"]
 
 # Boards whose missing project is remembered as said; one beyond that is said again rather than memory growing.
-_MOST_UNPLACED = 1000
+_MAX_UNPLACED = 1000
 
 
 class PublishResult(NamedTuple):
     """Say what became of a broadcast.
 
-    ``how`` is "queued" when it was handed to the hub, "stored" when it is where all hubs read, and "spooled" when it waits in
-    this process until that is so; ``reason`` says why it was not accepted.
+    ``status`` is "queued" when it was handed to the hub, "stored" when it is where all hubs read, and "spooled" when it
+    waits in this process until that is so; ``reason`` says why it was not accepted.
     """
 
     accepted: bool
-    how: Literal["queued", "stored", "spooled"] | None = None
+    status: Literal["queued", "stored", "spooled"] | None = None
     id: str | None = None
     reason: str | None = None
 
@@ -57,7 +57,7 @@ class PublishResult(NamedTuple):
             raise PublishRejected(self.reason)
 
 
-class Broadcasts:
+class Broadcaster:
     """Offer every broadcast in terms of one method, ``publish``.
 
     All of them return a PublishResult, raise MessageError in the caller's thread for what cannot be serialised and HubClosed
@@ -167,7 +167,7 @@ class Broadcasts:
             board = room_value(board_id)
             with self._unplaced_lock:
                 said = board in self._unplaced
-                if len(self._unplaced) >= _MOST_UNPLACED:
+                if len(self._unplaced) >= _MAX_UNPLACED:
                     self._unplaced.clear()
                 self._unplaced.add(board)
             if not said:
@@ -209,7 +209,7 @@ def _rooms(filters: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
 ENVELOPE = 64
 
 
-def outgoing(message: Message, audience: Audience, enc_hook: EncodeHook | None, send_queue_bytes: int) -> Outgoing:
+def prepare_event(message: Message, audience: Audience, enc_hook: EncodeHook | None, send_queue_bytes: int) -> OutgoingEvent:
     """Return a message as it is published, without an id.
 
     Raises MessageError for what cannot be serialised or is larger than any client could be sent.
@@ -223,10 +223,10 @@ def outgoing(message: Message, audience: Audience, enc_hook: EncodeHook | None, 
             f"CARTOWS_SEND_QUEUE_BYTES={send_queue_bytes} less {ENVELOPE}. Send less, e.g. an id to fetch by"
         )
     entity = entity_of(message.data)
-    return Outgoing(message.type, body, audience, entity, entity is not None and message.type.endswith(".updated"))
+    return OutgoingEvent(message.type, body, audience, entity, entity is not None and message.type.endswith(".updated"))
 
 
-class Refusals:
+class RejectionLog:
     """Log the first event that is refused, and the first that is taken after that."""
 
     def __init__(self, logger: logging.Logger) -> None:

@@ -111,10 +111,12 @@ class CartoWS:
         Raises OptionsError for an Authenticator that cannot work.
         """
         if isinstance(function, Authenticator):
-            every = function.recheck_every
+            every = function.recheck_interval
             if every is not None and not 0 < every < math.inf:
-                raise OptionsError(f"recheck_every={every!r} cannot be used: it must be a number of seconds above 0, or None")
-            function.serve(self.hub)
+                raise OptionsError(
+                    f"recheck_interval={every!r} cannot be used: it must be a number of seconds above 0, or None"
+                )
+            function.init_hub(self.hub)
         self._hooks.authenticate = function
         return function
 

@@ -99,7 +99,7 @@ class AppHooks:
         asked = self.hooks.authenticate
         return asked if isinstance(asked, Authenticator) else None
 
-    def may_hear(self, credentials: Credentials, identity: Any, key: str | None, value: str | None) -> bool:
+    def is_allowed(self, credentials: Credentials, identity: Any, key: str | None, value: str | None) -> bool:
         """Ask the credentials, or else the app, whether somebody may hear a room; without either anybody may.
 
         No key and no value stand for everything.
@@ -109,8 +109,8 @@ class AppHooks:
     def _allows(
         self, call: Callable[..., Any], credentials: Credentials, identity: Any, key: str | None, value: str | None
     ) -> bool:
-        if credentials.may_hear is not None:
-            return credentials.may_hear.unfiltered or (key, value) in credentials.may_hear.rooms
+        if credentials.allowed_rooms is not None:
+            return credentials.allowed_rooms.unfiltered or (key, value) in credentials.allowed_rooms.rooms
         authorize = self.hooks.authorize
         return authorize is None or bool(call(authorize, identity, key, value))
 
@@ -139,13 +139,13 @@ class AppHooks:
         return _checked(self.call(self.authenticator.refresh, token))
 
     @property
-    def recheck_every(self) -> float | None:
-        """How often ``still_good`` is to be asked, in seconds; None for never."""
-        return None if self.authenticator is None else self.authenticator.recheck_every
+    def recheck_interval(self) -> float | None:
+        """How often ``is_valid`` is to be asked, in seconds; None for never."""
+        return None if self.authenticator is None else self.authenticator.recheck_interval
 
-    def still_good(self, credentials: Credentials) -> bool:
+    def is_valid(self, credentials: Credentials) -> bool:
         """Ask whether somebody may stay."""
-        return self.authenticator is None or bool(self.call(self.authenticator.still_good, credentials))
+        return self.authenticator is None or bool(self.call(self.authenticator.is_valid, credentials))
 
     def connected(self, client: HookClient) -> int | None:
         """Tell the app of a client that is about to be registered; returns a close code when the app refuses it."""

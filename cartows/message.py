@@ -41,7 +41,7 @@ EncodeHook = Callable[[Any], Any]
 _DEEPEST_CULPRIT = 20
 
 
-class MessageType(str, enum.Enum):
+class MessageType(enum.StrEnum):
     """Name the types that the library itself sends or answers; an app's own types are plain strings."""
 
     TASK_CREATED = "task.created"
@@ -131,7 +131,7 @@ class Message(msgspec.Struct, kw_only=True, omit_defaults=True):
     """
 
     type: str
-    timestamp: dt.datetime = msgspec.field(default_factory=lambda: dt.datetime.now(dt.timezone.utc))
+    timestamp: dt.datetime = msgspec.field(default_factory=lambda: dt.datetime.now(dt.UTC))
     id: str | None = None
     data: Any = None
     error: str | None = None
@@ -139,10 +139,10 @@ class Message(msgspec.Struct, kw_only=True, omit_defaults=True):
 
     def __post_init__(self) -> None:
         zone = self.timestamp.tzinfo
-        if zone is not dt.timezone.utc:
+        if zone is not dt.UTC:
             # A naive time is taken for UTC.
-            aware = self.timestamp.replace(tzinfo=dt.timezone.utc) if zone is None else self.timestamp
-            self.timestamp = aware.astimezone(dt.timezone.utc)
+            aware = self.timestamp.replace(tzinfo=dt.UTC) if zone is None else self.timestamp
+            self.timestamp = aware.astimezone(dt.UTC)
 
     def encode(self, enc_hook: EncodeHook | None = None) -> bytes:
         """Return the message as one JSON object in UTF-8.

@@ -43,11 +43,11 @@ class Options:
     #: Where the extension puts its WebSocket route.
     path: str = "/ws"
     #: Messages the hub's broadcast channel holds.
-    broadcast_queue: int = 256
+    broadcast_queue_size: int = 256
     #: How long a publisher waits for room in that channel, all told.
     publish_timeout: float = 1.0
     #: Messages one client's send queue holds.
-    send_queue: int = 256
+    send_queue_size: int = 256
     #: Bytes one client's send queue holds; whichever bound is reached first.
     send_queue_bytes: int = 1024 * 1024
     #: What becomes of a client whose queue is over its bound.
@@ -80,7 +80,7 @@ class Options:
     #: SO_SNDBUF of every client's socket; None leaves it to the kernel.
     write_buffer: int | None = None
     #: Origins that may connect: None for the same host, "*" for all, a list, or a callable(request) -> bool.
-    origins: str | Sequence[str] | OriginCheck | None = None
+    allowed_origins: str | Sequence[str] | OriginCheck | None = None
     #: Clients this process serves; None takes it from the process's file limit, less headroom.
     max_clients: int | None = None
     #: Clients from one address, by the request's remote_addr; None for any number.
@@ -96,7 +96,7 @@ class Options:
     #: The query parameters that are filters.
     filter_keys: tuple[str, ...] = ("project_id", "board_id")
     #: Events of at least so many bytes are compressed for clients that can read it; None never compresses.
-    compress_over: int | None = 1024
+    compress_min_size: int | None = 1024
     #: Send `connected` first; off for a raw protocol.
     greeting: bool = True
     #: None hands a socket off where that is possible, True too and warns where it is not, False keeps the request's thread.
@@ -148,7 +148,7 @@ def _refuse(name: str, value: object, allowed: str) -> OptionsError:
 
 
 def _checked(name: str, value: Any) -> Any:
-    if name == "origins":
+    if name == "allowed_origins":
         return _checked_origins(value)
     if name == "filter_keys":
         return _checked_filter_keys(value)
@@ -191,7 +191,7 @@ def _checked_origins(value: Any) -> Any:
     except (TypeError, AttributeError):
         origins = ()
     if not origins or not all(origin == "null" or "://" in origin for origin in origins):
-        raise _refuse("origins", value, '"*", a callable(request), or a list such as ["https://app.example.com"]')
+        raise _refuse("allowed_origins", value, '"*", a callable(request), or a list such as ["https://app.example.com"]')
     return origins
 
 

@@ -17,8 +17,8 @@ from typing import Any
 
 from .backplane.redis.connect import Broker
 from .backplane.redis.event_store import Store
-from .backplane.redis.event_writer import Lane
-from .broadcaster import Broadcasts, PublishResult, Refusals, outgoing
+from .backplane.redis.event_writer import EventWriter
+from .broadcaster import Broadcaster, PublishResult, RejectionLog, prepare_event
 from .errors import HubClosed
 from .message import EncodeHook, Message
 from .options import Options
@@ -30,7 +30,7 @@ __all__ = ["Publisher"]
 _EXIT_TIMEOUT = 1.5
 
 
-class Publisher(Broadcasts):
+class Publisher(Broadcaster):
     """Broadcast to the clients of every hub that reads from the same Redis.
 
     Each broadcast is "stored" once it returns, or "spooled": it waits in this process for Redis to come back, and is lost with
@@ -64,8 +64,8 @@ class Publisher(Broadcasts):
         """Make all state of a process anew: in ``__init__``, and in the child of a fork."""
         options = self.options
         self._unplaced_lock = threading.Lock()
-        self._refusals = Refusals(self.logger)
-        self._lane = Lane(self._connect, options.publish_timeout, options.spool_size, options.spool_bytes, self.logger)
+        self._rejections = RejectionLog(self.logger)
+        self._lane = EventWriter(self._connect, options.publish_timeout, options.spool_size, options.spool_bytes, self.logger)
 
     def _connect(self) -> Store:
         return Store(self._broker.link(self.options.publish_timeout))
@@ -87,12 +87,12 @@ class Publisher(Broadcasts):
         cannot be serialised or is larger than any client could be sent, HubClosed after ``close``.
         """
         self._check_open()
-        event = outgoing(message, audience, self.enc_hook, self.options.send_queue_bytes)
+        event = prepare_event(message, audience, self.enc_hook, self.options.send_queue_bytes)
         outcome = self._lane.publish(event, self.options.publish_timeout)
-        if outcome.how is None:
+        if outcome.status is None:
             self._check_open()
-        self._refusals.note(message.type, outcome.reason, self._refused)
-        return PublishResult(outcome.how is not None, outcome.how, outcome.id, outcome.reason)
+        self._rejections.note(message.type, outcome.reason, self._refused)
+        return PublishResult(outcome.status is not None, outcome.status, outcome.id, outcome.reason)
 
     def _refused(self) -> int:
         refused: int = self._lane.stats()["refused"]

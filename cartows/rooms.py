@@ -11,7 +11,7 @@ import enum
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Generic, NamedTuple, TypeVar
 
-__all__ = ["Audience", "Filters", "Hearing", "Room", "Rooms", "room_value", "with_rooms", "without_rooms"]
+__all__ = ["Audience", "Filters", "Room", "Rooms", "Subscriptions", "room_value", "with_rooms", "without_rooms"]
 
 Member = TypeVar("Member")
 Room = tuple[str, str]
@@ -32,20 +32,20 @@ class Audience(NamedTuple):
 EVERYONE = Audience(everyone=True)
 
 
-class Hearing(NamedTuple):
+class Subscriptions(NamedTuple):
     """Say what one client hears: the events of its ``rooms``, and with ``unfiltered`` all that an Audience lets it hear."""
 
     rooms: frozenset[Room] = frozenset()
     unfiltered: bool = True
 
     @classmethod
-    def of(cls, filters: Mapping[str, Iterable[str]], selective: bool) -> Hearing:
+    def of(cls, filters: Mapping[str, Iterable[str]], selective: bool) -> Subscriptions:
         """Return what a client with these filters hears; one that is ``selective`` hears nothing for want of filters."""
         rooms = frozenset((key, value) for key, values in filters.items() for value in values)
         return cls(rooms, not rooms and not selective)
 
-    def hears(self, audience: Audience) -> bool:
-        """Return whether an event is for this client; the same answer that ``Rooms.hearers`` gives."""
+    def match(self, audience: Audience) -> bool:
+        """Return whether an event is for this client; the same answer that ``Rooms.recipients`` gives."""
         return audience.everyone or (self.unfiltered and audience.unfiltered) or not self.rooms.isdisjoint(audience.rooms)
 
 
@@ -80,16 +80,16 @@ class Rooms(Generic[Member]):
     def __len__(self) -> int:
         return len(self._held)
 
-    def join(self, member: Member, hearing: Hearing) -> None:
+    def join(self, member: Member, subscriptions: Subscriptions) -> None:
         """Put a member into the rooms that it hears, and into no others."""
         self.leave(member)
-        self._held[member] = hearing.rooms
-        for room in hearing.rooms:
+        self._held[member] = subscriptions.rooms
+        for room in subscriptions.rooms:
             if room not in self._members:
                 self._members[room] = {}
                 self._rooms_of_key[room[0]] = self._rooms_of_key.get(room[0], 0) + 1
             self._members[room][member] = None
-        if hearing.unfiltered:
+        if subscriptions.unfiltered:
             self._unfiltered[member] = None
 
     def leave(self, member: Member) -> None:
@@ -106,7 +106,7 @@ class Rooms(Generic[Member]):
         """Return whether anybody holds a filter of that key. Any thread may ask; the answer may be a moment old."""
         return self._rooms_of_key.get(key, 0) > 0
 
-    def hearers(self, audiences: Iterable[Audience]) -> dict[int, list[Member]]:
+    def recipients(self, audiences: Iterable[Audience]) -> dict[int, list[Member]]:
         """Group the members by what each hears of a run of events.
 
         Each key is a set of bits, bit *i* standing for the *i*-th audience; those who hear nothing are left out. Costs the

@@ -26,8 +26,8 @@ try:
 except ImportError as missing:
     raise ImportError("cartows.sqlalchemy needs SQLAlchemy: pip install 'cartows[sqlalchemy]'") from missing
 
-from .backplane.base import Outgoing
-from .broadcaster import Broadcasts, PublishResult, outgoing
+from .backplane.base import OutgoingEvent
+from .broadcaster import Broadcaster, PublishResult, prepare_event
 from .errors import CartowsError, HubClosed, MessageError
 from .message import Message, merge_snapshots, snapshot
 from .options import Options
@@ -39,7 +39,7 @@ __all__ = ["publish_on_commit"]
 _KEY = "cartows.waiting"
 
 
-def publish_on_commit(session: scoped_session[Any] | Session, hub: Broadcasts) -> Broadcasts:
+def publish_on_commit(session: scoped_session[Any] | Session, hub: Broadcaster) -> Broadcaster:
     """Return the ``broadcast*`` calls of a hub, or of a Publisher, with every event sent once the session has committed.
 
     ``session`` is Flask-SQLAlchemy's ``db.session`` or another scoped session, once for the app: an event waits in the session
@@ -48,7 +48,7 @@ def publish_on_commit(session: scoped_session[Any] | Session, hub: Broadcasts) -
 
     A call raises what the hub's own raise, save HubClosed, and CartowsError where there is no transaction to wait for. It makes
     its event there and then, so changing an object afterwards changes nothing, and begins a transaction where there is none,
-    as ``session.add`` does. Its PublishResult is accepted, and has neither ``how`` nor ``id``: that is for the commit to say.
+    as ``session.add`` does. Its PublishResult is accepted, and has neither ``status`` nor ``id``: the commit decides.
 
     Several updates of one task, project or board become one in the place of the last: its data, the ``changes`` of all, key by
     key. Not across another event of the same thing, nor where the audience or the ``action`` is another, so that "moved" stays
@@ -60,12 +60,12 @@ def publish_on_commit(session: scoped_session[Any] | Session, hub: Broadcasts) -
     return _OnCommit(session, hub)
 
 
-class _OnCommit(Broadcasts):
+class _OnCommit(Broadcaster):
     """Be a hub, as far as broadcasts go, whose events wait in the session."""
 
-    def __init__(self, session: scoped_session[Any] | Session, hub: Broadcasts) -> None:
+    def __init__(self, session: scoped_session[Any] | Session, hub: Broadcaster) -> None:
         # Not the base's: what it would make here, the hub has.
-        if not isinstance(hub, Broadcasts) or isinstance(hub, _OnCommit):
+        if not isinstance(hub, Broadcaster) or isinstance(hub, _OnCommit):
             raise TypeError(f"publish_on_commit takes a Hub or a Publisher, not {hub!r}: publish_on_commit(db.session, ws.hub)")
         if isinstance(session, scoped_session):
             self._current: Callable[[], Session] = session
@@ -126,9 +126,9 @@ class _OnCommit(Broadcasts):
 class _Event(NamedTuple):
     """Be an event that waits: what it says, and how it would be sent."""
 
-    hub: Broadcasts
+    hub: Broadcaster
     message: Message
-    outgoing: Outgoing
+    outgoing: OutgoingEvent
 
 
 # The events of each transaction that has any, in order; below None those that are committed.
@@ -224,13 +224,13 @@ def _both(older: _Event, newer: _Event) -> _Event | None:
         return None
 
 
-def _outgoing(hub: Broadcasts, message: Message, audience: Audience) -> Outgoing:
+def _outgoing(hub: Broadcaster, message: Message, audience: Audience) -> OutgoingEvent:
     """Return a message as the hub would send it. Raises MessageError for what it would refuse."""
-    return outgoing(message, audience, getattr(hub, "enc_hook", None), _options(hub).send_queue_bytes)
+    return prepare_event(message, audience, getattr(hub, "enc_hook", None), _options(hub).send_queue_bytes)
 
 
-def _options(hub: Broadcasts) -> Options:
-    # Those of Hub and Publisher; another kind of Broadcasts may have none.
+def _options(hub: Broadcaster) -> Options:
+    # Those of Hub and Publisher; another kind of Broadcaster may have none.
     return getattr(hub, "options", None) or _DEFAULTS
 
 

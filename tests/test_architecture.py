@@ -1,174 +1,268 @@
-"""The rooms of the house: imports go down only, and each dependency has one room."""
+"""The structure of the package: what may import what, where each dependency is used, how long a file may grow.
+
+``ALLOWED`` is the table of ARCHITECTURE.md. Imports below ``TYPE_CHECKING`` count as any others.
+"""
 
 from __future__ import annotations
 
 import ast
+import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-PACKAGE = Path(__file__).parents[1] / "cartows"
+import pytest
 
-# Lowest floor first. A module may import from the floors below, and on its own floor from those that stand left of it.
-FLOORS = [
-    "websocket.close_codes websocket errors options message schema frames merging place ratelimit refusals revocations",
-    "turnstile transport protocol rooms history replay backlog outbox sending connection channel servers credentials presence",
-    "auth.keys auth.jwt auth.flask_login auth",
-    "backplane.base backplane.backoff backplane.local backplane.connect "
-    "backplane.scripts backplane.echoes backplane.lane backplane.leases",
-    "backplane.announcer backplane.listener backplane.people backplane.streams backplane outgoing",
-    "subscriptions hooks dialogue client route broadcasts publisher sqlalchemy",
-    "heartbeat registry clients auditor dispatch feed hub",
-    "admission gate handoff upgrade handler",
-    "extension",
-]
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "cartows"
 
-# Everything that is neither the package itself nor the standard library, and who may know of it.
-DEPENDENCIES = {
+#: What each package, or module beside the packages, may import of cartows.
+ALLOWED: dict[str, str] = {
+    "errors": "",
+    "rooms": "",
+    "servers": "",
+    "websocket": "",
+    "options": "errors",
+    "message": "errors",
+    "history": "rooms websocket",
+    "presence": "message rooms",
+    "auth": "errors rooms websocket",
+    "hooks": "auth errors message rooms websocket",
+    "client": "auth errors history hooks message options rooms websocket",
+    "backplane": "errors options presence rooms",
+    "broadcaster": "backplane errors message rooms",
+    "publisher": "backplane broadcaster errors message options rooms",
+    "sqlalchemy": "backplane broadcaster errors message options rooms",
+    "hub": "backplane broadcaster client errors history message options presence rooms servers websocket",
+    "handler": "auth client errors hooks hub options rooms servers websocket",
+    "extension": "auth broadcaster client errors handler hooks hub message options presence rooms servers websocket",
+    # The list of what is public.
+    "__init__": "auth broadcaster client errors extension handler hub message options publisher",
+}
+
+#: Where each dependency outside the standard library may be imported: a package, or one module of it.
+DEPENDENCIES: dict[str, set[str]] = {
     "cryptography": {"auth.keys"},
-    "flask": {"auth.flask_login", "extension", "gate", "handler", "upgrade"},
+    "flask": {"auth.flask_login", "extension", "handler"},
     "flask_login": {"auth.flask_login"},
     "flask_sock": {"extension"},
     "jwt": {"auth.keys"},
-    "msgspec": {"merging", "message", "schema"},
-    "redis": {"backplane.connect"},
-    "simple_websocket": {"route"},
+    "msgspec": {"message", "client.coalescing"},
+    "redis": {"backplane.redis"},
+    "simple_websocket": {"client.simple_websocket"},
     "sqlalchemy": {"sqlalchemy"},
-    "wsproto": {"protocol"},
+    "wsproto": {"websocket"},
 }
 
-# The list of what is public; nothing imports it.
-FRONT = "__init__"
+#: Modules of the standard library that one place alone may import.
+RESERVED = {"sqlite3": {"backplane"}}
 
-PLACES = {name: (floor, place) for floor, names in enumerate(FLOORS) for place, name in enumerate(names.split())}
+MAX_LINES = 350
+MAX_TEST_LINES = 500
 
+#: Files that may be longer, each with its reason.
+LONGER: dict[str, str] = {}
 
-def modules(package: Path) -> list[str]:
-    """Return the package's modules, subpackages by their dotted names."""
-    found = (path.relative_to(package).with_suffix("") for path in package.rglob("*.py"))
-    return sorted(".".join(path.parts).removesuffix(".__init__") for path in found)
-
-
-def source(package: Path, module: str) -> ast.Module:
-    """Return a module as it is written."""
-    path = package / Path(*module.split("."))
-    file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
-    return ast.parse(file.read_text(encoding="utf-8"), str(file))
+#: Modules without a test file of their own, and the tests that cover them.
+COVERED_BY: dict[str, str] = {}
 
 
-def _for_types_only(node: ast.AST) -> bool:
-    return isinstance(node, ast.If) and "TYPE_CHECKING" in {
-        name.id if isinstance(name, ast.Name) else name.attr
-        for name in ast.walk(node.test)
-        if isinstance(name, (ast.Name, ast.Attribute))
-    }
-
-
-def running(node: ast.AST) -> Iterator[ast.AST]:
-    """Walk through what runs: all but what stands below ``if TYPE_CHECKING``."""
-    for child in ast.iter_child_nodes(node):
-        if isinstance(child, ast.If) and _for_types_only(child):
-            children: list[ast.stmt] = child.orelse
-            for each in children:
-                yield each
-                yield from running(each)
-        else:
-            yield child
-            yield from running(child)
-
-
-def imports(package: Path, module: str) -> tuple[set[str], set[str]]:
-    """Return which modules of the package a module imports, and which packages of others."""
-    inner: set[str] = set()
-    outer: set[str] = set()
-    known = set(modules(package))
-
-    def note(dotted: str) -> None:
-        head, _, rest = dotted.partition(".")
-        if head != package.name:
-            outer.add(head)
-            return
-        while rest and rest not in known:
-            rest = rest.rpartition(".")[0]
-        inner.add(rest or FRONT)
-
-    parents = [package.name, *module.split(".")]
-    if not (package / Path(*module.split("."))).is_dir():
-        parents.pop()
-    if module == FRONT:
-        parents = [package.name]
-    for node in running(source(package, module)):
-        if isinstance(node, ast.Import):
-            for alias in node.names:
-                note(alias.name)
-        elif isinstance(node, ast.ImportFrom):
-            above = parents[: len(parents) - node.level + 1] if node.level else []
-            origin = ".".join([*above, *([node.module] if node.module else [])])
-            for alias in node.names:
-                # `from . import hub` and `from .hub import Hub` alike.
-                note(f"{origin}.{alias.name}" if origin.partition(".")[0] == package.name else origin)
-    return inner, outer
-
-
-def faults(package: Path) -> list[str]:
-    """Return every import that goes up, sideways to the right, or to a dependency whose room is elsewhere."""
-    found = []
-    for module in modules(package):
-        inner, outer = imports(package, module)
-        for other in sorted(inner):
-            if module == FRONT:
-                continue
-            if other == FRONT or module not in PLACES or other not in PLACES:
-                found.append(f"{module} imports {other}: not in the table of floors")
-            elif PLACES[other] >= PLACES[module]:
-                found.append(f"{module} imports {other}, which does not stand below it")
-        for other in sorted(outer - sys.stdlib_module_names):
-            if module not in DEPENDENCIES.get(other, ()):
-                found.append(f"{module} imports {other}")
+def modules(package: Path) -> dict[str, Path]:
+    """Return the modules of a package by their dotted names below it; a package's own is that of its folder."""
+    found = {}
+    for path in sorted(package.rglob("*.py")):
+        parts = path.relative_to(package).with_suffix("").parts
+        if parts[-1] == "__init__" and len(parts) > 1:
+            parts = parts[:-1]
+        found[".".join(parts)] = path
     return found
 
 
-def test_every_module_has_its_place_and_every_place_its_module() -> None:
-    assert set(modules(PACKAGE)) - {FRONT} == set(PLACES)
-    assert sum(len(names.split()) for names in FLOORS) == len(PLACES)
+def top(module: str) -> str:
+    """Return the package, or module beside the packages, to which a module belongs."""
+    return module.partition(".")[0]
 
 
-def test_imports_go_down_only_and_each_dependency_has_one_room() -> None:
+def imports(package: Path, module: str, known: Mapping[str, Path]) -> Iterator[tuple[int, str | None, str]]:
+    """Yield each import of a module: its line, the module of the package or None, and the name as it is written."""
+    path = known[module]
+    parents = [package.name, *module.split(".")]
+    if path.name != "__init__.py" or module == "__init__":
+        parents.pop()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"), str(path))):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            above = parents[: len(parents) - node.level + 1] if node.level else []
+            origin = ".".join([*above, *([node.module] if node.module else [])])
+            names = [f"{origin}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for name in names:
+            head, _, rest = name.partition(".")
+            if head != package.name:
+                yield node.lineno, None, name
+                continue
+            while rest and rest not in known:
+                rest = rest.rpartition(".")[0]
+            yield node.lineno, rest or "__init__", name
+
+
+def faults(package: Path) -> list[str]:
+    """Return every import that breaks a rule, with its file, its line and the rule."""
+    known = modules(package)
+    found = []
+    for module in known:
+        room = top(module)
+        for line, other, name in imports(package, module, known):
+            place = f"{known[module].relative_to(package.parent)}:{line} imports {name}"
+            if other is None:
+                outside = name.partition(".")[0]
+                allowed = DEPENDENCIES.get(outside, set()) if outside not in sys.stdlib_module_names else RESERVED.get(outside)
+                if allowed is not None and not any(module == each or module.startswith(f"{each}.") for each in allowed):
+                    found.append(f"{place}: only {', '.join(sorted(allowed)) or 'nothing'} may import {outside}")
+            elif room not in ALLOWED:
+                found.append(f"{place}: {room} is not in the table")
+            elif top(other) != room and top(other) not in ALLOWED[room].split():
+                found.append(f"{place}: {room} may import only {ALLOWED[room] or 'nothing'}")
+    return sorted(set(found))
+
+
+def circles(package: Path) -> list[list[str]]:
+    """Return the modules that import each other in a circle, each circle once."""
+    known = modules(package)
+    edges = {
+        # A package's list of names is imported with each of its modules, and is no dependency of theirs.
+        module: {other for _, other, _ in imports(package, module, known) if other not in (None, module, "__init__")}
+        for module in known
+    }
+    found: list[list[str]] = []
+    done: set[str] = set()
+
+    def visit(module: str, path: list[str]) -> None:
+        if module in path:
+            circle = path[path.index(module) :]
+            if not any(set(circle) == set(each) for each in found):
+                found.append(circle)
+            return
+        if module in done:
+            return
+        for other in sorted(edges.get(str(module), ())):
+            visit(str(other), [*path, module])
+        done.add(module)
+
+    for module in sorted(edges):
+        visit(module, [])
+    return found
+
+
+def test_every_package_has_its_row_and_every_row_its_package() -> None:
+    assert {top(module) for module in modules(PACKAGE)} == set(ALLOWED)
+
+
+def test_imports_follow_the_table() -> None:
     assert faults(PACKAGE) == []
 
 
-def test_every_dependency_is_still_needed_where_it_is_allowed() -> None:
-    used = {module: imports(PACKAGE, module)[1] for module in modules(PACKAGE)}
-    assert {name: {module for module, outer in used.items() if name in outer} for name in DEPENDENCIES} == DEPENDENCIES
+def test_no_module_is_part_of_a_circle() -> None:
+    assert circles(PACKAGE) == []
+
+
+def test_every_row_of_the_table_of_dependencies_is_needed() -> None:
+    known = modules(PACKAGE)
+    used: dict[str, set[str]] = {name: set() for name in DEPENDENCIES}
+    for module in known:
+        for _, other, name in imports(PACKAGE, module, known):
+            outside = name.partition(".")[0]
+            if other is None and outside in DEPENDENCIES:
+                used[outside] |= {each for each in DEPENDENCIES[outside] if module == each or module.startswith(f"{each}.")}
+    assert used == DEPENDENCIES
+
+
+def lines_of(path: Path) -> int:
+    return len(path.read_text(encoding="utf-8").splitlines())
+
+
+def test_no_file_grows_past_its_bound_without_a_reason() -> None:
+    bounds = [(path, MAX_LINES) for path in PACKAGE.rglob("*.py")]
+    bounds += [(path, MAX_TEST_LINES) for path in (ROOT / "tests").rglob("*.py")]
+    grown = {str(path.relative_to(ROOT)): lines_of(path) for path, bound in bounds if lines_of(path) > bound}
+    assert grown.keys() == LONGER.keys(), grown
+    assert all(LONGER.values())
+
+
+def test_every_module_has_tests_where_they_are_looked_for() -> None:
+    missing = []
+    for module, path in modules(PACKAGE).items():
+        if path.name == "__init__.py":
+            continue
+        parts = module.split(".")
+        mirrored = ROOT.joinpath("tests", *parts[:-1], f"test_{parts[-1]}.py")
+        if mirrored.exists() == (module in COVERED_BY):
+            missing.append(module)
+    assert missing == []
+    assert [each for each in COVERED_BY.values() if not (ROOT / each).exists()] == []
 
 
 PLANTED: list[tuple[str, str, str | None]] = [
-    ("frames", "from .hub import Hub", "frames imports hub, which does not stand below it"),
-    ("frames", "from . import hub", "frames imports hub, which does not stand below it"),
-    ("frames", "import cartows.hub", "frames imports hub, which does not stand below it"),
-    ("frames", "from cartows.hub import Hub", "frames imports hub, which does not stand below it"),
-    ("frames", "def late():\n    from .hub import Hub", "frames imports hub, which does not stand below it"),
-    ("options", "from .message import Message", "options imports message, which does not stand below it"),
-    ("hub", "from . import Handler", "hub imports __init__: not in the table of floors"),
-    ("hub", "from cartows import Handler", "hub imports __init__: not in the table of floors"),
-    ("hub", "import flask.json", "hub imports flask"),
-    ("hub", "from msgspec import json", "hub imports msgspec"),
-    ("hub", "try:\n    import redis\nexcept ImportError:\n    pass", "hub imports redis"),
-    ("hub", "from .client import Client\nimport os.path", None),
-    ("message", "from .errors import MessageError\nimport msgspec", None),
-    ("client", "import typing\nif typing.TYPE_CHECKING:\n    from .hub import Hub", None),
+    ("websocket/frames.py", "from ..hub import Hub", "websocket may import only nothing"),
+    ("websocket/frames.py", "from .. import hub", "websocket may import only nothing"),
+    ("websocket/frames.py", "import cartows.hub.hub", "websocket may import only nothing"),
+    ("websocket/frames.py", "def late():\n    from cartows.hub.hub import Hub", "websocket may import only nothing"),
     (
-        "client",
-        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    pass\nelse:\n    from .hub import Hub",
-        "client imports hub, which does not stand below it",
+        "client/client.py",
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from ..hub.hub import Hub",
+        "client may import only",
     ),
+    ("client/client.py", "from . import connection\nfrom ..options import Options", None),
+    ("options.py", "from .message import Message", "options may import only errors"),
+    ("options.py", "from .errors import OptionsError\nimport os.path", None),
+    ("hub/hub.py", "from .. import Handler", "hub may import only"),
+    ("hub/hub.py", "import flask.json", "only auth.flask_login, extension, handler may import flask"),
+    ("hub/hub.py", "try:\n    import redis\nexcept ImportError:\n    pass", "only backplane.redis may import redis"),
+    ("hub/hub.py", "import sqlite3", "only backplane may import sqlite3"),
+    ("hub/hub.py", "import unheard_of", "only nothing may import unheard_of"),
+    ("stranger.py", "from .errors import CartowsError", "stranger is not in the table"),
 ]
 
 
-def test_a_fault_is_found_where_there_is_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("file", "text", "rule"), PLANTED)
+def test_a_broken_rule_is_found(tmp_path: Path, file: str, text: str, rule: str | None) -> None:
     package = tmp_path / "cartows"
-    package.mkdir()
-    for module, line, fault in PLANTED:
-        for name in [FRONT, "client", "errors", "frames", "handler", "hub", "message", "options"]:
-            (package / f"{name}.py").write_text(line if name == module else "")
-        assert faults(package) == ([fault] if fault else []), line
+    names = [
+        "hub/hub.py",
+        "client/client.py",
+        "client/connection.py",
+        "websocket/frames.py",
+        "errors.py",
+        "message.py",
+        "options.py",
+    ]
+    for name in {*names, file, "__init__.py", "hub/__init__.py", "client/__init__.py", "websocket/__init__.py"}:
+        path = package / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text if name == file else "")
+    found = faults(package)
+    if rule is None:
+        assert found == []
+    else:
+        assert len(found) == 1
+        assert re.match(rf"cartows/{file}:\d+ imports ", found[0])
+        assert rule in found[0]
+
+
+@pytest.mark.parametrize("across", [False, True])
+def test_a_circle_is_found(tmp_path: Path, across: bool) -> None:
+    package = tmp_path / "cartows"
+    (package / "hub").mkdir(parents=True)
+    (package / "__init__.py").write_text("")
+    (package / "hub" / "__init__.py").write_text("from .hub import Hub")
+    (package / "hub" / "hub.py").write_text("from .registry import Registry")
+    later = (
+        "from ..options import Options"
+        if across
+        else "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from .hub import Hub"
+    )
+    (package / "hub" / "registry.py").write_text(later)
+    (package / "options.py").write_text("from .hub.hub import Hub" if across else "")
+    assert [set(each) for each in circles(package)] == [{"hub.hub", "hub.registry", *(["options"] if across else [])}]

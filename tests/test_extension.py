@@ -62,10 +62,10 @@ def test_settings_come_from_the_config_on_top_of_the_hubs_own_and_arguments_win(
     app = Flask(__name__)
     app.config["CARTOWS_PONG_WAIT"] = 90.0
     app.config["CARTOWS_FILTER_KEYS"] = ["team"]
-    hub = Hub(options=Options(send_queue=7))
+    hub = Hub(options=Options(send_queue_size=7))
     ws = CartoWS(app, hub, ping_period=5)
     options = ws.handler.options
-    assert (options.send_queue, options.pong_wait, options.ping_period) == (7, 90.0, 5.0)
+    assert (options.send_queue_size, options.pong_wait, options.ping_period) == (7, 90.0, 5.0)
     assert hub.options.pong_wait == 60.0
     # A filter that some app's clients can hold is one that the hub can broadcast to.
     assert hub.filter_keys == {"project_id", "board_id", "team"}
@@ -80,7 +80,7 @@ def test_a_wrong_setting_fails_at_start() -> None:
 
 def test_a_malformed_origin_is_refused_and_not_told_who_is_welcome() -> None:
     app = Flask(__name__)
-    CartoWS(app, origins=["https://secret.example"])
+    CartoWS(app, allowed_origins=["https://secret.example"])
     for origin in ("http://[", "https://evil.example"):
         answer = ask(app, "/ws", Origin=origin)
         assert answer.status_code == 403

@@ -37,7 +37,7 @@ from cartows.message import decode_object, encode_text
 
 LIGHT = settings(deadline=None, report_multiple_bugs=False, max_examples=120, suppress_health_check=[HealthCheck.too_slow])
 
-MOMENT = dt.datetime(2026, 11, 23, 1, 23, 45, 123456, tzinfo=dt.timezone.utc)
+MOMENT = dt.datetime(2026, 11, 23, 1, 23, 45, 123456, tzinfo=dt.UTC)
 
 ANY_TEXT = st.text(alphabet=st.characters(exclude_categories=()))
 JSON = st.recursive(
@@ -63,7 +63,7 @@ class Card:
     due: Any = None
 
 
-class Lane(msgspec.Struct):
+class EventWriter(msgspec.Struct):
     name: str
     cards: list[Any] = []
 
@@ -188,9 +188,9 @@ def test_the_envelope_holds_type_and_timestamp_and_nothing_that_is_not_there() -
 
 
 def test_a_message_is_stamped_with_the_moment_it_was_made() -> None:
-    before = dt.datetime.now(dt.timezone.utc)
+    before = dt.datetime.now(dt.UTC)
     first = new_message("x")
-    assert before <= first.timestamp <= dt.datetime.now(dt.timezone.utc)
+    assert before <= first.timestamp <= dt.datetime.now(dt.UTC)
     assert wire(first)["timestamp"] == wire(first)["timestamp"]
 
 
@@ -238,7 +238,7 @@ VALUES: list[tuple[Any, Any]] = [
     (Colour.RED, "red"),
     (Level.HIGH, 3),
     (Card("x", MOMENT), {"title": "x", "due": "2026-11-23T01:23:45.123456Z"}),
-    (Lane("x", [Card("y")]), {"name": "x", "cards": [{"title": "y", "due": None}]}),
+    (EventWriter("x", [Card("y")]), {"name": "x", "cards": [{"title": "y", "due": None}]}),
     ((1, 2), [1, 2]),
     ({3}, [3]),
     (frozenset({3}), [3]),
@@ -302,7 +302,7 @@ NESTED: list[tuple[Message, str]] = [
     (new_message("app.event", {"task": {"tags": [1, Model("x")]}}), "data['task']['tags'][1] (Model)"),
     (new_message("app.event", [0, (1, Model("x"))]), "data[1][1] (Model)"),
     (new_message("app.event", {"card": Card("x", due=[Model("x")])}), "data['card'].due[0] (Model)"),
-    (new_message("app.event", Lane("x", [{"card": Model("x")}])), "data.cards[0]['card'] (Model)"),
+    (new_message("app.event", EventWriter("x", [{"card": Model("x")}])), "data.cards[0]['card'] (Model)"),
     (new_task_created_message("t1", "b1", {"owner": Model("x")}), "data.task['owner'] (Model)"),
     (new_task_updated_message("t1", "b1", {"owner": Model("x")}), "data.changes['owner'] (Model)"),
     (new_message("app.event", {"keys": {(1, 2): 3}}), "data['keys'] (dict)"),

@@ -10,9 +10,9 @@ import pytest
 from cartows import Options, OptionsError
 
 NUMBERS = {
-    "broadcast_queue": "a whole number above 0",
+    "broadcast_queue_size": "a whole number above 0",
     "publish_timeout": "a number above 0",
-    "send_queue": "a whole number above 0",
+    "send_queue_size": "a whole number above 0",
     "send_queue_bytes": "a whole number above 0",
     "write_wait": "a number above 0",
     "pong_wait": "a number above 0",
@@ -22,7 +22,7 @@ NUMBERS = {
     "write_buffer": "a whole number above 0 or None",
     "max_clients": "a whole number above 0 or None",
     "max_filters": "a whole number above 0",
-    "compress_over": "a whole number above 0 or None",
+    "compress_min_size": "a whole number above 0 or None",
     "max_clients_per_ip": "a whole number above 0 or None",
     "max_clients_per_user": "a whole number above 0 or None",
     "rate_limit": "a number above 0 or None",
@@ -47,7 +47,7 @@ for _name, (_allowed, _values) in WRONG.items():
 WRONG["path"] = ('a path that begins with "/"', ["", "ws", None, 5])
 WRONG["greeting"] = ("true or false", [None, 1, 0, "yes"])
 WRONG["handoff"] = ("true or false or None", [1, 0, "auto"])
-WRONG["origins"] = (
+WRONG["allowed_origins"] = (
     '"*", a callable(request), or a list such as ["https://app.example.com"]',
     ["", "app.example.com", [], ["*"], ["app.example.com"], [None], 5, b"https://app.example.com"],
 )
@@ -63,9 +63,9 @@ def key_of(name: str) -> str:
 def test_the_defaults_are_those_of_the_contract() -> None:
     assert dataclasses.asdict(Options()) == {
         "path": "/ws",
-        "broadcast_queue": 256,
+        "broadcast_queue_size": 256,
         "publish_timeout": 1.0,
-        "send_queue": 256,
+        "send_queue_size": 256,
         "send_queue_bytes": 1024 * 1024,
         "slow_consumer": "disconnect",
         "history_size": 1024,
@@ -82,7 +82,7 @@ def test_the_defaults_are_those_of_the_contract() -> None:
         "max_message_size": 512 * 1024,
         "read_buffer": 4096,
         "write_buffer": None,
-        "origins": None,
+        "allowed_origins": None,
         "max_clients": None,
         "max_clients_per_ip": None,
         "max_clients_per_user": None,
@@ -90,7 +90,7 @@ def test_the_defaults_are_those_of_the_contract() -> None:
         "rate_burst": 40,
         "max_filters": 100,
         "filter_keys": ("project_id", "board_id"),
-        "compress_over": 1024,
+        "compress_min_size": 1024,
         "greeting": True,
         "handoff": None,
     }
@@ -114,7 +114,7 @@ def test_a_wrong_value_fails_with_the_key_the_value_and_what_is_allowed(name: st
         assert str(raised.value) == said
 
 
-@pytest.mark.parametrize("name", ["send_queue", "publish_timeout"])
+@pytest.mark.parametrize("name", ["send_queue_size", "publish_timeout"])
 def test_a_number_that_no_float_can_hold_fails_like_any_other(name: str) -> None:
     given: dict[str, Any] = {name: 10**400}
     with pytest.raises(OptionsError, match=key_of(name)):
@@ -178,9 +178,9 @@ def test_an_unknown_argument_fails_and_names_those_there_are() -> None:
 def test_every_setting_is_a_key_and_the_keys_of_others_are_left_alone() -> None:
     values: dict[str, Any] = {
         "path": "/live",
-        "broadcast_queue": 1,
+        "broadcast_queue_size": 1,
         "publish_timeout": 2.0,
-        "send_queue": 3,
+        "send_queue_size": 3,
         "send_queue_bytes": 4,
         "slow_consumer": "coalesce",
         "history_size": 13,
@@ -197,7 +197,7 @@ def test_every_setting_is_a_key_and_the_keys_of_others_are_left_alone() -> None:
         "max_message_size": 8,
         "read_buffer": 9,
         "write_buffer": 10,
-        "origins": "*",
+        "allowed_origins": "*",
         "max_clients": 11,
         "max_clients_per_ip": 18,
         "max_clients_per_user": 19,
@@ -205,7 +205,7 @@ def test_every_setting_is_a_key_and_the_keys_of_others_are_left_alone() -> None:
         "rate_burst": 21,
         "max_filters": 12,
         "filter_keys": ("team",),
-        "compress_over": None,
+        "compress_min_size": None,
         "greeting": False,
         "handoff": True,
     }
@@ -220,10 +220,10 @@ def test_arguments_win_over_the_config() -> None:
 
 
 def test_the_config_wins_over_what_it_is_read_on_top_of() -> None:
-    base = Options(path="/base", max_filters=7, send_queue=3)
+    base = Options(path="/base", max_filters=7, send_queue_size=3)
     found = Options.from_config({"CARTOWS_PATH": "/config", "CARTOWS_MAX_FILTERS": 5}, base, max_filters=6)
-    assert (found.path, found.max_filters, found.send_queue) == ("/config", 6, 3)
-    assert base == Options(path="/base", max_filters=7, send_queue=3)
+    assert (found.path, found.max_filters, found.send_queue_size) == ("/config", 6, 3)
+    assert base == Options(path="/base", max_filters=7, send_queue_size=3)
 
 
 def test_an_argument_mends_what_the_config_has_wrong() -> None:
@@ -251,8 +251,8 @@ def test_options_are_frozen() -> None:
 
 
 def test_a_copy_is_checked_like_the_original() -> None:
-    with pytest.raises(OptionsError, match="CARTOWS_SEND_QUEUE"):
-        dataclasses.replace(Options(), send_queue=0)
+    with pytest.raises(OptionsError, match="CARTOWS_SEND_QUEUE_SIZE"):
+        dataclasses.replace(Options(), send_queue_size=0)
 
 
 def test_origins_are_kept_as_browsers_send_them() -> None:
@@ -262,18 +262,18 @@ def test_origins_are_kept_as_browsers_send_them() -> None:
         ("https://app.example.com", "http://localhost:5000"),
     ]
     for origins in given:
-        assert Options(origins=origins).origins == ("https://app.example.com", "http://localhost:5000"), origins
+        assert Options(allowed_origins=origins).allowed_origins == ("https://app.example.com", "http://localhost:5000"), origins
 
 
 def test_null_is_an_origin() -> None:
-    assert Options(origins="null").origins == ("null",)
+    assert Options(allowed_origins="null").allowed_origins == ("null",)
 
 
 def test_an_origin_check_is_kept() -> None:
     def check(request: Any) -> bool:
         return True
 
-    assert Options(origins=check).origins is check
+    assert Options(allowed_origins=check).allowed_origins is check
 
 
 def test_filter_keys_may_be_written_in_one_line() -> None:

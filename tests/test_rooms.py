@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from cartows import rooms as module_under_test
-from cartows.rooms import EVERYONE, Audience, Hearing, Rooms, room_value
-
-from .costs import Lines
+from cartows.rooms import EVERYONE, Audience, Rooms, Subscriptions, room_value
+from tests.support.costs import Lines
 
 KEYS = ["project_id", "board_id"]
 VALUES = ["a", "b", "c"]
@@ -28,8 +27,8 @@ AUDIENCES = st.builds(
 )
 
 
-def hearing(selective: bool = False, **filters: list[str]) -> Hearing:
-    return Hearing.of(filters, selective)
+def hearing(selective: bool = False, **filters: list[str]) -> Subscriptions:
+    return Subscriptions.of(filters, selective)
 
 
 def hears(filters: dict[str, tuple[str, ...]], selective: bool, audience: Audience) -> bool:
@@ -52,7 +51,7 @@ class RoomsModel(RuleBasedStateMachine):
 
     @rule(member=MEMBERS, filters=FILTERS, selective=st.booleans())
     def join(self, member: int, filters: dict[str, tuple[str, ...]], selective: bool) -> None:
-        self.rooms.join(member, Hearing.of(filters, selective))
+        self.rooms.join(member, Subscriptions.of(filters, selective))
         self.model[member] = filters, selective
 
     @rule(member=MEMBERS)
@@ -62,7 +61,7 @@ class RoomsModel(RuleBasedStateMachine):
 
     @rule(audiences=st.lists(AUDIENCES, max_size=6))
     def hear(self, audiences: list[Audience]) -> None:
-        groups = self.rooms.hearers(audiences)
+        groups = self.rooms.recipients(audiences)
         grouped = [member for members in groups.values() for member in members]
         assert len(grouped) == len(set(grouped)), "a member is in two groups, or in one twice"
         found = {member: heard for heard, members in groups.items() for member in members}
@@ -71,7 +70,7 @@ class RoomsModel(RuleBasedStateMachine):
             for member, (filters, selective) in self.model.items()
         }
         alone = {
-            member: sum(1 << index for index, each in enumerate(audiences) if Hearing.of(filters, selective).hears(each))
+            member: sum(1 << index for index, each in enumerate(audiences) if Subscriptions.of(filters, selective).match(each))
             for member, (filters, selective) in self.model.items()
         }
         assert alone == expected, "one by one it is another answer than by the index"
@@ -105,7 +104,7 @@ def test_those_who_hear_the_same_are_one_group_in_the_order_they_came() -> None:
     rooms.join("nobody", hearing(board_id=["z"]))
     rooms.join("all", hearing())
     events = [Audience((("board_id", "a"),)), Audience((("board_id", "b"),), unfiltered=False)]
-    assert rooms.hearers(events) == {0b01: ["first", "second", "all"], 0b11: ["both"]}
+    assert rooms.recipients(events) == {0b01: ["first", "second", "all"], 0b11: ["both"]}
 
 
 def test_an_empty_room_is_forgotten() -> None:
@@ -132,7 +131,7 @@ def test_an_event_for_a_room_costs_its_members_and_not_the_others(audience: Audi
         for member in range(10, 10 + others):
             rooms.join(member, hearing(board_id=[f"other {member % 100}"], project_id=["p2"]))
         with Lines(module_under_test) as lines:
-            groups = rooms.hearers([audience] * 5)
+            groups = rooms.recipients([audience] * 5)
         assert groups == {0b11111: list(range(10))}
         costs.append(lines.count)
     assert 0 < costs[0] == costs[1]
@@ -146,7 +145,7 @@ def test_an_event_for_everyone_costs_everyone() -> None:
         for member in range(others):
             rooms.join(member, hearing(board_id=["b1"]))
         with Lines(module_under_test) as lines:
-            rooms.hearers([EVERYONE])
+            rooms.recipients([EVERYONE])
         costs.append(lines.count)
     assert costs[1] > 10 * costs[0]
 

@@ -36,7 +36,7 @@ from cartows import (
     TaskEvent,
     new_message,
 )
-from cartows.broadcaster import Broadcasts
+from cartows.broadcaster import Broadcaster
 from cartows.rooms import Audience
 from cartows.sqlalchemy import publish_on_commit
 
@@ -114,12 +114,12 @@ def hub() -> Recording:
 
 
 @pytest.fixture
-def events(session: Session, hub: Recording) -> Broadcasts:
+def events(session: Session, hub: Recording) -> Broadcaster:
     return publish_on_commit(session, hub)
 
 
 def update(
-    events: Broadcasts, changes: Any, task: Any = None, *, id: Any = 1, board: Any = "b1", action: str = "updated"
+    events: Broadcaster, changes: Any, task: Any = None, *, id: Any = 1, board: Any = "b1", action: str = "updated"
 ) -> None:
     events.broadcast_task_updated(id, board, changes, task, action=action)
 
@@ -171,7 +171,7 @@ def test_a_commit_sends_without_holding_the_databases_connection(tmp_path: Path)
 
 
 def test_events_are_sent_in_the_order_in_which_they_were_broadcast(
-    session: Session, hub: Recording, events: Broadcasts
+    session: Session, hub: Recording, events: Broadcaster
 ) -> None:
     events.broadcast("a", 1)
     with session.begin_nested():
@@ -184,7 +184,7 @@ def test_events_are_sent_in_the_order_in_which_they_were_broadcast(
     assert [type for type, _ in hub.events()] == ["a", "b", "project.created", "c", "task.deleted"]
 
 
-def test_a_rollback_forgets(session: Session, hub: Recording, events: Broadcasts) -> None:
+def test_a_rollback_forgets(session: Session, hub: Recording, events: Broadcaster) -> None:
     session.add(Task(id=1))
     events.broadcast("lost")
     session.rollback()
@@ -193,7 +193,7 @@ def test_a_rollback_forgets(session: Session, hub: Recording, events: Broadcasts
     assert [type for type, _ in hub.events()] == ["kept"]
 
 
-def test_a_rollback_forgets_even_where_the_database_was_not_used(session: Session, hub: Recording, events: Broadcasts) -> None:
+def test_a_rollback_forgets_even_where_the_database_was_not_used(session: Session, hub: Recording, events: Broadcaster) -> None:
     events.broadcast("lost")
     session.rollback()
     session.add(Task(id=1))
@@ -203,7 +203,7 @@ def test_a_rollback_forgets_even_where_the_database_was_not_used(session: Sessio
 
 @pytest.mark.parametrize("end", [Session.close, Session.invalidate])
 def test_a_session_that_is_closed_without_a_commit_forgets(
-    session: Session, hub: Recording, events: Broadcasts, end: Callable[[Session], None]
+    session: Session, hub: Recording, events: Broadcaster, end: Callable[[Session], None]
 ) -> None:
     session.add(Task(id=1))
     session.begin_nested()
@@ -214,7 +214,7 @@ def test_a_session_that_is_closed_without_a_commit_forgets(
     assert not session.info
 
 
-def test_a_second_commit_sends_nothing_again(session: Session, hub: Recording, events: Broadcasts) -> None:
+def test_a_second_commit_sends_nothing_again(session: Session, hub: Recording, events: Broadcaster) -> None:
     events.broadcast("once")
     session.commit()
     session.commit()
@@ -224,7 +224,7 @@ def test_a_second_commit_sends_nothing_again(session: Session, hub: Recording, e
     assert not session.info
 
 
-def test_a_commit_that_fails_at_its_flush_sends_nothing(session: Session, hub: Recording, events: Broadcasts) -> None:
+def test_a_commit_that_fails_at_its_flush_sends_nothing(session: Session, hub: Recording, events: Broadcaster) -> None:
     session.add(Task(id=1))
     session.commit()
     session.expunge_all()
@@ -240,7 +240,7 @@ def test_a_commit_that_fails_at_its_flush_sends_nothing(session: Session, hub: R
     assert not hub.asked
 
 
-def test_a_commit_that_the_database_refuses_sends_nothing(session: Session, hub: Recording, events: Broadcasts) -> None:
+def test_a_commit_that_the_database_refuses_sends_nothing(session: Session, hub: Recording, events: Broadcaster) -> None:
     session.add(Task(id=1, parent=99))
     with session.begin_nested():
         events.broadcast("lost with the savepoint it was in")
@@ -255,7 +255,7 @@ def test_a_commit_that_the_database_refuses_sends_nothing(session: Session, hub:
     assert not hub.asked
 
 
-def test_a_commit_that_is_tried_again_sends(session: Session, hub: Recording, events: Broadcasts) -> None:
+def test_a_commit_that_is_tried_again_sends(session: Session, hub: Recording, events: Broadcaster) -> None:
     session.add(Task(id=1, parent=99))
     events.broadcast("kept")
     session.flush()
@@ -275,7 +275,7 @@ def test_a_commit_that_is_tried_again_sends(session: Session, hub: Recording, ev
     assert [type for type, _ in hub.events()] == ["kept"]
 
 
-def test_what_a_flush_broadcasts_is_sent_with_its_transaction(session: Session, hub: Recording, events: Broadcasts) -> None:
+def test_what_a_flush_broadcasts_is_sent_with_its_transaction(session: Session, hub: Recording, events: Broadcaster) -> None:
     @sa.event.listens_for(session, "after_flush")
     def _(session: Session, context: Any) -> None:
         for task in session.new:
@@ -295,7 +295,7 @@ def test_what_a_flush_broadcasts_is_sent_with_its_transaction(session: Session, 
 
 
 def test_what_is_broadcast_before_the_commit_flushes_is_sent_with_it(
-    session: Session, hub: Recording, events: Broadcasts
+    session: Session, hub: Recording, events: Broadcaster
 ) -> None:
     @sa.event.listens_for(session, "before_commit")
     def _(session: Session) -> None:
@@ -321,7 +321,7 @@ def test_a_block_that_begins_and_commits_by_itself_sends(engine: sa.Engine, hub:
 
 
 def test_a_savepoint_that_is_released_sends_nothing_before_the_root_commits(
-    session: Session, hub: Recording, events: Broadcasts
+    session: Session, hub: Recording, events: Broadcaster
 ) -> None:
     with session.begin_nested():
         with session.begin_nested():
@@ -333,7 +333,7 @@ def test_a_savepoint_that_is_released_sends_nothing_before_the_root_commits(
 
 
 def test_a_savepoint_that_was_released_goes_with_the_rollback_of_the_root(
-    session: Session, hub: Recording, events: Broadcasts
+    session: Session, hub: Recording, events: Broadcaster
 ) -> None:
     with session.begin_nested():
         events.broadcast("lost")
@@ -343,7 +343,7 @@ def test_a_savepoint_that_was_released_goes_with_the_rollback_of_the_root(
 
 
 def test_a_savepoint_that_is_rolled_back_forgets_its_events_and_no_others(
-    session: Session, hub: Recording, events: Broadcasts
+    session: Session, hub: Recording, events: Broadcaster
 ) -> None:
     events.broadcast("before")
     savepoint = session.begin_nested()
@@ -356,7 +356,7 @@ def test_a_savepoint_that_is_rolled_back_forgets_its_events_and_no_others(
     assert [type for type, _ in hub.events()] == ["before", "after"]
 
 
-def test_a_savepoint_that_ends_by_an_error_forgets_its_events(session: Session, hub: Recording, events: Broadcasts) -> None:
+def test_a_savepoint_that_ends_by_an_error_forgets_its_events(session: Session, hub: Recording, events: Broadcaster) -> None:
     session.add(Task(id=1))
     session.flush()
     session.expunge_all()
@@ -370,7 +370,7 @@ def test_a_savepoint_that_ends_by_an_error_forgets_its_events(session: Session, 
 
 
 def test_an_update_from_before_a_savepoint_is_as_it_was_when_that_is_rolled_back(
-    session: Session, hub: Recording, events: Broadcasts
+    session: Session, hub: Recording, events: Broadcaster
 ) -> None:
     update(events, {"a": 1})
     savepoint = session.begin_nested()
@@ -381,7 +381,7 @@ def test_an_update_from_before_a_savepoint_is_as_it_was_when_that_is_rolled_back
     assert changes(hub) == [{"a": 1, "c": 3}]
 
 
-def test_updates_merge_across_savepoints_that_were_released(session: Session, hub: Recording, events: Broadcasts) -> None:
+def test_updates_merge_across_savepoints_that_were_released(session: Session, hub: Recording, events: Broadcaster) -> None:
     for key in "abc":
         with session.begin_nested():
             update(events, {key: 1})
@@ -475,7 +475,7 @@ def test_whatever_the_order_what_is_sent_is_what_was_committed(memory: sa.Engine
 # What becomes one -------------------------------------------------------------------------------------------------
 
 
-def test_several_updates_of_one_task_become_one(session: Session, hub: Recording, events: Broadcasts) -> None:
+def test_several_updates_of_one_task_become_one(session: Session, hub: Recording, events: Broadcaster) -> None:
     update(events, {"a": 1, "b": 1}, {"version": 1})
     update(events, {"b": 2, "c": {"x": 2}}, {"version": 2})
     update(events, {"c": {"y": 3}}, {"version": 3})
@@ -491,7 +491,7 @@ def test_several_updates_of_one_task_become_one(session: Session, hub: Recording
     ]
 
 
-def test_several_updates_of_one_project_or_board_become_one(session: Session, hub: Recording, events: Broadcasts) -> None:
+def test_several_updates_of_one_project_or_board_become_one(session: Session, hub: Recording, events: Broadcaster) -> None:
     for key in "ab":
         events.broadcast_project_updated("x", {key: 1})
         events.broadcast_board_updated("x", "x", {key: 1})
@@ -502,7 +502,7 @@ def test_several_updates_of_one_project_or_board_become_one(session: Session, hu
 
 
 def test_a_merged_update_stands_in_the_place_of_the_last_and_has_its_time(
-    session: Session, hub: Recording, events: Broadcasts
+    session: Session, hub: Recording, events: Broadcaster
 ) -> None:
     update(events, {"done": False})
     events.broadcast("user.created", "u1")
@@ -514,7 +514,7 @@ def test_a_merged_update_stands_in_the_place_of_the_last_and_has_its_time(
     assert hub.published[1][0].timestamp >= before
 
 
-def test_updates_of_two_tasks_stay_two(session: Session, hub: Recording, events: Broadcasts) -> None:
+def test_updates_of_two_tasks_stay_two(session: Session, hub: Recording, events: Broadcaster) -> None:
     for id in (1, 2, 1, 2):
         update(events, {f"of {id}": id}, id=id)
     session.commit()
@@ -522,7 +522,7 @@ def test_updates_of_two_tasks_stay_two(session: Session, hub: Recording, events:
 
 
 def test_updates_do_not_merge_across_another_event_of_the_same_task(
-    session: Session, hub: Recording, events: Broadcasts
+    session: Session, hub: Recording, events: Broadcaster
 ) -> None:
     update(events, {"a": 1})
     events.broadcast_task_deleted(1, "b1")
@@ -534,7 +534,7 @@ def test_updates_do_not_merge_across_another_event_of_the_same_task(
     assert changes(hub) == [{"a": 1}, None, None, {"b": 1, "c": 1}]
 
 
-def test_a_move_and_an_update_stay_two(session: Session, hub: Recording, events: Broadcasts) -> None:
+def test_a_move_and_an_update_stay_two(session: Session, hub: Recording, events: Broadcaster) -> None:
     update(events, {"title": "x"})
     update(events, {"lane": 2}, action="moved")
     update(events, {"lane": 3, "place": 1}, action="moved")
@@ -551,7 +551,7 @@ def test_a_move_and_an_update_stay_two(session: Session, hub: Recording, events:
     ]
 
 
-def test_updates_for_two_audiences_stay_two(session: Session, hub: Recording, events: Broadcasts) -> None:
+def test_updates_for_two_audiences_stay_two(session: Session, hub: Recording, events: Broadcaster) -> None:
     update(events, {"a": 1})
     update(events, {"b": 1}, board="b2")
     session.commit()
@@ -563,7 +563,7 @@ def test_updates_for_two_audiences_stay_two(session: Session, hub: Recording, ev
     ("first", "second"), [({"a": 1}, None), (None, {"b": 1}), ({"a": 1}, ["b"]), (["a"], {"b": 1}), (["a"], ["b"])]
 )
 def test_updates_whose_changes_cannot_be_laid_one_on_the_other_stay_two(
-    session: Session, hub: Recording, events: Broadcasts, first: Any, second: Any
+    session: Session, hub: Recording, events: Broadcaster, first: Any, second: Any
 ) -> None:
     update(events, first, {"version": 1})
     update(events, second, {"version": 2})
@@ -571,7 +571,7 @@ def test_updates_whose_changes_cannot_be_laid_one_on_the_other_stay_two(
     assert changes(hub) == [first, second]
 
 
-def test_of_updates_without_changes_the_last_is_sent(session: Session, hub: Recording, events: Broadcasts) -> None:
+def test_of_updates_without_changes_the_last_is_sent(session: Session, hub: Recording, events: Broadcaster) -> None:
     update(events, None, {"version": 1})
     update(events, None, {"version": 2})
     session.commit()
@@ -588,7 +588,7 @@ def test_updates_that_would_be_too_large_together_stay_two(session: Session) -> 
 
 
 def test_an_event_of_the_apps_own_type_is_not_merged_with_another_type(
-    session: Session, hub: Recording, events: Broadcasts
+    session: Session, hub: Recording, events: Broadcaster
 ) -> None:
     for type in ("task.updated", "assignee.updated", "mention.added", "mention.added"):
         events.broadcast_message(Message(type=type, data=TaskEvent(task_id=1, board_id=1, action="updated", changes={type: 1})))
@@ -598,7 +598,7 @@ def test_an_event_of_the_apps_own_type_is_not_merged_with_another_type(
     assert len(hub.published) == 6
 
 
-def test_what_a_slow_client_would_be_spared_stays_known(session: Session, hub: Recording, events: Broadcasts) -> None:
+def test_what_a_slow_client_would_be_spared_stays_known(session: Session, hub: Recording, events: Broadcaster) -> None:
     update(events, {"a": 1})
     update(events, {"b": 1})
     session.commit()
@@ -616,7 +616,7 @@ class Odd:
         self.text = text
 
 
-def test_an_object_that_changes_after_the_call_changes_nothing(session: Session, hub: Recording, events: Broadcasts) -> None:
+def test_an_object_that_changes_after_the_call_changes_nothing(session: Session, hub: Recording, events: Broadcaster) -> None:
     given: dict[str, Any] = {"deep": {"list": [1]}}
     message = Message(type="notice", data=given)
     empty: dict[str, Any] = {}
@@ -647,7 +647,7 @@ def test_an_event_says_what_the_hubs_own_would_say(session: Session) -> None:
     hub = Recording(enc_hook=lambda value: value.text)
     hub.project_of_board = lambda board: "p9"
     events = publish_on_commit(session, hub)
-    calls: list[Callable[[Broadcasts], object]] = [
+    calls: list[Callable[[Broadcaster], object]] = [
         lambda to: to.broadcast("x", {"odd": Odd("y"), "number": 1.5, "text": "ü"}, filters={"board_id": [1, 2]}),
         lambda to: to.broadcast("x"),
         lambda to: to.broadcast("x", 0),
@@ -686,7 +686,7 @@ def test_what_cannot_be_sent_is_refused_in_the_caller(session: Session) -> None:
     assert not hub.asked
 
 
-def test_the_encoding_is_that_of_the_moment_of_the_call(session: Session, hub: Recording, events: Broadcasts) -> None:
+def test_the_encoding_is_that_of_the_moment_of_the_call(session: Session, hub: Recording, events: Broadcaster) -> None:
     """The extension teaches its hub the app's JSON when it is given the app, maybe after events were made."""
     hub.enc_hook = lambda value: value.text
     odd = Odd("then")
@@ -723,7 +723,7 @@ def test_nothing_asks_the_database_after_the_commit(engine: sa.Engine, session: 
 
 
 def test_the_hubs_project_of_board_counts_though_it_was_named_later(
-    session: Session, hub: Recording, events: Broadcasts
+    session: Session, hub: Recording, events: Broadcaster
 ) -> None:
     assert events.project_of_board is None
     hub.project_of_board = {"b1": "p1"}.get
@@ -763,7 +763,7 @@ def test_the_filter_keys_are_the_hubs(session: Session) -> None:
     assert events.logger is hub.logger
 
 
-def test_a_result_says_no_more_than_that_it_was_taken(session: Session, events: Broadcasts) -> None:
+def test_a_result_says_no_more_than_that_it_was_taken(session: Session, events: Broadcaster) -> None:
     result = events.broadcast("x")
     assert result == PublishResult(True, None, None, None)
     result.raise_for_rejected()
@@ -941,7 +941,7 @@ def test_a_session_is_not_kept_by_what_waits_in_it(engine: sa.Engine, hub: Recor
     assert len(hub.published) == 1
 
 
-def test_a_savepoint_that_was_rolled_back_is_not_kept(session: Session, events: Broadcasts) -> None:
+def test_a_savepoint_that_was_rolled_back_is_not_kept(session: Session, events: Broadcaster) -> None:
     savepoint = session.begin_nested()
     events.broadcast("lost")
     held = weakref.ref(savepoint)
@@ -993,7 +993,7 @@ def test_a_publisher_may_stand_in_the_place_of_a_hub(session: Session, monkeypat
 
 
 def test_any_broadcasts_may_stand_in_the_place_of_a_hub(session: Session) -> None:
-    class Plain(Broadcasts):
+    class Plain(Broadcaster):
         logger = logging.getLogger("cartows.test")
         published: tuple[str, ...] = ()
         filter_keys = ("team",)
@@ -1112,7 +1112,7 @@ def test_a_commit_waits_for_a_hub_that_takes_nothing_as_long_as_one_event_may(
 
 
 def test_what_is_broadcast_behind_the_commit_is_said_to_be_lost(
-    session: Session, events: Broadcasts, hub: Recording, caplog: pytest.LogCaptureFixture
+    session: Session, events: Broadcaster, hub: Recording, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
     session.commit()
@@ -1122,6 +1122,6 @@ def test_what_is_broadcast_behind_the_commit_is_said_to_be_lost(
     assert hub.published == []
 
 
-def test_events_that_wait_cannot_wait_for_another_commit(session: Session, events: Broadcasts) -> None:
+def test_events_that_wait_cannot_wait_for_another_commit(session: Session, events: Broadcaster) -> None:
     with pytest.raises(TypeError, match="Hub or a Publisher"):
         publish_on_commit(session, events)

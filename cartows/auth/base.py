@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple, Protocol
 
 from ..errors import AuthError
-from ..rooms import Hearing
+from ..rooms import Subscriptions
 
 __all__ = ["Authenticator", "Credentials", "Disconnector"]
 
@@ -22,14 +22,14 @@ SUBPROTOCOL = "cartows"
 class Credentials(NamedTuple):
     """Say who somebody is; an identity of None lets in somebody whom nobody knows.
 
-    ``expires_at`` is Unix time in seconds, None for never. ``may_hear`` stands in for ``@ws.authorize``: the rooms that the
-    client may hear, and whether it may hear everything; None leaves that to ``authorize``. ``subprotocol`` is named in the
-    answer to the handshake, where the client offered it.
+    ``expires_at`` is Unix time in seconds, None for never. ``allowed_rooms`` stands in for ``@ws.authorize``: the rooms
+    that the client may subscribe to, and whether it may receive everything; None leaves that to ``authorize``.
+    ``subprotocol`` is named in the answer to the handshake, where the client offered it.
     """
 
     identity: Any
     expires_at: float | None = None
-    may_hear: Hearing | None = None
+    allowed_rooms: Subscriptions | None = None
     subprotocol: str | None = None
 
 
@@ -43,8 +43,8 @@ class Disconnector(Protocol):
 class Authenticator:
     """Be the base of what ``ws.authenticate`` takes beside a plain function: ``ws.authenticate(JWTAuth(...))``."""
 
-    #: How often, in seconds, ``still_good`` is asked of each connected client; None for never.
-    recheck_every: float | None = None
+    #: How often, in seconds, ``is_valid`` is asked of each connected client; None for never.
+    recheck_interval: float | None = None
     #: Parameters of the query that carry a secret: what stands there is hidden from the server's access log.
     secret_parameters: tuple[str, ...] = ()
 
@@ -59,9 +59,9 @@ class Authenticator:
         """Return what a new token of a connected client says. On its reader thread, in an app context. Raises AuthError."""
         raise AuthError("These credentials cannot be refreshed: connect again.")
 
-    def still_good(self, credentials: Credentials) -> bool:
+    def is_valid(self, credentials: Credentials) -> bool:
         """Return whether a connected client may stay. On a thread of the hub's, in an app context."""
         return True
 
-    def serve(self, hub: Disconnector) -> None:
+    def init_hub(self, hub: Disconnector) -> None:
         """Be told of a hub whose clients this authenticates."""

@@ -1,6 +1,6 @@
 """Flask-Login's sessions as credentials: who is logged in may connect, and who logs out is put out.
 
-Threads: ``authenticate`` on the request's; ``still_good`` on a thread of the hub's; logouts on the thread of the request that
+Threads: ``authenticate`` on the request's; ``is_valid`` on a thread of the hub's; logouts on the thread of the request that
     logs out.
 Locks: none.
 Blocks: as long as the app's user loader does.
@@ -28,24 +28,27 @@ logger = logging.getLogger("cartows")
 class FlaskLoginAuth(Authenticator):
     """Let in who is logged in: ``ws.authenticate(FlaskLoginAuth())``; the identity is the user's id.
 
-    Each user is looked up again ``every`` seconds (60; None for never), by the app's ``user_loader``: who is gone or inactive
-    is put out. ``logout_user()`` puts out every socket that the user has in this process; another browser in which that user is
-    still logged in comes back by itself.
+    Each user is looked up again every ``recheck_interval`` seconds (60; None for never), by the app's ``user_loader``; a user
+    who is gone or inactive is disconnected. ``logout_user()`` disconnects every socket of the user in this process; another
+    browser in which that user is still logged in reconnects by itself.
 
-    A browser sends cookies along for any page, so leave ``origins`` at its default or name the origins of your own.
+    A browser sends cookies along for any page, so leave ``allowed_origins`` at its default or name the origins of your own.
     Raises OptionsError for what cannot work, and without the extra ``cartows[login]``.
     """
 
-    def __init__(self, every: float | None = 60.0) -> None:
+    def __init__(self, recheck_interval: float | None = 60.0) -> None:
         try:
             import flask_login  # type: ignore[import-not-found,import-untyped,unused-ignore]
         except ImportError:
             raise OptionsError("FlaskLoginAuth needs Flask-Login: pip install 'cartows[login]'") from None
-        if every is not None and (isinstance(every, bool) or not isinstance(every, (int, float)) or not 0 < every < math.inf):
+        seconds = recheck_interval
+        if seconds is not None and (
+            isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 < seconds < math.inf
+        ):
             raise OptionsError(
-                f"FlaskLoginAuth(every={every!r}) cannot be used: it must be a number of seconds above 0, or None"
+                f"FlaskLoginAuth(recheck_interval={seconds!r}) cannot be used: it must be a number of seconds above 0, or None"
             )
-        self.recheck_every = None if every is None else float(every)
+        self.recheck_interval = None if recheck_interval is None else float(recheck_interval)
         self._flask_login: Any = flask_login
         # What is called at a logout, one for each hub. Flask-Login's signal holds it weakly: it goes with its hub.
         self._receivers: WeakKeyDictionary[Disconnector, Callable[..., None]] = WeakKeyDictionary()
@@ -58,7 +61,7 @@ class FlaskLoginAuth(Authenticator):
             raise AuthError("Nobody is logged in: log in, then connect.")
         return Credentials(_id(manager, user))
 
-    def still_good(self, credentials: Credentials) -> bool:
+    def is_valid(self, credentials: Credentials) -> bool:
         """Return whether the user is there and active; True in an app without a ``user_loader``, which cannot tell."""
         load = _manager(current_app).user_callback
         if load is None:
@@ -66,7 +69,7 @@ class FlaskLoginAuth(Authenticator):
         user = load(credentials.identity)
         return user is not None and bool(user.is_active)
 
-    def serve(self, hub: Disconnector) -> None:
+    def init_hub(self, hub: Disconnector) -> None:
         """Have ``logout_user()`` put the user's sockets out of a hub, for as long as there is that hub."""
         # Connecting the same receiver again changes nothing.
         self._flask_login.user_logged_out.connect(self._receivers.setdefault(hub, _receiver(hub)))

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ..errors import AuthError, OptionsError
-from ..rooms import Hearing, Room, room_value
+from ..rooms import Room, Subscriptions, room_value
 from .base import SUBPROTOCOL, Authenticator, Credentials
 from .keys import ALGORITHMS, HMAC, PAUSE, Key, KeySource, fetcher, logger, pyjwt, read_keys
 
@@ -25,7 +25,7 @@ __all__ = ["JWTAuth"]
 BEARER = "bearer."
 
 # The most characters that a token may have: a server takes no longer header, and auth.refresh is to take nothing else.
-MOST_TOKEN = 16384
+MAX_TOKEN = 16384
 
 # The end of the year 9999: whatever is later is no time.
 _LAST_SECOND = 253_402_300_800
@@ -136,8 +136,8 @@ class JWTAuth(Authenticator):
         if "exp" in claims:
             # As late as a new connection would still be accepted.
             expires_at = _seconds(claims["exp"]) + self._leeway
-        may_hear = None if self._rooms_claim is None else _hearing(claims.get(self._rooms_claim))
-        return Credentials(identity, expires_at, may_hear)
+        allowed_rooms = None if self._rooms_claim is None else _hearing(claims.get(self._rooms_claim))
+        return Credentials(identity, expires_at, allowed_rooms)
 
     def _token(self, request: Any, offered: list[str]) -> str:
         """Return the token that a request carries: the first there is, good or not."""
@@ -187,7 +187,7 @@ class JWTAuth(Authenticator):
 
     def _header(self, token: Any) -> dict[str, Any]:
         header: dict[str, Any] | None = None
-        if isinstance(token, str) and len(token) <= MOST_TOKEN:
+        if isinstance(token, str) and len(token) <= MAX_TOKEN:
             try:
                 header = self._jwt.get_unverified_header(token)
             except Exception:
@@ -253,12 +253,12 @@ def _seconds(value: Any) -> float:
     return float(value)
 
 
-def _hearing(claim: Any) -> Hearing:
+def _hearing(claim: Any) -> Subscriptions:
     """Return what a claim of rooms lets a client hear."""
     if claim == "*":
-        return Hearing(unfiltered=True)
+        return Subscriptions(unfiltered=True)
     if claim is None:
-        return Hearing(unfiltered=False)
+        return Subscriptions(unfiltered=False)
     if not isinstance(claim, Mapping):
         raise AuthError(ROOMS)
     rooms: set[Room] = set()
@@ -267,7 +267,7 @@ def _hearing(claim: Any) -> Hearing:
             if isinstance(value, bool) or not isinstance(value, (str, int)):
                 raise AuthError(ROOMS)
             rooms.add((key, room_value(value)))
-    return Hearing(frozenset(rooms), unfiltered=False)
+    return Subscriptions(frozenset(rooms), unfiltered=False)
 
 
 def _refuse(name: str, value: object, allowed: str) -> OptionsError:

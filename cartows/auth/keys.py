@@ -49,7 +49,7 @@ PATIENCE = 10.0
 SHORT_PATIENCE = 1.0
 
 # The most bytes of a JWK Set.
-MOST_BYTES = 1 << 20
+MAX_BYTES = 1 << 20
 
 # RFC 7518, sections 3.2 and 3.3: the fewest bytes of a secret (for HS256) and the fewest bits of an RSA key.
 LEAST_SECRET, LEAST_RSA = 32, 2048
@@ -279,8 +279,8 @@ class _Download:
         with urlopen(self._request, timeout=timeout) as response:
             while part := response.read1(65536):
                 data += part
-                if len(data) > MOST_BYTES:
-                    raise ValueError(f"over {MOST_BYTES} bytes")
+                if len(data) > MAX_BYTES:
+                    raise ValueError(f"over {MAX_BYTES} bytes")
                 if monotonic() > deadline:
                     raise TimeoutError(f"it took more than {timeout:g} s")
         return data

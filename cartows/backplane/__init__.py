@@ -5,7 +5,7 @@ What is promised stands in ``base``; ``local`` is what a hub uses by itself, ``s
 
 from __future__ import annotations
 
-from .base import Backplane, Entry, Outcome, Outgoing, Past, Sink
+from .base import Backplane, Entry, Outcome, OutgoingEvent, Sink, Snapshot
 from .local import LocalBackplane
 
-__all__ = ["Backplane", "Entry", "LocalBackplane", "Outcome", "Outgoing", "Past", "Sink"]
+__all__ = ["Backplane", "Entry", "LocalBackplane", "Outcome", "OutgoingEvent", "Sink", "Snapshot"]

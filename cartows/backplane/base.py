@@ -16,13 +16,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple, Protocol
 
-from ..presence.presence import Person, Report
+from ..presence.presence import PresenceEntry, PresenceReport
 from ..rooms import Audience
 
-__all__ = ["Backplane", "Entry", "Outcome", "Outgoing", "Past", "PeopleSink", "Sink"]
+__all__ = ["Backplane", "Entry", "Outcome", "OutgoingEvent", "PresenceSink", "Sink", "Snapshot"]
 
 
-class Outgoing(NamedTuple):
+class OutgoingEvent(NamedTuple):
     """Be an event on its way out: encoded, without an id."""
 
     type: str
@@ -38,12 +38,12 @@ class Entry(NamedTuple):
     """Be an event that is stored, with the number that it has everywhere."""
 
     number: int
-    event: Outgoing
+    event: OutgoingEvent
     #: This process's own clients have heard it already: it is for those who come back.
-    heard: bool = False
+    delivered: bool = False
 
 
-class Past(NamedTuple):
+class Snapshot(NamedTuple):
     """Be what a hub begins with: the epoch, the number of the last event, and the last events up to it."""
 
     epoch: str
@@ -52,70 +52,70 @@ class Past(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """Say what became of an event: ``how`` of None is a refusal, for ``reason``."""
+    """Say what became of an event: ``status`` of None is a refusal, for ``reason``."""
 
-    how: Literal["queued", "stored", "spooled"] | None
+    status: Literal["queued", "stored", "spooled"] | None
     id: str | None = None
     reason: str | None = None
 
 
-class PeopleSink(Protocol):
+class PresenceSink(Protocol):
     """Be told by a backplane of the people in other processes, and asked for those in this one."""
 
-    def people(self) -> list[Person]:
+    def presence_entries(self) -> list[PresenceEntry]:
         """Return everybody in this process. Called by the announcer."""
 
-    def apply(self, reports: list[Report]) -> None:
+    def apply(self, reports: list[PresenceReport]) -> None:
         """Have the hub thread take what other processes tell of their people. Must not wait."""
 
-    def put_out(self, identity: str, code: int, reason: str) -> None:
+    def disconnect_identity(self, identity: str, code: int, reason: str) -> None:
         """Close the clients of an identity, as another process has closed its own. Must not wait."""
 
-    def ask_again(self, identity: str) -> None:
+    def reauthorize_identity(self, identity: str) -> None:
         """See that the app is asked again what an identity may hear, as it was in another process. Must not wait."""
 
 
-class Sink(PeopleSink, Protocol):
+class Sink(PresenceSink, Protocol):
     """Be told by a backplane what has happened; a hub is one. What is put is handed out in the order in which it was put."""
 
-    def put(self, event: Outgoing, epoch: str, timeout: float) -> Outcome:
+    def put(self, event: OutgoingEvent, epoch: str, timeout: float) -> Outcome:
         """Number an event of this process in an epoch and have it handed out; waits ``timeout`` seconds for room."""
 
     def put_entries(self, entries: Sequence[Entry]) -> None:
         """Have stored events handed out and kept for those who come back. Takes them whether there is room or not."""
 
-    def put_local(self, event: Outgoing) -> None:
+    def put_local(self, event: OutgoingEvent) -> None:
         """Have an event handed out to this process's clients without an id. Takes it whether there is room or not."""
 
     def await_room(self) -> bool:
         """Wait until there is room for events; False when the hub takes none any more."""
 
-    def cut_off(self) -> None:
-        """Tell clients that they hear nothing but this process, and give nobody a position to come back to until ``rejoin``."""
+    def broker_lost(self) -> None:
+        """Tell clients that they hear nothing but this process, and give nobody a position to resume from until then."""
 
-    def rejoin(self) -> None:
+    def broker_restored(self) -> None:
         """Tell clients that they hear everybody again, and where they are."""
 
-    def start_over(self, past: Past) -> None:
+    def new_epoch(self, past: Snapshot) -> None:
         """Forget the history and begin with another: events were lost, so clients are told to load everything again."""
 
 
 class Backplane(Protocol):
     """Carry events from every process to every hub."""
 
-    def prepare(self) -> Past:
+    def prepare(self) -> Snapshot:
         """Return what the hub begins with. Hub thread, before anybody is served."""
 
     def follow(self) -> None:
         """Hand on what comes behind that, from now on. Hub thread, once."""
 
-    def publish(self, event: Outgoing, timeout: float) -> Outcome:
+    def publish(self, event: OutgoingEvent, timeout: float) -> Outcome:
         """Take an event; waits ``timeout`` seconds at most and raises nothing that depends on the broker. Any thread."""
 
     def may_come(self, number: int) -> bool:
         """Return whether an event may exist whose number the hub has not come to. Hub thread."""
 
-    def announce(self, changes: Mapping[str, Person | None]) -> None:
+    def announce(self, changes: Mapping[str, PresenceEntry | None]) -> None:
         """Tell the other processes of people here, by ref: who came, and None for who has left. Never waits. Hub thread."""
 
     def disconnect(self, identity: str, code: int, reason: str) -> None:

@@ -11,8 +11,8 @@ import secrets
 from collections.abc import Mapping
 from typing import Any
 
-from ..presence.presence import Person
-from .base import Outcome, Outgoing, Past, Sink
+from ..presence.presence import PresenceEntry
+from .base import Outcome, OutgoingEvent, Sink, Snapshot
 
 __all__ = ["LocalBackplane"]
 
@@ -24,14 +24,14 @@ class LocalBackplane:
         self._sink = sink
         self._epoch = secrets.token_hex(4)
 
-    def prepare(self) -> Past:
+    def prepare(self) -> Snapshot:
         """See Backplane.prepare."""
-        return Past(self._epoch, 0)
+        return Snapshot(self._epoch, 0)
 
     def follow(self) -> None:
         """See Backplane.follow."""
 
-    def publish(self, event: Outgoing, timeout: float) -> Outcome:
+    def publish(self, event: OutgoingEvent, timeout: float) -> Outcome:
         """See Backplane.publish."""
         return self._sink.put(event, self._epoch, timeout)
 
@@ -39,7 +39,7 @@ class LocalBackplane:
         """See Backplane.may_come."""
         return False
 
-    def announce(self, changes: Mapping[str, Person | None]) -> None:
+    def announce(self, changes: Mapping[str, PresenceEntry | None]) -> None:
         """See Backplane.announce."""
 
     def disconnect(self, identity: str, code: int, reason: str) -> None:

@@ -23,7 +23,7 @@ from ..auth.base import Credentials
 from ..errors import MessageError, printable
 from ..hooks import AppHooks
 from ..message import EncodeHook, Message, MessageType, encode_text, new_error_message, new_message
-from ..rooms import Filters, Hearing, Room, room_value, with_rooms, without_rooms
+from ..rooms import Filters, Room, Subscriptions, room_value, with_rooms, without_rooms
 from ..websocket.close_codes import CloseCode, is_final, is_ordinary
 from ..websocket.frames import Frame
 from .commands import answer
@@ -108,18 +108,18 @@ class Client:
         self.id = id
         self._identity: Any = None
         #: The identity as text; under the registry lock.
-        self.known_as: str | None = None
+        self.identity_key: str | None = None
         #: The id behind which it asks for what it missed.
         self.since: str | None = None
         #: The app's functions, None where it has none.
         self.hooks: AppHooks | None = None
         #: What asks the app and registers it, at the beginning of its reader thread; None when that is done elsewhere.
-        self.entrance: Callable[[], None] | None = None
-        self._let_in = False
+        self.before_reading: Callable[[], None] | None = None
+        self._accepted = False
         #: The reader is a request's own thread.
         self.attached = False
         #: The place it holds, given back when it has gone.
-        self.place: Any = None
+        self.slot: Any = None
         #: Who it is by its token or session; replaced as a whole by the reader thread.
         self.credentials = NOBODY
         #: Messages in a row that made no sense; the reader thread's.
@@ -143,9 +143,9 @@ class Client:
 
     @identity.setter
     def identity(self, identity: Any) -> None:
-        known_as = None if identity is None else room_value(identity)
+        identity_key = None if identity is None else room_value(identity)
         self._identity = identity
-        self.hub.identify(self, known_as)
+        self.hub.identify(self, identity_key)
 
     @property
     def close_code(self) -> int | None:
@@ -160,9 +160,9 @@ class Client:
     # Filters ------------------------------------------------------------------------------------------------------
 
     @property
-    def hearing(self) -> Hearing:
+    def subscriptions(self) -> Subscriptions:
         """What it hears, by its filters."""
-        return Hearing.of(self._filters, self._selective)
+        return Subscriptions.of(self._filters, self._selective)
 
     @property
     def filters(self) -> dict[str, tuple[str, ...]]:
@@ -184,11 +184,13 @@ class Client:
     def _refilter_locked(
         self, filters: Filters, answer: str | None = None, subscription: Subscription | None = None, revoked: bool = False
     ) -> None:
-        before = self.hearing
+        before = self.subscriptions
         self._filters = filters
         # Of whom a filter has been set or taken does not hear everything for want of one: it may be one that sees no board.
         self._selective = True
-        self.hub.change_client(self, Change(self.hearing, filters, before, answer, subscription or Subscription(()), revoked))
+        self.hub.change_client(
+            self, Change(self.subscriptions, filters, before, answer, subscription or Subscription(()), revoked)
+        )
 
     def join_rooms(self, subscription: Subscription, asked_at: int) -> bool:
         """Hold more rooms, and be told so by the hub thread.
@@ -196,7 +198,7 @@ class Client:
         False when there has been a revocation of this identity since the app was asked. Raises TooManyRooms.
         """
         with _filters_lock:
-            if self.hub.revoked_since(asked_at, self.known_as):
+            if self.hub.revoked_since(asked_at, self.identity_key):
                 return False
             filters = with_rooms(self._filters, subscription.rooms)
             if sum([len(values) for values in filters.values()]) > self.connection.options.max_filters:
@@ -224,9 +226,9 @@ class Client:
         MessageError for what cannot be serialised or is larger than the queue.
         """
         if isinstance(message, Message):
-            frame = Frame(message.encode(self.hub.enc_hook), compress_over=self.connection.options.compress_over)
+            frame = Frame(message.encode(self.hub.enc_hook), compress_min_size=self.connection.options.compress_min_size)
         elif isinstance(message, str):
-            frame = Frame(encode_text(message), compress_over=self.connection.options.compress_over)
+            frame = Frame(encode_text(message), compress_min_size=self.connection.options.compress_min_size)
         else:
             frame = Frame(bytes(message), binary=True)
         if len(frame.plain) > self.connection.options.send_queue_bytes:
@@ -235,10 +237,10 @@ class Client:
                 f"CARTOWS_SEND_QUEUE_BYTES={self.connection.options.send_queue_bytes} in one message"
             )
         outcome = self.connection.offer(Batch((frame,)))
-        self.settle(outcome)
+        self.handle_send_result(outcome)
         return outcome not in (GONE, OVERFLOW)
 
-    def settle(self, outcome: int) -> None:
+    def handle_send_result(self, outcome: int) -> None:
         """Act on what became of an offer: start the writer, or put out a client whose queue is over its bound."""
         if outcome == WANTS_WRITER:
             self.start_writer()
@@ -248,8 +250,8 @@ class Client:
     def overflow(self) -> None:
         """Put out a client that takes less than it is sent; it may come back for the rest."""
         options = self.connection.options
-        reason = f"slow consumer: over {options.send_queue} messages or {options.send_queue_bytes} bytes waited"
-        if self.show_out(CloseCode.SLOW_CONSUMER, reason):
+        reason = f"slow consumer: over {options.send_queue_size} messages or {options.send_queue_bytes} bytes waited"
+        if self.disconnect(CloseCode.SLOW_CONSUMER, reason):
             self.hub.count("slow_consumers")
 
     def close(self, code: int = CloseCode.NORMAL, reason: str = "") -> bool:
@@ -259,7 +261,7 @@ class Client:
         """
         return self.connection.close(code, reason)
 
-    def dismiss(self, within: float | None = None) -> None:
+    def close_for_restart(self, within: float | None = None) -> None:
         """Tell the client that the server restarts and when to come back, then close; behind what is queued.
 
         The waits are spread at random, so that those who are dismissed together do not come back together.
@@ -269,12 +271,12 @@ class Client:
         )
         self.connection.close(CloseCode.RESTART, "service restart", advice=advice, within=within)
 
-    def show_out(self, code: int, reason: str, *, retry_after_ms: int = 0, within: float | None = None) -> bool:
+    def disconnect(self, code: int, reason: str, *, retry_after_ms: int = 0, within: float | None = None) -> bool:
         """Advise the client whether to come back, and close in front of all that waits; False when it was closing already."""
         advice = self.advise(code, reason, reconnect=not is_final(code), retry_after_ms=retry_after_ms)
         return self.connection.close(code, reason, advice=advice, drop_queue=True, within=within)
 
-    def break_off(self) -> None:
+    def close_on_error(self) -> None:
         """Close with 1011 after an error of the server's own."""
         try:
             self.connection.close(CloseCode.SERVER_ERROR, "server error", drop_queue=True, within=_BREAK_OFF_WAIT)
@@ -331,7 +333,7 @@ class Client:
 
     def expire(self, reason: str) -> None:
         """Show out a client whose credentials hold no more; it may come back with new ones."""
-        self.show_out(CloseCode.EXPIRED, reason)
+        self.disconnect(CloseCode.EXPIRED, reason)
 
     def renew(self, credentials: Credentials) -> float | None:
         """Hold new credentials of the same user; returns in how many seconds they expire."""
@@ -339,9 +341,9 @@ class Client:
         self.hub.recheck_expiry(self)
         return self.expires_in()
 
-    def still_good(self) -> bool:
+    def is_valid(self) -> bool:
         """Ask the app whether the client may stay."""
-        return self.hooks is None or self.hooks.still_good(self.credentials)
+        return self.hooks is None or self.hooks.is_valid(self.credentials)
 
     def reauthorize(self) -> bool:
         """Ask again for all that it hears, and take away what is refused; returns whether anything was.
@@ -353,22 +355,22 @@ class Client:
             return False
         # Of whoever joins a room at this moment: it is held by now, or the revocation is seen.
         with _filters_lock:
-            hearing = self.hearing
+            subscriptions = self.subscriptions
         failed: list[Exception] = []
 
         def allowed(key: str | None, value: str | None) -> bool:
             try:
-                return hooks.may_hear(self.credentials, self.identity, key, value)
+                return hooks.is_allowed(self.credentials, self.identity, key, value)
             except Exception as error:
                 failed.append(error)
                 return False
 
-        if hearing.unfiltered:
+        if subscriptions.unfiltered:
             lost: list[Room] = []
             if refused := not allowed(None, None):
-                self.show_out(CloseCode.FORBIDDEN, "may not hear everything any more")
+                self.disconnect(CloseCode.FORBIDDEN, "may not hear everything any more")
         else:
-            lost = [room for room in sorted(hearing.rooms) if not allowed(*room)]
+            lost = [room for room in sorted(subscriptions.rooms) if not allowed(*room)]
             refused = bool(lost)
         if lost:
             self.leave_rooms(Subscription(tuple(lost)), revoked=True)
@@ -386,14 +388,14 @@ class Client:
                 self._handle(message)
         except Exception:
             self.hub.logger.exception("cartows: reading from client %s failed; the client is put out", self.id)
-            self.break_off()
+            self.close_on_error()
             self.connection.flush(time.monotonic() + _BREAK_OFF_WAIT)
         finally:
             self.connection.finish()
             # Only now: what the hub thread registers after this is seen to have ended, and is not registered.
             self.hub.forget_client(self)
             try:
-                if self._let_in and self.hooks is not None:
+                if self._accepted and self.hooks is not None:
                     # The app may ask who is left.
                     self.hub.remove_client(self)
                     self.hooks.disconnected(self)
@@ -401,20 +403,20 @@ class Client:
                 self.hub.client_gone(self)
 
     def _enter(self) -> None:
-        entrance, self.entrance = self.entrance, None
-        if entrance is not None and not self.connection.ended:
-            entrance()
+        before_reading, self.before_reading = self.before_reading, None
+        if before_reading is not None and not self.connection.ended:
+            before_reading()
 
-    def let_in(self) -> bool:
+    def accept(self) -> bool:
         """Ask the app whether the client may come in; one that may not is shown out with a close code. Reader thread."""
         # A shutdown meanwhile finds it, one that is refused too.
         self.hub.client_arrived(self)
         code = self.hooks.connected(self) if self.hooks is not None else None
-        self._let_in = code is None
+        self._accepted = code is None
         if code is not None:
             self.connection.open(None)
             self.close(code, "refused by the app")
-        return self._let_in
+        return self._accepted
 
     def write_pump(self) -> None:
         """Write what the hub had to leave. Writer thread; Go's ``WritePump``."""
@@ -422,7 +424,7 @@ class Client:
 
     def flooded(self) -> None:
         """Show out a client that goes on though it was told to slow down."""
-        self.show_out(
+        self.disconnect(
             CloseCode.TOO_MANY_MESSAGES, "too many messages", retry_after_ms=_FLOODING_RETRY_MS, within=_FLOODING_WAIT
         )
 

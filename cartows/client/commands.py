@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 __all__ = ["answer"]
 
 # The most characters by which a client may call its messages.
-_MOST_REF = 64
+_MAX_REF = 64
 
 # Messages in a row that make no sense: it is not going to get better.
-_MOST_NONSENSE = 10
+_MAX_NONSENSE = 10
 
 # How long such a client has to read why it goes.
 _NONSENSE_WAIT = 1.0
@@ -40,15 +40,15 @@ def answer(client: Client, data: str | bytes) -> None:
     message = decode_object(data)
     ref = message.get("ref") if message is not None else None
     # Any other is left out of the answer: it is a help to clients, and no reason to refuse them.
-    ref = ref if isinstance(ref, str) and len(ref) <= _MOST_REF else None
+    ref = ref if isinstance(ref, str) and len(ref) <= _MAX_REF else None
     try:
         _do(client, message, ref)
         client.nonsense = 0
     except BadMessage as error:
         client.nonsense += 1
-        if client.nonsense >= _MOST_NONSENSE:
-            client.show_out(
-                CloseCode.POLICY_VIOLATION, f"{_MOST_NONSENSE} messages in a row made no sense", within=_NONSENSE_WAIT
+        if client.nonsense >= _MAX_NONSENSE:
+            client.disconnect(
+                CloseCode.POLICY_VIOLATION, f"{_MAX_NONSENSE} messages in a row made no sense", within=_NONSENSE_WAIT
             )
         else:
             _refuse(client, ref, "INVALID_MESSAGE", str(error), error.details)
@@ -67,7 +67,7 @@ def _do(client: Client, message: Mapping[str, Any] | None, ref: str | None) -> N
     data = message.get("data")
     if kind == MessageType.PING:
         build = partial(client.hub.position_frame, MessageType.PONG.value, ref=ref)
-        client.settle(client.connection.offer_position(build, client.hub.position))
+        client.handle_send_result(client.connection.offer_position(build, client.hub.position))
     elif kind in (MessageType.SUBSCRIBE, MessageType.UNSUBSCRIBE):
         _change_rooms(client, data, ref, joins=kind == MessageType.SUBSCRIBE)
     elif kind == MessageType.AUTH_REFRESH:
@@ -104,7 +104,7 @@ def _join(client: Client, subscription: Subscription) -> None:
     while not joined and not client.connection.closing:
         asked_at = client.hub.revocation_mark()
         for key, value in subscription.rooms:
-            if client.hooks is not None and not client.hooks.may_hear(client.credentials, client.identity, key, value):
+            if client.hooks is not None and not client.hooks.is_allowed(client.credentials, client.identity, key, value):
                 _refuse(client, subscription.ref, "FORBIDDEN", "You may not hear this room.", f"{key}={value[:100]}")
                 return
         joined = client.join_rooms(subscription, asked_at)
@@ -119,12 +119,12 @@ def _refresh(client: Client, data: Any, ref: str | None) -> None:
         if client.hooks is None:
             raise AuthError("Credentials are not refreshed here: connect again.")
         fresh = client.hooks.refresh(token)
-        if fresh.identity is None or room_value(fresh.identity) != client.known_as:
+        if fresh.identity is None or room_value(fresh.identity) != client.identity_key:
             raise AuthError("They are not this user's.")
     except AuthError as error:
         _refuse(client, ref, "FORBIDDEN", "The new credentials are not accepted.", str(error))
         return
-    changed = fresh.may_hear != client.credentials.may_hear
+    changed = fresh.allowed_rooms != client.credentials.allowed_rooms
     left = client.renew(fresh)
     if changed:
         client.reauthorize()

@@ -57,7 +57,7 @@ class Owner(Protocol):
 class Connection(Sender):
     """Join a transport, the client's send queue and its inbound side."""
 
-    __slots__ = ("__weakref__", "_inbound", "handling", "last_heard", "limit", "owner")
+    __slots__ = ("__weakref__", "_inbound", "handling", "last_received", "limit", "owner")
 
     def __init__(self, transport: Transport, lock: threading.Lock, options: Options, reply: bytes = b"") -> None:
         extensions = Extensions.agreed(reply)
@@ -65,7 +65,7 @@ class Connection(Sender):
         self.owner: Owner | None = None
         # The reader thread's, save that the heartbeat reads the first two.
         #: When bytes last came, by the monotonic clock.
-        self.last_heard = time.monotonic()
+        self.last_received = time.monotonic()
         #: A message is being handled: the peer's silence does not count.
         self.handling = False
         self._inbound = Inbound(extensions, options.max_message_size)
@@ -124,7 +124,7 @@ class Connection(Sender):
         connection is aborted. False when somebody said goodbye before. Any thread; never waits. Raises ValueError for what is
         no close code.
         """
-        farewell = (advice.plain if advice is not None else b"") + close_frame(code, reason)
+        closing_frames = (advice.plain if advice is not None else b"") + close_frame(code, reason)
         with self.lock:
             if self.closing:
                 return False
@@ -133,7 +133,7 @@ class Connection(Sender):
             if drop_queue or self._out.lost:
                 self._out.drop()
             self._hangs_up = hang_up
-            self._out.farewell = farewell
+            self._out.closing_frames = closing_frames
             outcome = self._push_locked()
         self._tell(outcome)
         if self.owner is not None:
@@ -168,7 +168,7 @@ class Connection(Sender):
                 data = b""
             if not data:
                 return
-            self.last_heard = time.monotonic()
+            self.last_received = time.monotonic()
             if discard:
                 # What was wrong has been said; closing with bytes unread would reset the connection before it is heard.
                 time.sleep(_DISCARD_PAUSE)
@@ -198,17 +198,17 @@ class Connection(Sender):
         began = time.monotonic()
         self.handling = True
         yield message
-        self.last_heard = time.monotonic()
+        self.last_received = time.monotonic()
         self.handling = False
         if self.limit is not None:
-            self.limit.credit(self.last_heard - began)
+            self.limit.credit(self.last_received - began)
 
     def _answer(self, closed: Closed) -> None:
         """Return the peer's close frame, which nobody waits behind: it reads no message any more."""
         if self.close(closed.code, closed.reason, drop_queue=True):
-            self.say_goodbye()
+            self.flush_close()
 
-    def say_goodbye(self) -> None:
+    def flush_close(self) -> None:
         """Let the answer to the peer's close frame leave, also where the hub has not opened the connection yet."""
         self.open(None)
         self.flush(time.monotonic() + _ANSWER_WAIT)

@@ -5,7 +5,7 @@ Locks: none of its own: the owner's send lock guards every attribute; the histor
 Blocks: never.
 
 The order: the rest of a frame that was cut, the newest pong and a ping, what was taken from the history, the send queue, more
-of the history, the farewell. While a replay goes on the queue is not added to: what is said meanwhile becomes part of the
+of the history, the closing_frames. While a replay goes on the queue is not added to: what is said meanwhile becomes part of the
 replay, and events are left to its cursor, which follows the history until it meets the head.
 """
 
@@ -13,11 +13,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..history.replay import Past, Replay
+from ..history.replay import Replay, ReplayRequest
 from ..options import Options
-from ..rooms import Hearing
+from ..rooms import Subscriptions
 from ..websocket.frames import Frame, ping_frame, pong_frame
-from .send_queue import Backlog, Notice
+from .send_queue import Notice, SendQueue
 
 __all__ = ["Outbox"]
 
@@ -31,7 +31,7 @@ class Outbox:
         "_options",
         "_page",
         "backlog",
-        "farewell",
+        "closing_frames",
         "lost",
         "ping",
         "pong",
@@ -50,21 +50,21 @@ class Outbox:
         self.pong: bytes | None = None
         self.ping = False
         #: The send queue.
-        self.backlog = Backlog(options.slow_consumer, options.send_queue, options.send_queue_bytes, deflate, notice)
+        self.backlog = SendQueue(options.slow_consumer, options.send_queue_size, options.send_queue_bytes, deflate, notice)
         #: What is still to come from the history.
         self.replay: Replay | None = None
         #: What was taken from the history and has not been sent.
-        self._page: Backlog | None = None
+        self._page: SendQueue | None = None
         #: The history has dropped what was still to be replayed; nothing more goes out but the reason.
         self.lost = False
         #: The number up to which events have been offered, or passed by a replay.
         self.seen = 0
         #: Advice and close frame.
-        self.farewell = b""
+        self.closing_frames = b""
 
     def pending(self) -> bool:
         """Return whether anything waits."""
-        return bool(self._ahead() or self.replay is not None or self.farewell)
+        return bool(self._ahead() or self.replay is not None or self.closing_frames)
 
     def at_page(self) -> bool:
         """Return whether a page of the replay is next in line."""
@@ -97,21 +97,23 @@ class Outbox:
         """Apply the policy for slow clients; False when more waits than the bounds allow all the same."""
         return self.backlog.relieve(len(self.rest))
 
-    def say(self, replay: Replay, frames: Sequence[Frame], at: int = 0) -> bool:
+    def queue_messages(self, replay: Replay, frames: Sequence[Frame], at: int = 0) -> bool:
         """Have a replay bring messages as well, not before the event numbered ``at``; False when too many of them wait."""
-        replay.say(frames, at)
+        replay.queue_messages(frames, at)
         return self._fits(replay)
 
-    def turn(self, replay: Replay, at: int, hearing: Hearing, frames: Sequence[Frame], past: Past | None) -> bool:
+    def change_subscriptions(
+        self, replay: Replay, at: int, subscriptions: Subscriptions, frames: Sequence[Frame], past: ReplayRequest | None
+    ) -> bool:
         """Have a replay go on with something else; False when too many messages wait in it."""
-        replay.turn(at, hearing, frames, past)
+        replay.change_subscriptions(at, subscriptions, frames, past)
         return self._fits(replay)
 
     def _fits(self, replay: Replay) -> bool:
         options = self._options
-        return replay.waiting <= options.send_queue and replay.waiting_bytes <= options.send_queue_bytes
+        return replay.waiting <= options.send_queue_size and replay.waiting_bytes <= options.send_queue_bytes
 
-    def next(self, room: int, closing: bool) -> tuple[list[bytes], Backlog | None]:
+    def next(self, room: int, closing: bool) -> tuple[list[bytes], SendQueue | None]:
         """Return what is next in line, about ``room`` bytes and perhaps nothing yet, and the queue it is to be popped from."""
         if self.rest:
             return [self.rest], None
@@ -125,12 +127,12 @@ class Outbox:
         for queue in (self._page, self.backlog):
             if queue:
                 return queue.pieces(room), queue
-        if self.replay is not None or not self.farewell:
+        if self.replay is not None or not self.closing_frames:
             return [], None
-        farewell, self.farewell = self.farewell, b""
-        return [farewell], None
+        closing_frames, self.closing_frames = self.closing_frames, b""
+        return [closing_frames], None
 
-    def took(self, pieces: list[bytes], queue: Backlog | None, taken: int, whole: bool) -> None:
+    def took(self, pieces: list[bytes], queue: SendQueue | None, taken: int, whole: bool) -> None:
         """Let go of what went out; with ``whole`` all pieces are one record, of which the very rest must go out next."""
         if queue is not None and not whole:
             self.rest = queue.pop_sent(pieces, taken)
@@ -154,14 +156,14 @@ class Outbox:
             frames = [self._notice(lost)] if self._notice is not None else []
             frames += replay.next(room) or []
         if frames:
-            self._page = self._page or Backlog("disconnect", 0, 0, self._deflate, None)
+            self._page = self._page or SendQueue("disconnect", 0, 0, self._deflate, None)
             self._page.extend(frames)
         if replay.is_over():
             self.seen = max(self.seen, replay.cursor)
             self.replay = None
 
     def drop(self) -> None:
-        """Let go of all messages; what was begun, and a farewell, still go out."""
+        """Let go of all messages; what was begun, and a closing_frames, still go out."""
         self.backlog.clear()
         self._page = self.replay = None
         self.lost = False
@@ -170,4 +172,4 @@ class Outbox:
     def clear(self) -> None:
         """Let go of everything."""
         self.drop()
-        self.rest = self.farewell = b""
+        self.rest = self.closing_frames = b""

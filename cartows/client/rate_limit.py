@@ -22,7 +22,7 @@ END = 3  # the client goes on regardless: it is to be put out
 _QUIET = 1.0
 
 # For how many seconds of waiting a client is credited at the most, in all.
-_MOST_CREDIT = 30.0
+_MAX_CREDIT = 30.0
 
 
 class RateLimit:
@@ -73,7 +73,7 @@ class RateLimit:
 
     def credit(self, seconds: float) -> None:
         """Count no time in which the client was kept waiting: what it has sent meanwhile comes all at once."""
-        self._extra = min(self._extra + seconds * self._rate, _MOST_CREDIT * self._rate)
+        self._extra = min(self._extra + seconds * self._rate, _MAX_CREDIT * self._rate)
         self._seen_at = self._clock()
 
     def wait(self) -> float:

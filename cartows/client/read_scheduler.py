@@ -1,8 +1,8 @@
 """Let readers through a few at a time: one thread watches all sockets, and a reader sleeps until it is given its turn.
 
-Threads: one, made by ``start``, runs the turnstile; ``wait`` and ``leave`` on reader threads.
+Threads: one, made by ``start``, runs the read_scheduler; ``wait`` and ``leave`` on reader threads.
 Locks: ``_lock`` guards who is inside; the epoll object and the turns need none.
-Blocks: ``wait`` until the socket is readable or has ended; the turnstile's thread on epoll and on its slots.
+Blocks: ``wait`` until the socket is readable or has ended; the read_scheduler's thread on epoll and on its slots.
 
 Were each reader to block on its own socket, ten thousand peers that go at once (a proxy restarts) would wake ten thousand
 threads, and every thread that waits for the GIL asks for it two hundred times a second: measured, the process thrashed for half
@@ -17,7 +17,7 @@ import select
 import threading
 from contextlib import ExitStack, suppress
 
-__all__ = ["Turnstile"]
+__all__ = ["ReadScheduler"]
 
 # Readers that have been given their turn and have not yet taken it.
 _SLOTS = 8
@@ -55,7 +55,7 @@ class _Turn:
         self._libc.sem_post(self._semaphore)
 
 
-class Turnstile:
+class ReadScheduler:
     """Watch the sockets of one hub's readers. ``available`` is False where the system has no epoll."""
 
     available = hasattr(select, "epoll")
@@ -83,7 +83,7 @@ class Turnstile:
                 for end in bell:
                     on_failure.callback(os.close, end)
                 epoll.register(bell[0], select.EPOLLIN)
-                thread = threading.Thread(target=self._run, args=(epoll, bell), name="cartows-turnstile", daemon=True)
+                thread = threading.Thread(target=self._run, args=(epoll, bell), name="cartows-read_scheduler", daemon=True)
                 thread.start()
                 on_failure.pop_all()
             self._epoll, self._bell, self._thread = epoll, bell, thread

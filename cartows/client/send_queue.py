@@ -30,28 +30,28 @@ from ..options import Policy
 from ..websocket.frames import Entity, Frame
 from .coalescing import merge
 
-__all__ = ["Backlog", "Notice"]
+__all__ = ["Notice", "SendQueue"]
 
 # Makes the frame, without a number of its own, that tells a client it has lost something; called with the notice's number.
 Notice = Callable[[int], Frame]
 
 # The most frames that are joined for one send.
-_MOST_PIECES = 256
+_MAX_PIECES = 256
 
 
-class Backlog:
+class SendQueue:
     """Hold what waits for one client, within bounds as far as the policy can see to it.
 
-    ``most`` and ``most_bytes`` are the bounds, ``deflate`` says which of a frame's two forms goes out. Without a ``notice``
+    ``most`` and ``max_bytes`` are the bounds, ``deflate`` says which of a frame's two forms goes out. Without a ``notice``
     nobody is told of a loss.
     """
 
     __slots__ = ("_deflate", "_most", "_most_bytes", "_notice", "_policy", "_queue", "_told", "bytes", "incomplete")
 
-    def __init__(self, policy: Policy, most: int, most_bytes: int, deflate: bool, notice: Notice | None) -> None:
+    def __init__(self, policy: Policy, most: int, max_bytes: int, deflate: bool, notice: Notice | None) -> None:
         self._policy = policy
         self._most = most
-        self._most_bytes = most_bytes
+        self._most_bytes = max_bytes
         self._deflate = deflate
         self._notice = notice
         #: None while nothing waits, as is so for most clients most of the time: an empty deque takes 600 bytes.
@@ -131,7 +131,7 @@ class Backlog:
     def pieces(self, room: int) -> list[bytes]:
         """Return the next frames' bytes for one send: as many as fit into ``room``, but one at least and 256 at most."""
         pieces: list[bytes] = []
-        for frame in islice(self._queue or (), _MOST_PIECES):
+        for frame in islice(self._queue or (), _MAX_PIECES):
             wire = frame.wire(self._deflate)
             room -= len(wire)
             if room < 0 and pieces:

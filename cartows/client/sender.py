@@ -23,9 +23,9 @@ import time
 from collections.abc import Callable, Sequence
 
 from ..history.history import History
-from ..history.replay import Past, Replay
+from ..history.replay import Replay, ReplayRequest
 from ..options import Options
-from ..rooms import Hearing
+from ..rooms import Subscriptions
 from ..websocket.close_codes import CloseCode
 from ..websocket.frames import Frame
 from .outbox import Outbox
@@ -149,7 +149,7 @@ class Sender:
                     batch = Batch(news)
                 out.seen = batch.last
             elif out.replay is not None:
-                return QUEUED if out.say(out.replay, batch.frames) else OVERFLOW
+                return QUEUED if out.queue_messages(out.replay, batch.frames) else OVERFLOW
             return self._offer_locked(batch)
 
     def offer_position(self, build: Position, position: int) -> int:
@@ -172,10 +172,12 @@ class Sender:
         incomplete, out.backlog.incomplete = out.backlog.incomplete, False
         if out.replay is not None:
             number = max(position, out.replay.cursor)
-            return QUEUED if out.say(out.replay, (build(number, incomplete),), number) else OVERFLOW
+            return QUEUED if out.queue_messages(out.replay, (build(number, incomplete),), number) else OVERFLOW
         return self._offer_locked(Batch((build(max(position, out.seen), incomplete),)))
 
-    def turn(self, history: History, at: int, hearing: Hearing, frames: Sequence[Frame], past: Past | None) -> int:
+    def change_subscriptions(
+        self, history: History, at: int, subscriptions: Subscriptions, frames: Sequence[Frame], past: ReplayRequest | None
+    ) -> int:
         """Hear something else behind the event numbered ``at``, the head of the history; first bring a past and ``frames``.
 
         The caller acts as for ``offer``. Hub thread, between two batches.
@@ -187,8 +189,8 @@ class Sender:
             if out.replay is None:
                 if past is None:
                     return self._offer_locked(Batch(frames)) if frames else SENT
-                out.replay = Replay(history, at, hearing)
-            return self._push_locked() if out.turn(out.replay, at, hearing, frames, past) else OVERFLOW
+                out.replay = Replay(history, at, subscriptions)
+            return self._push_locked() if out.change_subscriptions(out.replay, at, subscriptions, frames, past) else OVERFLOW
 
     def _offer_locked(self, batch: Batch) -> int:
         if self.writer_owns:

@@ -26,13 +26,13 @@ from .connection import Connection
 from .rate_limit import ADMIT, END, RateLimit
 from .transport import PlainTransport
 
-__all__ = ["RouteConnection", "cut_off"]
+__all__ = ["RouteConnection", "abort_socket"]
 
 # How often the request's thread looks whether simple-websocket still reads.
 _LOOK_AFTER = 1.0
 
 # How long simple-websocket's thread may take to see the end of its socket.
-_CUT_OFF_WAIT = 5.0
+_ABORT_WAIT = 5.0
 
 # How long it may take to answer a peer that has said goodbye.
 _ANSWER_WAIT = 1.0
@@ -60,7 +60,7 @@ class RouteSocket:
             while len(self._ws.input_buffer) >= _AHEAD and not self._over:
                 self._room.wait()
         data: bytes = self.sock.recv(size)
-        self._connection.last_heard = time.monotonic()
+        self._connection.last_received = time.monotonic()
         return data
 
     def send(self, data: bytes) -> int:
@@ -102,7 +102,7 @@ class RouteSocket:
         self._ws.event.set()
 
 
-def cut_off(ws: Any) -> None:
+def abort_socket(ws: Any) -> None:
     """End a connection without a word, and wait for simple-websocket's thread.
 
     It must not be inside the TLS object when the server closes the descriptor: the number may go to another connection, whose
@@ -112,7 +112,7 @@ def cut_off(ws: Any) -> None:
     with suppress(OSError):
         socket.socket.shutdown(sock, socket.SHUT_RDWR)
     ws.connected = False
-    ws.thread.join(_CUT_OFF_WAIT)
+    ws.thread.join(_ABORT_WAIT)
 
 
 class RouteConnection(Connection):
@@ -151,7 +151,7 @@ class RouteConnection(Connection):
             # It is raised before the answer to the peer's close frame has been given to us.
             self._socket.over()
             self._ws.thread.join(_ANSWER_WAIT)
-            self.say_goodbye()
+            self.flush_close()
 
     def finish(self) -> None:
         """See Connection.finish."""

@@ -11,16 +11,16 @@ from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 from ..message import encoded_size
-from ..rooms import Filters, Hearing, Room, room_value, without_rooms
+from ..rooms import Filters, Room, Subscriptions, room_value, without_rooms
 
 __all__ = ["BadMessage", "Change", "Subscription", "TooManyRooms", "parse"]
 
 # The most bytes, as JSON, that a client may show of itself in a room.
-MOST_META = 1024
+MAX_META = 1024
 
 # The most characters that a room's name may have; Python refuses to write very large numbers.
-MOST_NAME = 256
-_MOST_BITS = 3 * MOST_NAME
+MAX_NAME = 256
+_MAX_BITS = 3 * MAX_NAME
 
 
 class BadMessage(ValueError):
@@ -46,10 +46,10 @@ class Subscription(NamedTuple):
 class Change(NamedTuple):
     """Tell the hub thread what a client hears from now on."""
 
-    hearing: Hearing
+    subscriptions: Subscriptions
     filters: Filters
     #: What it heard until then.
-    before: Hearing
+    before: Subscriptions
     #: The type of the message that answers, None when nobody asked.
     answer: str | None = None
     subscription: Subscription = Subscription(())
@@ -60,7 +60,7 @@ class Change(NamedTuple):
         """Return the change without these rooms in any part of it."""
         asked = tuple([room for room in self.subscription.rooms if room not in rooms])
         return self._replace(
-            hearing=self.hearing._replace(rooms=self.hearing.rooms.difference(rooms)),
+            subscriptions=self.subscriptions._replace(rooms=self.subscriptions.rooms.difference(rooms)),
             filters=without_rooms(self.filters, rooms),
             before=self.before._replace(rooms=self.before.rooms.difference(rooms)),
             subscription=self.subscription._replace(rooms=asked),
@@ -111,8 +111,8 @@ def _values(key: str, value: Any) -> list[str]:
     values = value if isinstance(value, list) else [value]
     if not all(isinstance(each, str) or (isinstance(each, int) and not isinstance(each, bool)) for each in values):
         raise BadMessage("A room is named by a text or a whole number, or by a list of them.", key)
-    if not all(each.bit_length() <= _MOST_BITS if isinstance(each, int) else len(each) <= MOST_NAME for each in values):
-        raise BadMessage(f"The name of a room may have {MOST_NAME} characters.", key)
+    if not all(each.bit_length() <= _MAX_BITS if isinstance(each, int) else len(each) <= MAX_NAME for each in values):
+        raise BadMessage(f"The name of a room may have {MAX_NAME} characters.", key)
     return [room_value(each) for each in values]
 
 
@@ -120,6 +120,6 @@ def _meta(value: Any) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
         raise BadMessage("What is shown of a client must be an object.", "presence")
     size = encoded_size(value)
-    if size > MOST_META:
-        raise BadMessage(f"What is shown of a client may have {MOST_META} bytes as JSON, not {size}.", "presence")
+    if size > MAX_META:
+        raise BadMessage(f"What is shown of a client may have {MAX_META} bytes as JSON, not {size}.", "presence")
     return value

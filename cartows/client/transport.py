@@ -21,7 +21,7 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 
-from .read_scheduler import Turnstile
+from .read_scheduler import ReadScheduler
 
 __all__ = ["PlainTransport", "SharedTransport", "Transport"]
 
@@ -105,11 +105,11 @@ class Transport:
 class PlainTransport(Transport):
     """Send straight through libc on a TCP or Unix socket, without giving up the GIL."""
 
-    __slots__ = ("_turnstile",)
+    __slots__ = ("_read_scheduler",)
 
-    def __init__(self, sock: socket.socket, turnstile: Turnstile | None = None, *, borrowed: bool = False) -> None:
+    def __init__(self, sock: socket.socket, read_scheduler: ReadScheduler | None = None, *, borrowed: bool = False) -> None:
         super().__init__(sock, borrowed=borrowed)
-        self._turnstile = turnstile
+        self._read_scheduler = read_scheduler
 
     def send(self, data: bytes) -> int:
         """See Transport.send."""
@@ -128,19 +128,19 @@ class PlainTransport(Transport):
 
     def receive(self, size: int) -> bytes:
         """See Transport.receive."""
-        if self._turnstile is None:
+        if self._read_scheduler is None:
             return self.sock.recv(size)
         # One read for each turn, however much has come: a recv that need not wait gives the GIL up too briefly for others to
         # take it, and starts anew the time after which they may demand it. A few who flood kept the hub from it for 50 ms.
-        while self._turnstile.wait(self.fd):
+        while self._read_scheduler.wait(self.fd):
             with suppress(BlockingIOError):
                 return self.sock.recv(size, _DONT_WAIT)
         return self.sock.recv(size)
 
     def close(self) -> None:
         """See Transport.close."""
-        if self._turnstile is not None:
-            self._turnstile.leave(self.fd)
+        if self._read_scheduler is not None:
+            self._read_scheduler.leave(self.fd)
         super().close()
 
 

@@ -17,7 +17,7 @@ from ..auth.base import Credentials
 from ..client.client import NOBODY, Client
 from ..errors import AuthError, CartowsError
 from ..hooks import AppHooks
-from ..hub.capacity import Bounds, Place
+from ..hub.capacity import Slot, SlotLimits
 from ..hub.hub import Hub
 from ..options import Options
 from ..rooms import Filters, room_value
@@ -34,7 +34,7 @@ from .checks import (
     unavailable,
 )
 
-__all__ = ["EXTENSIONS", "Admission", "Gate"]
+__all__ = ["EXTENSIONS", "Admission", "AdmissionPolicy"]
 
 _CHALLENGE = (("WWW-Authenticate", "Bearer"),)
 
@@ -52,7 +52,7 @@ class Admission(NamedTuple):
     filters: Filters
     #: The id behind which it asks for what it missed.
     since: str | None
-    place: Place
+    slot: Slot
     #: The last revocation that there was before the app was asked.
     asked_at: int
     #: The functions of the app, which have been asked who it is and what it may hear.
@@ -60,7 +60,7 @@ class Admission(NamedTuple):
     credentials: Credentials = NOBODY
 
 
-class Gate:
+class AdmissionPolicy:
     """Decide, for one handler, about the request at hand; ``hooks`` of None stands for those of the app's own extension."""
 
     def __init__(self, hub: Hub, logger: logging.Logger, options: Options | None, hooks: AppHooks | None) -> None:
@@ -108,9 +108,9 @@ class Gate:
         if wrong is not None and not (wrong.code == NO_WEBSOCKET and EXPLAIN in request.headers):
             return wrong
         # Whoever finds the house full costs the app no question; the place itself is taken last.
-        return check_origin(request, self.options) or self._look_for_place(Place(address_of(request)))
+        return check_origin(request, self.options) or self._check_slot(Slot(address_of(request)))
 
-    def check_question(self, place: Place) -> Refusal | None:
+    def check_question(self, slot: Slot) -> Refusal | None:
         """Return the answer to a request that opens no connection, though it could: None to one that does.
 
         A page is not told why its WebSocket was refused. So it asks for the same URL by HTTP, and is told what it would be.
@@ -121,7 +121,7 @@ class Gate:
             return None
         if self.hub.closed:
             return unavailable("SHUTTING_DOWN", "The server is restarting; connect again.")
-        return self._look_for_place(place) or wrong
+        return self._check_slot(slot) or wrong
 
     def check_route(self) -> Refusal | None:
         """Return why a request may not be served in a route of the app's own, where the handshake is over."""
@@ -143,7 +143,7 @@ class Gate:
         hooks = self.hooks()
         address = address_of(request)
         if hooks is None:
-            return Admission(filters, since, Place(address), asked_at)
+            return Admission(filters, since, Slot(address), asked_at)
         try:
             credentials = hooks.identify(request)
         except AuthError as error:
@@ -151,19 +151,19 @@ class Gate:
         refused = hooks.refused(credentials, filters)
         if refused is None:
             identity = None if credentials.identity is None else room_value(credentials.identity)
-            return Admission(filters, since, Place(address, identity), asked_at, hooks, credentials)
+            return Admission(filters, since, Slot(address, identity), asked_at, hooks, credentials)
         what = "everything: name rooms in the query" if refused[0] is None else f"{refused[0]}={str(refused[1])[:100]}"
         return Refusal(403, "FORBIDDEN", f"You may not hear {what}.")
 
-    def ask_again(self, client: Client, admission: Admission) -> Refusal | None:
+    def recheck(self, client: Client, admission: Admission) -> Refusal | None:
         """Return why a client may not come in after all: what the app has said of it may be out of date.
 
         From here on it is found by whoever puts it out or asks for it again.
         """
-        revocations, asked_at, identity = self.hub.registry.revocations, admission.asked_at, admission.place.identity
+        revocations, asked_at, identity = self.hub.registry.revocations, admission.asked_at, admission.slot.identity
         while True:
-            put_out, doubtful = revocations.since(asked_at, identity)
-            if put_out:
+            disconnected, doubtful = revocations.since(asked_at, identity)
+            if disconnected:
                 return Refusal(401, "UNAUTHORIZED", "You were put out while you came in.", _CHALLENGE)
             if not doubtful:
                 return None
@@ -174,24 +174,24 @@ class Gate:
                 return Refusal(500, "INTERNAL", "The server failed to check who you are.")
             if isinstance(again, Refusal):
                 return again
-            if again.place.identity != identity:
+            if again.slot.identity != identity:
                 return Refusal(401, "UNAUTHORIZED", "Who you are has changed while you came in: connect again.", _CHALLENGE)
             client.credentials, asked_at = again.credentials, again.asked_at
 
-    def take_place(self, place: Place) -> Refusal | None:
+    def take_slot(self, slot: Slot) -> Refusal | None:
         """Take a place in the process; returns why there is none."""
         bounds = self._bounds()
-        return self._full(self.hub.registry.take_place(place, bounds), bounds)
+        return self._full(self.hub.registry.take_slot(slot, bounds), bounds)
 
-    def _look_for_place(self, place: Place) -> Refusal | None:
+    def _check_slot(self, slot: Slot) -> Refusal | None:
         bounds = self._bounds()
-        return self._full(self.hub.registry.full(place, bounds), bounds)
+        return self._full(self.hub.registry.full(slot, bounds), bounds)
 
-    def _bounds(self) -> Bounds:
+    def _bounds(self) -> SlotLimits:
         options = self.options
-        return Bounds(self.max_clients, options.max_clients_per_ip, options.max_clients_per_user)
+        return SlotLimits(self.max_clients, options.max_clients_per_ip, options.max_clients_per_user)
 
-    def _full(self, full: str | None, bounds: Bounds) -> Refusal | None:
+    def _full(self, full: str | None, bounds: SlotLimits) -> Refusal | None:
         if full is None:
             return None
         if full == "clients":

@@ -101,7 +101,7 @@ def check_origin(request: Any, options: Options) -> Refusal | None:
     origin = request.headers.get("Origin")
     if origin is None:
         return None
-    allowed = options.origins
+    allowed = options.allowed_origins
     if callable(allowed):
         admitted, wanted = bool(allowed(request)), "what the app's origin check allows"
     elif allowed is None:

@@ -22,7 +22,7 @@ from flask import Response, current_app, request
 from ..auth.base import SUBPROTOCOL
 from ..client.client import Client
 from ..client.connection import Connection
-from ..client.simple_websocket import RouteConnection, cut_off
+from ..client.simple_websocket import RouteConnection, abort_socket
 from ..client.transport import PlainTransport, SharedTransport, Transport
 from ..errors import CartowsError, HubClosed, printable
 from ..handler import handoff
@@ -32,7 +32,7 @@ from ..hub.hub import Hub
 from ..options import Options, OriginCheck
 from ..servers.base import gunicorn_worker
 from ..websocket.close_codes import CloseCode
-from .admission import Admission, Gate
+from .admission import Admission, AdmissionPolicy
 from .checks import Refusal, unavailable
 from .upgrade import UpgradeResponse
 
@@ -83,7 +83,7 @@ class Handler:
         self.hub = hub
         self.logger = logger or hub.logger
         self.client_class = client_class
-        self._gate = Gate(hub, self.logger, options, hooks)
+        self._admission = AdmissionPolicy(hub, self.logger, options, hooks)
         #: The heartbeat that looks whether the worker goes on; another one in the child of a fork.
         self._checking: Heartbeat | None = None
         self._modes_said: set[str] = set()
@@ -91,20 +91,20 @@ class Handler:
     @property
     def options(self) -> Options:
         """The settings in force."""
-        return self._gate.options
+        return self._admission.options
 
     def set_check_origin(self, check: OriginCheck) -> None:
         """Let ``check(request)`` say which origins may connect, for this handler alone; Go's ``SetCheckOrigin``."""
-        self._gate.change_options(origins=check)
+        self._admission.change_options(allowed_origins=check)
 
     def set_buffer_sizes(self, read: int, write: int | None) -> None:
         """Set ``read_buffer`` and ``write_buffer`` in bytes, for this handler alone; Go's ``SetBufferSizes``."""
-        self._gate.change_options(read_buffer=read, write_buffer=write)
+        self._admission.change_options(read_buffer=read, write_buffer=write)
 
     @property
     def max_clients(self) -> int:
         """How many clients this process serves."""
-        return self._gate.max_clients
+        return self._admission.max_clients
 
     # Before the upgrade -------------------------------------------------------------------------------------------
 
@@ -123,14 +123,14 @@ class Handler:
         ``flask_sock_view`` is what flask-sock makes of ``handle_websocket``: it shakes hands, and its response knows how each
         server wants to be left.
         """
-        admitted = self._gate.check() or self._gate.admit()
+        admitted = self._admission.check() or self._admission.admit()
         if isinstance(admitted, Refusal):
             return self.refuse(admitted)
         environ = request.environ
         found = handoff.find_socket(environ)
         if found is None:
             return self.refuse(_NO_SOCKET)
-        asks_only = self._gate.check_question(admitted.place)
+        asks_only = self._admission.check_question(admitted.slot)
         if asks_only is not None:
             return self.refuse(asks_only)
         key, sock = found
@@ -165,14 +165,14 @@ class Handler:
             return unavailable("SHUTTING_DOWN", "The server is restarting; connect again.")
         except (CartowsError, OSError) as error:
             return unavailable("NO_RESOURCES", f"The server cannot take another client now: {error}.")
-        full = self._gate.take_place(admission.place)
+        full = self._admission.take_slot(admission.slot)
         if full is not None:
             return full
         hands_off = self._hands_off(sock)
         try:
             transport, lock = self._transport(sock, hands_off)
         except OSError as error:
-            self.hub.registry.give_place_back(admission.place)
+            self.hub.registry.release_slot(admission.slot)
             return unavailable("NO_DESCRIPTOR", f"The server has no descriptor left for another client: {error.strerror}.")
         connection = Connection(transport, lock, options, reply)
         try:
@@ -180,17 +180,17 @@ class Handler:
         except Exception:
             self.logger.exception("cartows: the app's client class failed; the client is refused")
             return Refusal(500, "CLIENT_CLASS", "The server failed to make a client of this connection.")
-        changed = self._gate.ask_again(client, admission)
+        changed = self._admission.recheck(client, admission)
         if changed is not None:
             connection.release()
-            self.hub.registry.give_place_back(admission.place, client)
+            self.hub.registry.release_slot(admission.slot, client)
             return changed
         if hands_off:
             try:
                 threading.Thread(target=client.read_pump, name=f"cartows-reader-{client.id}", daemon=True).start()
             except RuntimeError as error:
                 connection.release()
-                self.hub.registry.give_place_back(admission.place, client)
+                self.hub.registry.release_slot(admission.slot, client)
                 return unavailable("NO_THREAD", f"The server has no thread left for another client: {error}.")
             handoff.take_over(sock)
         self._enter_unless_asked(client)
@@ -202,20 +202,20 @@ class Handler:
             self._enter(client)
 
     def _enter(self, client: Client) -> None:
-        if not client.let_in():
+        if not client.accept():
             return
         try:
             self.hub.register_client(client)
         except CartowsError:
             client.connection.abort(CloseCode.RESTART, "service restart")
             return
-        every = None if client.hooks is None else client.hooks.recheck_every
+        every = None if client.hooks is None else client.hooks.recheck_interval
         if every is not None:
             try:
-                self.hub.auditor.add(client, every)
+                self.hub.rechecker.add(client, every)
             except RuntimeError as error:
                 self.logger.error("cartows: client %s cannot be looked up again and goes: %s", client.id, error)
-                client.break_off()
+                client.close_on_error()
 
     def _hands_off(self, sock: Any) -> bool:
         """Choose between a thread of the client's own and the request's, and say so once."""
@@ -237,11 +237,11 @@ class Handler:
         if handoff.is_tls(sock):
             transport = SharedTransport(sock, lock, borrowed=True)
         elif hands_off:
-            transport = PlainTransport(handoff.duplicate(sock), self.hub.turnstile)
+            transport = PlainTransport(handoff.duplicate(sock), self.hub.read_scheduler)
         else:
             # A time limit of the server's, or Python's default one, would end a client that is merely quiet.
             sock.setblocking(True)
-            transport = PlainTransport(sock, self.hub.turnstile, borrowed=True)
+            transport = PlainTransport(sock, self.hub.read_scheduler, borrowed=True)
         transport.tune(self.options.write_buffer)
         return transport, lock
 
@@ -255,13 +255,13 @@ class Handler:
                 client.identity = admission.credentials.identity
             client.credentials = admission.credentials
             client.since, client.hooks = admission.since, admission.hooks
-            client.entrance = partial(self._enter, client) if _asks(client) else None
+            client.before_reading = partial(self._enter, client) if _asks(client) else None
         except BaseException:
             connection.release()
             made = connection.owner
-            self.hub.registry.give_place_back(admission.place, made if isinstance(made, Client) else None)
+            self.hub.registry.release_slot(admission.slot, made if isinstance(made, Client) else None)
             raise
-        client.place = admission.place
+        client.slot = admission.slot
         return client
 
     def attach(self, client: Client) -> None:
@@ -276,7 +276,7 @@ class Handler:
         if not worker.alive:
             for client in self.hub.registry.present():
                 if client.attached:
-                    client.dismiss(_WORKER_PATIENCE)
+                    client.close_for_restart(_WORKER_PATIENCE)
                     self.hub.heartbeat.watch(client, time.monotonic() + _WORKER_PATIENCE)
         return True
 
@@ -293,7 +293,7 @@ class Handler:
             return
         path = printable(request.path)
         try:
-            admitted = self._gate.check_route() or self._gate.admit()
+            admitted = self._admission.check_route() or self._admission.admit()
         except Exception:
             # Flask would write its error page into the WebSocket connection.
             self.logger.exception("cartows: the app failed to say who may connect to %s; the client is refused", path)
@@ -309,12 +309,12 @@ class Handler:
                 "in a proxy",
                 path,
             )
-            cut_off(ws)
+            abort_socket(ws)
             return
         if self.hub.closed:
             ws.close(CloseCode.RESTART, "service restart")
             return
-        full = self._gate.take_place(admitted.place)
+        full = self._admission.take_slot(admitted.slot)
         if full is not None:
             ws.close(*self._refuse_route(full))
             return
@@ -322,20 +322,20 @@ class Handler:
             connection = RouteConnection(ws, self.options)
         except OSError:
             # The peer has gone, and simple-websocket has closed the socket.
-            self.hub.registry.give_place_back(admitted.place)
-            cut_off(ws)
+            self.hub.registry.release_slot(admitted.slot)
+            abort_socket(ws)
             return
         try:
             client = self._client(connection, admitted)
         except Exception:
             self.logger.exception("cartows: the app's client class failed; the connection is cut off")
-            cut_off(ws)
+            abort_socket(ws)
             return
-        changed = self._gate.ask_again(client, admitted)
+        changed = self._admission.recheck(client, admitted)
         if changed is None:
             self._enter_unless_asked(client)
         else:
-            client.entrance = None
+            client.before_reading = None
             connection.open(None)
             client.close(*self._refuse_route(changed))
         self.attach(client)

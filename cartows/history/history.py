@@ -15,13 +15,13 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, cast
 
-from ..rooms import Audience, Hearing, Room
+from ..rooms import Audience, Room, Subscriptions
 from ..websocket.frames import Frame
 
-__all__ = ["Event", "Heard", "History", "event_id"]
+__all__ = ["DeliveryLog", "Event", "History", "event_id"]
 
 # Changes of its filters that are remembered of a client; what lies further back is not replayed to it.
-_MOST_SPANS = 64
+_MAX_SPANS = 64
 
 _NUMBER = re.compile(r"[0-9]{1,18}", re.ASCII)
 
@@ -39,7 +39,7 @@ class Event(NamedTuple):
     #: What clients are sent for now, where that is not the frame: the same without an id.
     shown: Frame | None = None
     #: Clients have been sent it already: it is for those who come back.
-    heard: bool = False
+    delivered: bool = False
 
 
 class _Run:
@@ -81,9 +81,9 @@ def _number(event: Event | None) -> int:
 class History:
     """Keep events by number, contiguous, within bounds of count, bytes (of frames, uncompressed) and age in seconds."""
 
-    def __init__(self, epoch: str, size: int, most_bytes: int, ttl: float, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, epoch: str, size: int, max_bytes: int, ttl: float, clock: Callable[[], float] = time.monotonic) -> None:
         self.epoch = epoch
-        self._size, self._most_bytes, self._ttl, self._clock = size, most_bytes, ttl, clock
+        self._size, self._most_bytes, self._ttl, self._clock = size, max_bytes, ttl, clock
         self._lock = threading.Lock()
         self._events = _Run()
         self._times: deque[float] = deque()
@@ -93,11 +93,11 @@ class History:
         self._bytes = 0
         self._head = 0
         #: Nobody can come back to where the hub is now: what its clients hear has no number yet.
-        self.adrift = False
+        self.degraded = False
 
     def id(self, number: int) -> str:
         """Return a position's id on the wire: that of the event, or one that leads nowhere while there is no way back."""
-        return f"{self.epoch}~{number}" if self.adrift else event_id(self.epoch, number)
+        return f"{self.epoch}~{number}" if self.degraded else event_id(self.epoch, number)
 
     def number(self, id: str) -> int | None:
         """Return the number in an id of this epoch, None for anything else."""
@@ -109,7 +109,7 @@ class History:
         """The number of the last event."""
         return self._head
 
-    def start_over(self, epoch: str, number: int) -> None:
+    def new_epoch(self, epoch: str, number: int) -> None:
         """Forget everything, and go on behind a number of an epoch. Hub thread."""
         with self._lock:
             self.epoch, self._head, self._bytes = epoch, number, 0
@@ -129,7 +129,7 @@ class History:
             self._head = events[-1].frame.number
             self._trim_locked(now)
 
-    def heard(self, after: int, until: int | None, hearing: Hearing, most: int) -> tuple[list[Event], int] | None:
+    def select(self, after: int, until: int | None, subscriptions: Subscriptions, most: int) -> tuple[list[Event], int] | None:
         """Return the first ``most`` events, or fewer, that a client hears behind one number and up to another or the head.
 
         With them comes the number up to which these are all. None when some of what lies behind ``after`` has been dropped.
@@ -142,21 +142,21 @@ class History:
                 return [], after
             if after < self._head - len(self._events):
                 return None
-            if hearing.unfiltered:
+            if subscriptions.unfiltered:
                 run = self._events.behind(after, min(most, end - after))
-                return [event for event in run if hearing.hears(event.audience)], after + len(run)
-            runs = [self._everyone, *[self._rooms[room] for room in hearing.rooms if room in self._rooms]]
+                return [event for event in run if subscriptions.match(event.audience)], after + len(run)
+            runs = [self._everyone, *[self._rooms[room] for room in subscriptions.rooms if room in self._rooms]]
             # Each run brings its first, so the first of all are among them.
             several = {event.frame.number: event for run in runs for event in run.behind(after, most)}
         found = [several[number] for number in sorted(several)[:most] if number <= end]
         return found, found[-1].frame.number if len(found) == most else end
 
-    def count(self, after: int, hearing: Hearing, unless: Callable[[Event], bool] | None = None) -> int | None:
+    def count(self, after: int, subscriptions: Subscriptions, unless: Callable[[Event], bool] | None = None) -> int | None:
         """Return how many events behind a number a client hears, less those that ``unless`` is true for.
 
         None when some of what lies behind it has been dropped.
         """
-        found = self.heard(after, None, hearing, self._size)
+        found = self.select(after, None, subscriptions, self._size)
         return None if found is None else sum([1 for event in found[0] if unless is None or not unless(event)])
 
     def first(self) -> int:
@@ -193,47 +193,47 @@ class _Span(NamedTuple):
 
     after: int
     until: int | None
-    hearing: Hearing
+    subscriptions: Subscriptions
 
-    def brought(self, event: Event) -> bool:
+    def delivered(self, event: Event) -> bool:
         number = event.frame.number
-        return self.after < number and (self.until is None or number <= self.until) and self.hearing.hears(event.audience)
+        return self.after < number and (self.until is None or number <= self.until) and self.subscriptions.match(event.audience)
 
 
-class Heard:
+class DeliveryLog:
     """Know which events one client has been brought, through all changes of its filters. Hub thread alone."""
 
     __slots__ = ("_spans", "floor")
 
-    def __init__(self, after: int, hearing: Hearing) -> None:
-        self._spans = [_Span(after, None, hearing)]
+    def __init__(self, after: int, subscriptions: Subscriptions) -> None:
+        self._spans = [_Span(after, None, subscriptions)]
         #: What lies at or before this number is not known any more.
         self.floor = 0
 
-    def change(self, at: int, hearing: Hearing, first: int) -> None:
+    def change(self, at: int, subscriptions: Subscriptions, first: int) -> None:
         """Hear something else behind number ``at``; ``first`` is the first number that can still be replayed."""
         last = self._spans.pop()
         if last.after < at:
             self._spans.append(last._replace(until=at))
         self._spans = [span for span in self._spans if span.until is not None and span.until >= first]
         self._forget_oldest()
-        self._spans.append(_Span(at, None, hearing))
+        self._spans.append(_Span(at, None, subscriptions))
 
-    def start_over(self, number: int) -> None:
-        """Begin anew behind a number, hearing the same: nothing before it is known any more."""
-        self._spans = [_Span(number, None, self._spans[-1].hearing)]
+    def new_epoch(self, number: int) -> None:
+        """Begin anew behind a number, subscriptions the same: nothing before it is known any more."""
+        self._spans = [_Span(number, None, self._spans[-1].subscriptions)]
         self.floor = number
 
-    def replayed(self, after: int, until: int, hearing: Hearing) -> None:
+    def replayed(self, after: int, until: int, subscriptions: Subscriptions) -> None:
         """Take note of a past that is brought."""
-        self._spans.insert(-1, _Span(after, until, hearing))
+        self._spans.insert(-1, _Span(after, until, subscriptions))
         self._forget_oldest()
 
-    def brought(self) -> Callable[[Event], bool]:
+    def delivered(self) -> Callable[[Event], bool]:
         """Return the question whether an event has been brought, as things stand now."""
         spans = tuple(self._spans)
-        return lambda event: any([span.brought(event) for span in spans])
+        return lambda event: any([span.delivered(event) for span in spans])
 
     def _forget_oldest(self) -> None:
-        while len(self._spans) > _MOST_SPANS:
+        while len(self._spans) > _MAX_SPANS:
             self.floor = max(self.floor, self._spans.pop(0).until or 0)

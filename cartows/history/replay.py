@@ -15,32 +15,32 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-from ..rooms import Hearing
+from ..rooms import Subscriptions
 from ..websocket.frames import Frame
 from .history import Event, History
 
-__all__ = ["Past", "Replay"]
+__all__ = ["Replay", "ReplayRequest"]
 
 # Events looked at in one turn of whoever writes.
 _SCAN = 256
 
 
-class Past(NamedTuple):
-    """Say what of the past is to be brought: what ``hearing`` hears behind a number, less what ``brought`` is true for."""
+class ReplayRequest(NamedTuple):
+    """What is to be replayed: the events after a number that match, except those that ``delivered`` is true for."""
 
     after: int
-    hearing: Hearing
-    brought: Callable[[Event], bool]
+    subscriptions: Subscriptions
+    delivered: Callable[[Event], bool]
 
 
 class _Part:
-    __slots__ = ("brought", "cursor", "hearing", "then", "until")
+    __slots__ = ("cursor", "delivered", "subscriptions", "then", "until")
 
-    def __init__(self, cursor: int, hearing: Hearing, brought: Callable[[Event], bool] | None = None) -> None:
+    def __init__(self, cursor: int, subscriptions: Subscriptions, delivered: Callable[[Event], bool] | None = None) -> None:
         #: The number of the last event that has been looked at.
         self.cursor = cursor
-        self.hearing = hearing
-        self.brought = brought
+        self.subscriptions = subscriptions
+        self.delivered = delivered
         #: The last event of this part, None for the part without an end.
         self.until: int | None = None
         #: What is sent once the part is over.
@@ -52,9 +52,9 @@ class Replay:
 
     __slots__ = ("_history", "_parts", "waiting", "waiting_bytes")
 
-    def __init__(self, history: History, after: int, hearing: Hearing) -> None:
+    def __init__(self, history: History, after: int, subscriptions: Subscriptions) -> None:
         self._history = history
-        self._parts = deque([_Part(after, hearing)])
+        self._parts = deque([_Part(after, subscriptions)])
         #: Messages other than events, and their bytes, which count against the bounds of the send queue.
         self.waiting = 0
         self.waiting_bytes = 0
@@ -64,42 +64,44 @@ class Replay:
         """The number up to which the client has been served once all that is planned has come."""
         return self._parts[-1].cursor
 
-    def say(self, frames: Iterable[Frame], at: int = 0) -> None:
+    def queue_messages(self, frames: Iterable[Frame], at: int = 0) -> None:
         """Send messages behind all that is planned, and not before the event numbered ``at`` has had its turn."""
         tail = self._parts[-1]
-        self._end(at, frames, tail.hearing)
+        self._end(at, frames, tail.subscriptions)
 
-    def turn(self, at: int, hearing: Hearing, frames: Iterable[Frame], past: Past | None) -> None:
+    def change_subscriptions(
+        self, at: int, subscriptions: Subscriptions, frames: Iterable[Frame], past: ReplayRequest | None
+    ) -> None:
         """Hear something else behind the event numbered ``at``; before that bring a past, and the messages behind it."""
         if past is not None:
-            self._end(at, (), hearing)
+            self._end(at, (), subscriptions)
             self._parts[-1] = _Part(*past)
-        self._end(at, frames, hearing)
+        self._end(at, frames, subscriptions)
 
-    def _end(self, at: int, frames: Iterable[Frame], hearing: Hearing) -> None:
+    def _end(self, at: int, frames: Iterable[Frame], subscriptions: Subscriptions) -> None:
         tail = self._parts[-1]
         tail.until = max(at, tail.cursor)
         for frame in frames:
             tail.then.append(frame)
             self.waiting += 1
             self.waiting_bytes += len(frame.plain)
-        self._parts.append(_Part(tail.until, hearing))
+        self._parts.append(_Part(tail.until, subscriptions))
 
-    def next(self, most_bytes: int) -> list[Frame] | None:
+    def next(self, max_bytes: int) -> list[Frame] | None:
         """Return what comes next, about so many bytes and perhaps nothing yet; None when the history is out of reach."""
         found: list[Frame] = []
         size = 0
         while True:
             part = self._parts[0]
-            heard = self._history.heard(part.cursor, part.until, part.hearing, _SCAN)
+            heard = self._history.select(part.cursor, part.until, part.subscriptions, _SCAN)
             if heard is None:
                 return found or None
             events, reached = heard
             for event in events:
-                if part.brought is None or not part.brought(event):
+                if part.delivered is None or not part.delivered(event):
                     found.append(event.frame)
                     size += len(event.frame.plain)
-                    if size >= most_bytes:
+                    if size >= max_bytes:
                         part.cursor = event.frame.number
                         return found
             part.cursor = reached

@@ -12,119 +12,125 @@ import threading
 from collections.abc import Sequence
 from functools import partial
 
-from ..backplane.base import Entry, Outcome, Outgoing, Past
+from ..backplane.base import Entry, Outcome, OutgoingEvent, Snapshot
 from ..history.history import Event, event_id
 from ..options import Options
-from ..presence.presence import Person, Report
+from ..presence.presence import PresenceEntry, PresenceReport
 from ..websocket.frames import Frame
-from .broadcast_queue import Channel, ChannelClosed
+from .broadcast_queue import BroadcastQueue, BroadcastQueueClosed
 from .clients import Clients
 from .dispatcher import Dispatcher, Item
 
-__all__ = ["Feed"]
+__all__ = ["BackplaneSink"]
 
 
-class Feed:
+class BackplaneSink:
     """Be the Sink of a hub's backplane."""
 
     #: The hub's, which is made once the backplane is.
     dispatcher: Dispatcher
 
-    def __init__(self, channel: Channel[Item], clients: Clients, options: Options, logger: logging.Logger) -> None:
-        self._channel = channel
+    def __init__(self, channel: BroadcastQueue[Item], clients: Clients, options: Options, logger: logging.Logger) -> None:
+        self._broadcast_queue = channel
         self._clients = clients
         self._options = options
         self._logger = logger
         #: Of what comes next: the epoch, and whether nobody can come back to where it is.
         self._epoch = ""
-        self._adrift = False
+        self._degraded_now = False
 
-    def begin(self, past: Past) -> None:
+    def begin(self, past: Snapshot) -> None:
         """Have the hub begin with a past. Hub thread."""
         self._epoch = past.epoch
         self.dispatcher.begin(past.epoch, past.number, [self.event(past.epoch, entry) for entry in past.entries])
 
-    def put(self, event: Outgoing, epoch: str, timeout: float) -> Outcome:
+    def put(self, event: OutgoingEvent, epoch: str, timeout: float) -> Outcome:
         """See Sink.put."""
         try:
-            put = self._channel.put_event(partial(self._numbered, event, epoch), timeout, wait=timeout > 0)
-        except ChannelClosed:
+            put = self._broadcast_queue.put_event(partial(self._numbered, event, epoch), timeout, wait=timeout > 0)
+        except BroadcastQueueClosed:
             return Outcome(None, reason="the hub was shut down")
         if put is None:
             options = self._options
-            full = f"the broadcast queue stayed full ({options.broadcast_queue} messages) for {options.publish_timeout:g} s"
+            full = (
+                f"the broadcast queue stayed full ({options.broadcast_queue_size} messages) for {options.publish_timeout:g} s"
+            )
             return Outcome(None, reason=full)
         assert isinstance(put, Event)
         return Outcome("queued", event_id(epoch, put.frame.number))
 
-    def _numbered(self, event: Outgoing, epoch: str, number: int) -> Event:
+    def _numbered(self, event: OutgoingEvent, epoch: str, number: int) -> Event:
         return self.event(epoch, Entry(number, event))
 
     def event(self, epoch: str, entry: Entry) -> Event:
         """Make of a stored event what is sent and kept."""
         event, number = entry.event, entry.number
         body = b'%s,"id":"%s"}' % (event.body[:-1], event_id(epoch, number).encode())
-        return Event(self._frame(event, body, number), event.audience, heard=entry.heard)
+        return Event(self._frame(event, body, number), event.audience, delivered=entry.delivered)
 
-    def _frame(self, event: Outgoing, body: bytes, number: int = 0) -> Frame:
+    def _frame(self, event: OutgoingEvent, body: bytes, number: int = 0) -> Frame:
         options = self._options
         return Frame(
-            body, number=number, compress_over=options.compress_over, entity=event.entity, merges=event.merges and number > 0
+            body,
+            number=number,
+            compress_min_size=options.compress_min_size,
+            entity=event.entity,
+            merges=event.merges and number > 0,
         )
 
     def put_entries(self, entries: Sequence[Entry]) -> None:
         """See Sink.put_entries."""
-        self._channel.put_in_line(*[self._fed(entry) for entry in entries])
+        self._broadcast_queue.put_unbounded(*[self._fed(entry) for entry in entries])
 
     def _fed(self, entry: Entry) -> Event:
         event = self.event(self._epoch, entry)
-        if not self._adrift or entry.heard:
+        if not self._degraded_now or entry.delivered:
             return event
         # Without an id: nobody could come back to it and find everything behind it that they have not heard.
         return event._replace(shown=self._frame(entry.event, entry.event.body))
 
-    def put_local(self, event: Outgoing) -> None:
+    def put_local(self, event: OutgoingEvent) -> None:
         """See Sink.put_local."""
-        self._channel.put_in_line(Event(self._frame(event, event.body), event.audience))
+        self._broadcast_queue.put_unbounded(Event(self._frame(event, event.body), event.audience))
 
     def await_room(self) -> bool:
         """See Sink.await_room."""
-        return self._channel.await_room()
+        return self._broadcast_queue.await_room()
 
-    def cut_off(self) -> None:
-        """See Sink.cut_off."""
-        self._adrift = True
-        self._channel.put_in_line(self.dispatcher.cut_off)
+    def broker_lost(self) -> None:
+        """See Sink.broker_lost."""
+        self._degraded_now = True
+        self._broadcast_queue.put_unbounded(self.dispatcher.broker_lost)
 
-    def rejoin(self) -> None:
-        """See Sink.rejoin."""
-        self._adrift = False
-        self._channel.put_in_line(self.dispatcher.rejoin)
+    def broker_restored(self) -> None:
+        """See Sink.broker_restored."""
+        self._degraded_now = False
+        self._broadcast_queue.put_unbounded(self.dispatcher.broker_restored)
 
-    def start_over(self, past: Past) -> None:
-        """See Sink.start_over."""
+    def new_epoch(self, past: Snapshot) -> None:
+        """See Sink.new_epoch."""
         self._epoch = past.epoch
         events = [self.event(past.epoch, entry) for entry in past.entries]
-        self._channel.put_in_line(partial(self.dispatcher.start_over, past.epoch, past.number, events))
+        self._broadcast_queue.put_unbounded(partial(self.dispatcher.new_epoch, past.epoch, past.number, events))
 
-    def people(self) -> list[Person]:
-        """See PeopleSink.people."""
-        return self.dispatcher.presence.people()
+    def presence_entries(self) -> list[PresenceEntry]:
+        """See PresenceSink.presence_entries."""
+        return self.dispatcher.presence.presence_entries()
 
-    def apply(self, reports: list[Report]) -> None:
-        """See PeopleSink.apply."""
-        self._channel.put_control(partial(self.dispatcher.presence.apply, reports))
+    def apply(self, reports: list[PresenceReport]) -> None:
+        """See PresenceSink.apply."""
+        self._broadcast_queue.put_control(partial(self.dispatcher.presence.apply, reports))
 
-    def put_out(self, identity: str, code: int, reason: str) -> None:
-        """See PeopleSink.put_out."""
+    def disconnect_identity(self, identity: str, code: int, reason: str) -> None:
+        """See PresenceSink.disconnect_identity."""
         Clients.disconnect(self._clients, identity=identity, code=code, reason=reason)
 
-    def ask_again(self, identity: str) -> None:
-        """See PeopleSink.ask_again."""
+    def reauthorize_identity(self, identity: str) -> None:
+        """See PresenceSink.reauthorize_identity."""
         # The app takes as long as it likes.
-        threading.Thread(target=self._ask_again, args=(identity,), name="cartows-reauthorize", daemon=True).start()
+        threading.Thread(target=self._reauthorize, args=(identity,), name="cartows-reauthorize", daemon=True).start()
 
-    def _ask_again(self, identity: str) -> None:
+    def _reauthorize(self, identity: str) -> None:
         try:
             Clients.reauthorize(self._clients, identity)
         except Exception:

@@ -14,24 +14,24 @@ from collections import deque
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
-__all__ = ["Channel", "ChannelClosed"]
+__all__ = ["BroadcastQueue", "BroadcastQueueClosed"]
 
 Event = TypeVar("Event")
 Control = Callable[[], None]
 
 
-class ChannelClosed(Exception):
+class BroadcastQueueClosed(Exception):
     """Say that the hub takes nothing any more; the hub turns it into HubClosed."""
 
 
-class Channel(queue.Queue[Event], Generic[Event]):
+class BroadcastQueue(queue.Queue[Event], Generic[Event]):
     """Be the ``chan []byte`` of the Go hub, and its register and unregister channels."""
 
     def __init__(self, size: int) -> None:
         super().__init__(size)
         self.closed = False
         self._controls: deque[Control] = deque()
-        self._arrivals: deque[Control] = deque()
+        self._registrations: deque[Control] = deque()
         self._number = 0
 
     @property
@@ -43,7 +43,7 @@ class Channel(queue.Queue[Event], Generic[Event]):
         """Number an event, build it and put it in line; None when there was no room within ``timeout`` seconds.
 
         The one deadline is for the lock and the room together, however many publishers wait. Without ``wait`` it is for the
-        lock alone. Raises ChannelClosed.
+        lock alone. Raises BroadcastQueueClosed.
         """
         deadline = time.monotonic() + timeout
         if not self.mutex.acquire(timeout=timeout):
@@ -55,7 +55,7 @@ class Channel(queue.Queue[Event], Generic[Event]):
                     return None
                 self.not_full.wait(left)
             if self.closed:
-                raise ChannelClosed
+                raise BroadcastQueueClosed
             event = build(self._number + 1)
             self._number += 1
             self._put(event)
@@ -64,7 +64,7 @@ class Channel(queue.Queue[Event], Generic[Event]):
         finally:
             self.mutex.release()
 
-    def put_in_line(self, *items: Event) -> bool:
+    def put_unbounded(self, *items: Event) -> bool:
         """Put something behind all that is in line, whether there is room or not; False when the hub takes nothing any more."""
         with self.mutex:
             if self.closed:
@@ -90,27 +90,27 @@ class Channel(queue.Queue[Event], Generic[Event]):
             self.not_empty.notify()
             return True
 
-    def put_arrival(self, control: Control) -> bool:
+    def put_registration(self, control: Control) -> bool:
         """Have the hub thread call something when its turn comes: of these a bounded number is served at a time."""
         with self.mutex:
             if self.closed:
                 return False
-            self._arrivals.append(control)
+            self._registrations.append(control)
             self.not_empty.notify()
             return True
 
-    def take(self, most_events: int, most_arrivals: int) -> tuple[list[Control], list[Event]]:
+    def take(self, max_events: int, max_arrivals: int) -> tuple[list[Control], list[Event]]:
         """Wait for something to do and return it; nothing at all once the channel is closed and empty.
 
         Every control is given out before an event that was put after it.
         """
         with self.mutex:
-            while not self._controls and not self._arrivals and not self._qsize() and not self.closed:
+            while not self._controls and not self._registrations and not self._qsize() and not self.closed:
                 self.not_empty.wait()
             controls = [*self._controls]
             self._controls.clear()
-            controls += [self._arrivals.popleft() for _ in range(min(most_arrivals, len(self._arrivals)))]
-            events = [self._get() for _ in range(min(most_events, self._qsize()))]
+            controls += [self._registrations.popleft() for _ in range(min(max_arrivals, len(self._registrations)))]
+            events = [self._get() for _ in range(min(max_events, self._qsize()))]
             if events:
                 self.not_full.notify_all()
             return controls, events

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-__all__ = ["Bounds", "Place"]
+__all__ = ["Slot", "SlotLimits"]
 
 
-class Bounds(NamedTuple):
+class SlotLimits(NamedTuple):
     """Say how many clients there may be; None for any number."""
 
     clients: int
@@ -20,7 +20,7 @@ class Bounds(NamedTuple):
     per_identity: int | None = None
 
 
-class Place(NamedTuple):
+class Slot(NamedTuple):
     """Say whose a place is."""
 
     address: str | None = None
@@ -31,7 +31,7 @@ class Place(NamedTuple):
         both = (("address", self.address), ("identity", self.identity))
         return [(kind, who) for kind, who in both if who is not None]
 
-    def bounded(self, bounds: Bounds) -> list[tuple[str, str, int]]:
+    def bounded(self, bounds: SlotLimits) -> list[tuple[str, str, int]]:
         """Return what it counts for that is bounded, and how many are allowed of that."""
         most = {"address": bounds.per_address, "identity": bounds.per_identity}
         return [(kind, who, limit) for kind, who in self.who() if (limit := most[kind]) is not None]

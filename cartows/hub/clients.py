@@ -33,13 +33,30 @@ class Clients:
         """Return the clients registered in this process: a snapshot."""
         return self.registry.clients()
 
-    def send_to(self, who: Any, message: str | bytes | Message) -> int:
-        """Send to the client with that id, or to every client of that identity; returns to how many it was handed.
+    def send_to(self, message: str | bytes | Message, *, identity: Any = None, client_id: str | None = None) -> int:
+        """Send to every client of an identity, or to the one with an id; no event: it has no id and is not replayed.
 
-        Identities compare as text. It is no event: it has no id and is not replayed. Any thread; never waits. Raises
-        MessageError for what cannot be serialised or is larger than a send queue.
+        Identities compare as text. Any thread; never waits.
+
+        Args:
+            message: Text for str, a binary message for bytes, JSON for a Message.
+            identity: Whose clients, as ``authenticate`` returned it.
+            client_id: Which client, by ``client.id``.
+
+        Returns:
+            To how many clients it was handed.
+
+        Raises:
+            MessageError: It cannot be serialised, or is larger than a send queue.
+            TypeError: Not exactly one of ``identity`` and ``client_id`` is given.
         """
-        return sum([client.send(message) for client in self.registry.find(room_value(who))])
+        if (identity is None) == (client_id is None):
+            raise TypeError("hub.send_to() takes either identity= or client_id=")
+        if client_id is not None:
+            clients = self.registry.find_id(client_id)
+        else:
+            clients = self.registry.find_identity(room_value(identity))
+        return sum([client.send(message) for client in clients])
 
     def disconnect(
         self,
@@ -64,7 +81,7 @@ class Clients:
             # First for those who are on their way in and cannot be found yet.
             self.registry.revocations.add(room_value(identity), puts_out=True)
             clients = self.registry.find_identity(room_value(identity))
-        return sum([client.show_out(code, reason) for client in clients])
+        return sum([client.disconnect(code, reason) for client in clients])
 
     def reauthorize(self, identity: Any) -> int:
         """Ask ``@ws.authorize`` again for all that the clients of an identity hear; returns how many lost something.

@@ -17,15 +17,15 @@ from typing import Any
 from ..client.client import Client
 from ..client.sender import QUEUED, Batch
 from ..client.subscriptions import Change
-from ..history.history import Event, Heard, History, event_id
-from ..history.replay import Past, Replay
+from ..history.history import DeliveryLog, Event, History, event_id
+from ..history.replay import Replay, ReplayRequest
 from ..message import Message, MessageType, new_message
 from ..options import Options
-from ..presence.presence import News, Person, Presence
-from ..rooms import Hearing, Room, Rooms
+from ..presence.presence import Presence, PresenceEntry, PresenceUpdate
+from ..rooms import Room, Rooms, Subscriptions
 from ..websocket.close_codes import CloseCode, is_final
 from ..websocket.frames import Frame
-from .broadcast_queue import Channel
+from .broadcast_queue import BroadcastQueue
 from .heartbeat import Heartbeat
 from .registry import Registry
 
@@ -35,7 +35,7 @@ __all__ = ["Dispatcher"]
 # sends is over sooner than a thread that takes the GIL gives it back: beside clients that flood, p99 falls by a quarter.
 _SENDS_PER_OFFER = 64
 _SENDS_BEFORE_OFFER = 256
-_LONGEST_OFFER = 0.001
+_MAX_OFFER = 0.001
 
 # How long after it is due news of presence is asked for: the heartbeat may call a moment early.
 _AFTER = 0.05
@@ -55,15 +55,15 @@ class Dispatcher:
         self,
         registry: Registry,
         heartbeat: Heartbeat,
-        channel: Channel[Item],
+        channel: BroadcastQueue[Item],
         options: Options,
         logger: logging.Logger,
         may_come: Callable[[int], bool],
-        announce: Callable[[Mapping[str, Person | None]], None],
+        announce: Callable[[Mapping[str, PresenceEntry | None]], None],
     ) -> None:
         self._registry = registry
         self._heartbeat = heartbeat
-        self._channel = channel
+        self._broadcast_queue = channel
         self._options = options
         self._logger = logger
         self._may_come = may_come
@@ -74,7 +74,7 @@ class Dispatcher:
         )
         self.rooms: Rooms[Client] = Rooms()
         #: What each client has been brought.
-        self._heard: dict[Client, Heard] = {}
+        self._heard: dict[Client, DeliveryLog] = {}
         #: What clients have said that stand in line to be registered.
         self._early: dict[Client, list[Change]] = {}
         #: Until when those are waited for that were told of an event which has not come here.
@@ -89,16 +89,16 @@ class Dispatcher:
         self._sends = 0
         self._polite = True
         #: The smallest send queue among the clients: batches are cut to it.
-        self._shortest_queue = options.send_queue
+        self._shortest_queue = options.send_queue_size
 
     @property
-    def most_events(self) -> int:
+    def max_events(self) -> int:
         """How many events may be taken in one turn: one short send must never overflow a client that keeps up."""
         return max(1, self._shortest_queue * 3 // 4)
 
     def begin(self, epoch: str, number: int, events: Sequence[Event]) -> None:
         """Begin with a history; the last of its events has that number."""
-        self.history.start_over(epoch, number - len(events))
+        self.history.new_epoch(epoch, number - len(events))
         if events:
             self.history.append(events)
         self.position = number
@@ -147,19 +147,19 @@ class Dispatcher:
     def _send_batch(self, events: Sequence[Event]) -> None:
         """Send each client, in one go, the events it hears."""
         self._polite, self._sends = True, 0
-        events = [event for event in events if not event.heard]
+        events = [event for event in events if not event.delivered]
         if not events:
             return
         frames = [event.shown or event.frame for event in events]
         every = (1 << len(events)) - 1
-        for heard, clients in self.rooms.hearers([event.audience for event in events]).items():
+        for heard, clients in self.rooms.recipients([event.audience for event in events]).items():
             mine = frames if heard == every else [frame for index, frame in enumerate(frames) if heard >> index & 1]
             self._send(Batch(mine), clients)
 
     def _offer_gil(self) -> None:
         offered = time.perf_counter()
         time.sleep(0)
-        self._polite = time.perf_counter() - offered < _LONGEST_OFFER
+        self._polite = time.perf_counter() - offered < _MAX_OFFER
 
     def _send(self, batch: Batch, clients: Sequence[Client]) -> None:
         troubled: list[tuple[Client, int]] = []
@@ -176,38 +176,38 @@ class Dispatcher:
                 self._offer_gil()
         for client, outcome in troubled:
             try:
-                client.settle(outcome)
+                client.handle_send_result(outcome)
             except Exception:
                 self._give_up(client)
 
     def _give_up(self, client: Client) -> None:
         self._logger.exception("cartows: sending to client %s failed; it is put out, the others go on", client.id)
-        client.break_off()
+        client.close_on_error()
 
     # Outages ------------------------------------------------------------------------------------------------------
 
-    def cut_off(self) -> None:
+    def broker_lost(self) -> None:
         """Tell clients that they hear nobody but this process, and let nobody come back to where they are."""
-        if self.history.adrift:
+        if self.history.degraded:
             return
-        self.history.adrift = True
+        self.history.degraded = True
         self._dismiss_replaying()
         self._tell_everybody(self._degraded())
 
-    def rejoin(self) -> None:
+    def broker_restored(self) -> None:
         """Tell clients that they hear everybody again, and where they are."""
-        if self.history.adrift:
+        if self.history.degraded:
             self._tell_restored(not self._lost)
             self._lost = False
 
-    def start_over(self, epoch: str, number: int, events: Sequence[Event]) -> None:
+    def new_epoch(self, epoch: str, number: int, events: Sequence[Event]) -> None:
         """Begin another history with these events, the last of which has that number; clients are to load everything again."""
         self._dismiss_replaying()
         # Whoever is told a position before it hears of the loss is not to come back to it.
-        told_later, self.history.adrift = self.history.adrift, True
+        told_later, self.history.degraded = self.history.degraded, True
         self.begin(epoch, number, events)
         for heard in self._heard.values():
-            heard.start_over(number)
+            heard.new_epoch(number)
         if told_later:
             self._lost = True
         else:
@@ -216,7 +216,7 @@ class Dispatcher:
     def _dismiss_replaying(self) -> None:
         for client in self._registry.clients():
             if client.connection.replaying():
-                client.dismiss()
+                client.close_for_restart()
 
     def _degraded(self) -> Frame:
         return Frame(Message(type=MessageType.DEGRADED.value, id=self.history.id(self.position)).encode())
@@ -225,7 +225,7 @@ class Dispatcher:
         id = event_id(self.history.epoch, self.history.head)
         message = Message(type=MessageType.RESTORED.value, id=id, data={"recovered": recovered})
         self._tell_everybody(Frame(message.encode()))
-        self.history.adrift = False
+        self.history.degraded = False
 
     def _tell_everybody(self, frame: Frame) -> None:
         self._send(Batch((frame,)), [client for client in self._registry.clients() if _is_spoken_to(client)])
@@ -242,25 +242,25 @@ class Dispatcher:
             return
         if self._is_ahead(client):
             return
-        self._shortest_queue = min(self._shortest_queue, client.connection.options.send_queue)
+        self._shortest_queue = min(self._shortest_queue, client.connection.options.send_queue_size)
         early = _without_revoked(self._early.pop(client, []))
         try:
             self._registry.enter(client)
-            hearing, head = early[0].before if early else client.hearing, self.history.head
+            subscriptions, head = early[0].before if early else client.subscriptions, self.history.head
             number = None if client.since is None else self.history.number(client.since)
-            if self.history.adrift:
+            if self.history.degraded:
                 number = None
-            missed = None if number is None or number > head else self.history.count(number, hearing)
+            missed = None if number is None or number > head else self.history.count(number, subscriptions)
             since = head if number is None or missed is None else number
             # Whoever is to be replayed something has had nothing yet of what lies behind the place it names.
             position = since if missed else head
-            replay = Replay(self.history, since, hearing) if missed else None
-            self.rooms.join(client, hearing)
-            self._heard[client] = Heard(since, hearing)
+            replay = Replay(self.history, since, subscriptions) if missed else None
+            self.rooms.join(client, subscriptions)
+            self._heard[client] = DeliveryLog(since, subscriptions)
             told = {} if client.since is None else {"recovered": missed is not None, "replayed": missed or 0}
             client.connection.open(self._greeting(client, position, told), position, replay)
-            if self.history.adrift and _is_spoken_to(client):
-                client.settle(client.connection.offer(Batch((self._degraded(),))))
+            if self.history.degraded and _is_spoken_to(client):
+                client.handle_send_result(client.connection.offer(Batch((self._degraded(),))))
             self._heartbeat.add(client)
             for change in early:
                 self.change(client, change)
@@ -270,10 +270,10 @@ class Dispatcher:
     def _is_ahead(self, client: Client) -> bool:
         """Have a client wait its turn again that was told of an event, by the answer to a POST, before the hub came to it."""
         number = None if client.since is None else self.history.number(client.since)
-        if number is None or number <= self.history.head or self.history.adrift:
+        if number is None or number <= self.history.head or self.history.degraded:
             return False
-        if number <= self._channel.number:
-            return self._channel.put_arrival(partial(self.register, client))
+        if number <= self._broadcast_queue.number:
+            return self._broadcast_queue.put_registration(partial(self.register, client))
         return self._may_come(number) and self._wait_for(client)
 
     def _wait_for(self, client: Client) -> bool:
@@ -286,7 +286,7 @@ class Dispatcher:
         return True
 
     def _arrive_again(self, client: Client) -> None:
-        self._channel.put_arrival(partial(self.register, client))
+        self._broadcast_queue.put_registration(partial(self.register, client))
 
     def _greeting(self, client: Client, position: int, told: dict[str, Any]) -> Frame | None:
         options = client.connection.options
@@ -315,16 +315,18 @@ class Dispatcher:
             return
         head = self.history.head
         past, told = self._past(heard, change)
-        self.rooms.join(client, change.hearing)
-        heard.change(head, change.hearing, self.history.first())
+        self.rooms.join(client, change.subscriptions)
+        heard.change(head, change.subscriptions, self.history.first())
         frames = []
         if past is not None:
-            heard.replayed(past.after, head, past.hearing)
+            heard.replayed(past.after, head, past.subscriptions)
         if change.answer is not None:
             data = {**change.filters, **told}
             answer = Message(type=change.answer, id=self.history.id(head), data=data, ref=change.subscription.ref)
             frames = [Frame(answer.encode())]
-        client.settle(client.connection.turn(self.history, head, change.hearing, frames, past))
+        client.handle_send_result(
+            client.connection.change_subscriptions(self.history, head, change.subscriptions, frames, past)
+        )
         self._show(client, change)
 
     def _keep_early(self, client: Client, change: Change) -> None:
@@ -336,34 +338,34 @@ class Dispatcher:
             return
         early = self._early.setdefault(client, [])
         early.append(change)
-        if len(early) > client.connection.options.send_queue:
+        if len(early) > client.connection.options.send_queue_size:
             client.overflow()
 
-    def _past(self, heard: Heard, change: Change) -> tuple[Past | None, dict[str, Any]]:
+    def _past(self, heard: DeliveryLog, change: Change) -> tuple[ReplayRequest | None, dict[str, Any]]:
         """Return what of its rooms' past a client is to be brought, and what it is told of that."""
         rooms, since = change.subscription.rooms, change.subscription.since
         if since is None:
             return None, {}
-        number = None if self.history.adrift else self.history.number(since)
+        number = None if self.history.degraded else self.history.number(since)
         if number is None or not heard.floor <= number <= self.history.head:
             return None, {"recovered": False, "replayed": 0}
-        past = Past(number, Hearing(frozenset(rooms), False), heard.brought())
-        missed = self.history.count(number, past.hearing, past.brought)
+        past = ReplayRequest(number, Subscriptions(frozenset(rooms), False), heard.delivered())
+        missed = self.history.count(number, past.subscriptions, past.delivered)
         return (past if missed else None), {"recovered": missed is not None, "replayed": missed or 0}
 
     # Presence -----------------------------------------------------------------------------------------------------
 
     def _show(self, client: Client, change: Change) -> None:
         """Take a client out of the rooms it has left, by whatever way, and show it in those where it wants to be seen."""
-        self.presence.keep(client, change.hearing.rooms)
+        self.presence.keep(client, change.subscriptions.rooms)
         if change.subscription.meta is not None:
             for room in change.subscription.rooms:
                 self.presence.enter(client, room, change.subscription.meta)
 
-    def tell_presence(self) -> None:
+    def send_presence(self) -> None:
         """Send what has changed in the rooms, and see that the hub thread wakes when something falls due."""
         spent: Counter[Client] = Counter()
-        for news in self.presence.take_news():
+        for news in self.presence.take_updates():
             try:
                 self._tell(news, spent)
             except Exception:
@@ -376,7 +378,7 @@ class Dispatcher:
             self._alarm = due
             self._heartbeat.call_at(due + _AFTER, self._ring)
 
-    def _tell(self, news: News, spent: Counter[Client]) -> None:
+    def _tell(self, news: PresenceUpdate, spent: Counter[Client]) -> None:
         """Send news; to whom it would be too much in this turn, only the count.
 
         Who enters many large rooms at once would be put out for what it is sent, each time it comes back.
@@ -393,7 +395,7 @@ class Dispatcher:
 
     def _ring(self) -> None:
         # Heartbeat thread: the turn that this starts is all that is wanted.
-        self._channel.put_control(self._stop_alarm)
+        self._broadcast_queue.put_control(self._stop_alarm)
 
     def _stop_alarm(self) -> None:
         self._alarm = None

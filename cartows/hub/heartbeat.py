@@ -26,7 +26,7 @@ __all__ = ["Heartbeat"]
 _SLACK = 0.02
 
 # How often credentials are looked at that expire later: the wall clock, which they go by, may be set.
-_LONGEST_LOOK = 30.0
+_MAX_LOOK = 30.0
 
 # How often a writer is tried to be started that could not be.
 _WRITER_RETRY = 0.5
@@ -96,7 +96,7 @@ class Heartbeat:
         if left is not None:
             with self._lock:
                 number = self._numbers.get(client)
-                look_at = time.monotonic() + min(max(0.0, left), _LONGEST_LOOK)
+                look_at = time.monotonic() + min(max(0.0, left), _MAX_LOOK)
                 # An entry that is due before will find the time that is left then.
                 if number is not None and look_at < self._beats[number].look_at:
                     self._beats[number].look_at = look_at
@@ -243,7 +243,7 @@ class Heartbeat:
             return beat.abort_at
         options = connection.options
         # A message that is being handled is a sign of life, however long its handler takes.
-        silent = 0.0 if connection.handling else now - connection.last_heard
+        silent = 0.0 if connection.handling else now - connection.last_received
         if silent >= options.pong_wait:
             connection.close(
                 CloseCode.NO_PONG,
@@ -255,5 +255,5 @@ class Heartbeat:
         if now + _SLACK >= beat.next_ping:
             connection.ping()
             beat.next_ping = now + options.ping_period
-        beat.look_at = float("inf") if left is None else now + min(left, _LONGEST_LOOK)
+        beat.look_at = float("inf") if left is None else now + min(left, _MAX_LOOK)
         return min(beat.next_ping, beat.abort_at, now + options.pong_wait - silent, beat.look_at)

@@ -22,9 +22,9 @@ from typing import Any
 
 from ..backplane.base import Backplane, Sink
 from ..backplane.local import LocalBackplane
-from ..broadcaster import Broadcasts, PublishResult, Refusals, outgoing
+from ..broadcaster import Broadcaster, PublishResult, RejectionLog, prepare_event
 from ..client.client import Client
-from ..client.read_scheduler import Turnstile
+from ..client.read_scheduler import ReadScheduler
 from ..client.subscriptions import Change
 from ..errors import CartowsError, HubClosed
 from ..message import EncodeHook, Message
@@ -33,12 +33,12 @@ from ..rooms import Audience, room_value
 from ..servers.base import replaced_threads, serving
 from ..websocket.close_codes import CloseCode
 from ..websocket.frames import Frame
-from .backplane_sink import Feed
-from .broadcast_queue import Channel
+from .backplane_sink import BackplaneSink
+from .broadcast_queue import BroadcastQueue
 from .clients import Clients
 from .dispatcher import Dispatcher, Item
 from .heartbeat import Heartbeat
-from .rechecker import Auditor
+from .rechecker import Rechecker
 from .registry import Registry
 
 __all__ = ["Hub"]
@@ -50,7 +50,7 @@ _CONTROLS_PER_TURN = 64
 _EXIT_TIMEOUT = 1.5
 
 
-class Hub(Broadcasts, Clients):
+class Hub(Broadcaster, Clients):
     """Broadcast events to the clients of this process; the first use in a process starts the hub thread.
 
     ``logger`` defaults to the logger "cartows"; ``options`` to the defaults, or to ``app.config`` once an extension has been
@@ -85,7 +85,7 @@ class Hub(Broadcasts, Clients):
     def _start_afresh(self) -> None:
         """Make all state of a process anew: in ``__init__``, and in the child of a fork."""
         self._unplaced_lock = threading.Lock()
-        self._refusals = Refusals(self.logger)
+        self._rejections = RejectionLog(self.logger)
         #: A client has registered, or the warning that none is served has been given.
         self._spoken_for = False
 
@@ -98,26 +98,26 @@ class Hub(Broadcasts, Clients):
 
         self.registry = Registry()
         self.heartbeat = Heartbeat(self.logger)
-        self.turnstile = Turnstile()
-        self.auditor = Auditor(self.logger)
+        self.read_scheduler = ReadScheduler()
+        self.rechecker = Rechecker(self.logger)
         self._set_up()
 
     def _set_up(self) -> None:
         """Make what depends on the options."""
         options = self.options
-        self._channel: Channel[Item] = Channel(options.broadcast_queue)
-        self._feed = Feed(self._channel, self, options, self.logger)
-        self._backplane = (self._make_backplane or partial(_backplane, options, self.logger))(self._feed)
+        self._broadcast_queue: BroadcastQueue[Item] = BroadcastQueue(options.broadcast_queue_size)
+        self._sink = BackplaneSink(self._broadcast_queue, self, options, self.logger)
+        self._backplane = (self._make_backplane or partial(_backplane, options, self.logger))(self._sink)
         self._dispatcher = Dispatcher(
             self.registry,
             self.heartbeat,
-            self._channel,
+            self._broadcast_queue,
             options,
             self.logger,
             self._backplane.may_come,
             self._backplane.announce,
         )
-        self._feed.dispatcher = self._dispatcher
+        self._sink.dispatcher = self._dispatcher
 
     @property
     def options(self) -> Options:
@@ -181,7 +181,7 @@ class Hub(Broadcasts, Clients):
             atexit.register(_shutdown_at_exit, weakref.ref(self))
         self.heartbeat.start()
         try:
-            self.turnstile.start()
+            self.read_scheduler.start()
         except (OSError, RuntimeError) as error:
             self.logger.warning("cartows: readers wait on their own sockets, since nobody can wake them in turn: %s", error)
 
@@ -214,14 +214,14 @@ class Hub(Broadcasts, Clients):
     def _shut_down(self, thread: threading.Thread | None, timeout: float) -> None:
         deadline = time.monotonic() + timeout
         self._backplane.stop(timeout / 4)
-        self._channel.close()
+        self._broadcast_queue.close()
         if thread is None:
             return
         if thread is not threading.current_thread():
             thread.join(timeout / 2)
         clients = self.registry.present()
         for client in clients:
-            client.dismiss(timeout)
+            client.close_for_restart(timeout)
         self._flush(clients, deadline - timeout / 4)
         # What was sent is on its way; a peer that does not answer the goodbye is not waited for long.
         self.registry.await_empty(min(deadline - timeout / 10, time.monotonic() + timeout / 4))
@@ -229,9 +229,9 @@ class Hub(Broadcasts, Clients):
             client.connection.abort()
         # A reader that shuts the hub down itself cannot depart before this returns.
         self.registry.await_empty(deadline)
-        self.auditor.stop(deadline - time.monotonic())
+        self.rechecker.stop(deadline - time.monotonic())
         self.heartbeat.stop(deadline - time.monotonic())
-        self.turnstile.stop()
+        self.read_scheduler.stop()
         self.registry.clear()
 
     def _flush(self, clients: list[Client], deadline: float) -> None:
@@ -250,18 +250,18 @@ class Hub(Broadcasts, Clients):
         # Before anybody is served, so that whoever comes back finds what there is to come back to.
         self._guard(self._prepare)
         while True:
-            controls, items = self._channel.take(dispatcher.most_events, _CONTROLS_PER_TURN)
+            controls, items = self._broadcast_queue.take(dispatcher.max_events, _CONTROLS_PER_TURN)
             if not controls and not items:
                 return
             for control in controls:
                 self._guard(control)
             if controls:
-                self._guard(dispatcher.tell_presence)
+                self._guard(dispatcher.send_presence)
             if items:
                 self._guard(partial(dispatcher.take, items))
 
     def _prepare(self) -> None:
-        self._feed.begin(self._backplane.prepare())
+        self._sink.begin(self._backplane.prepare())
         self._backplane.follow()
 
     def _guard(self, action: Callable[[], None]) -> None:
@@ -280,7 +280,7 @@ class Hub(Broadcasts, Clients):
         """
         self._check_open()
         options = self.options
-        event = outgoing(message, audience, self.enc_hook, options.send_queue_bytes)
+        event = prepare_event(message, audience, self.enc_hook, options.send_queue_bytes)
         try:
             self.start()
         except HubClosed:
@@ -292,15 +292,15 @@ class Hub(Broadcasts, Clients):
         # The hub thread makes the room that others wait for.
         timeout = 0.0 if threading.current_thread() is self._thread else options.publish_timeout
         outcome = self._backplane.publish(event, timeout)
-        if outcome.how is None:
+        if outcome.status is None:
             self._check_open()
             return self._reject(message.type, outcome.reason or "")
-        self._refusals.note(message.type, None, self._rejected)
-        return PublishResult(True, outcome.how, outcome.id)
+        self._rejections.note(message.type, None, self._rejected)
+        return PublishResult(True, outcome.status, outcome.id)
 
     def _reject(self, type: str, reason: str) -> PublishResult:
         self.registry.count("rejected")
-        self._refusals.note(type, reason, self._rejected)
+        self._rejections.note(type, reason, self._rejected)
         return PublishResult(False, None, None, reason)
 
     def _rejected(self) -> int:
@@ -326,7 +326,7 @@ class Hub(Broadcasts, Clients):
         if not self.registry.arrive(client):
             return
         self._spoken_for = True
-        if not self._channel.put_arrival(partial(self._dispatcher.register, client)):
+        if not self._broadcast_queue.put_registration(partial(self._dispatcher.register, client)):
             self._check_open()
 
     def unregister_client(self, client: Client) -> None:
@@ -336,11 +336,11 @@ class Hub(Broadcasts, Clients):
 
     def forget_client(self, client: Client) -> None:
         """Take a client whose connection is closing out of the registry."""
-        self._channel.put_control(partial(self._dispatcher.unregister, client))
+        self._broadcast_queue.put_control(partial(self._dispatcher.unregister, client))
 
     def change_client(self, client: Client, change: Change) -> None:
         """Have a client hear something else, from the next event on."""
-        self._channel.put_control(partial(self._dispatcher.change, client, change))
+        self._broadcast_queue.put_control(partial(self._dispatcher.change, client, change))
 
     def client_gone(self, client: Client) -> None:
         """Forget a client whose descriptor is closed. Its reader thread, last."""
@@ -444,8 +444,8 @@ class Hub(Broadcasts, Clients):
         """Return the counters of this process: clients, places taken, events published and waiting, and what went wrong."""
         return {
             **self.registry.stats(),
-            "published": self._channel.number,
-            "waiting": self._channel.qsize(),
+            "published": self._broadcast_queue.number,
+            "waiting": self._broadcast_queue.qsize(),
             **self._backplane.stats(),
         }
 
@@ -471,7 +471,7 @@ def _shutdown_at_exit(reference: weakref.ref[Hub]) -> None:
 
 def _start_afresh_in_child() -> None:
     for hub in list(_hubs):
-        hub.turnstile.forget()
+        hub.read_scheduler.forget()
         hub._start_afresh()
 
 

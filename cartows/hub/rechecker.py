@@ -2,7 +2,7 @@
 
 Threads: one, started by the first client that is to be asked about; ``add`` and ``stop`` on any thread.
 Locks: ``_lock`` guards the schedule. It is a leaf: nothing else is taken while it is held, and the app is not called.
-Blocks: the auditor's thread on its timer and on the app's lookups, which therefore hold up nothing but one another.
+Blocks: the rechecker's thread on its timer and on the app's lookups, which therefore hold up nothing but one another.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ import weakref
 
 from ..client.client import Client
 
-__all__ = ["Auditor"]
+__all__ = ["Rechecker"]
 
 
-class Auditor:
+class Rechecker:
     """Look again at the credentials of the clients of one hub."""
 
     def __init__(self, logger: logging.Logger) -> None:
@@ -36,7 +36,7 @@ class Auditor:
         """Ask about a client every so many seconds from now on. Raises RuntimeError when there is no thread to be had."""
         with self._lock:
             if self._thread is None:
-                thread = threading.Thread(target=self._run, name="cartows-auditor", daemon=True)
+                thread = threading.Thread(target=self._run, name="cartows-rechecker", daemon=True)
                 thread.start()
                 self._thread = thread
             self._push_locked(every, weakref.ref(client))
@@ -72,7 +72,7 @@ class Auditor:
 
     def _look_at(self, client: Client) -> None:
         try:
-            if not client.still_good():
+            if not client.is_valid():
                 client.expire("no longer known to the app")
         except Exception:
             # A database that is away is no reason to put everybody out: the question is asked again.

@@ -15,7 +15,7 @@ from typing import Any
 
 from ..client.client import Client
 from ..websocket.close_codes import APP_CODES_START, CloseCode
-from .capacity import Bounds, Place
+from .capacity import Slot, SlotLimits
 from .revocations import Revocations
 
 __all__ = ["Registry"]
@@ -35,49 +35,49 @@ class Registry:
         #: By identities as text: what they are hashed and compared by is not the app's code, which might fail here.
         self._by_identity: dict[str, dict[Client, None]] = {}
         #: Places taken: sockets between their admission and the end of their descriptor; of them, by address and by identity.
-        self._places = 0
-        self._places_of: Counter[tuple[str, str]] = Counter()
+        self._slots = 0
+        self._slots_by: Counter[tuple[str, str]] = Counter()
         self._counters: Counter[str] = Counter()
         self.revocations = Revocations()
 
     # Places -------------------------------------------------------------------------------------------------------
 
-    def take_place(self, place: Place, bounds: Bounds) -> str | None:
+    def take_slot(self, slot: Slot, bounds: SlotLimits) -> str | None:
         """Take a place for a socket that is about to become a client; ``gone`` gives it back.
 
         Returns which bound forbids that: "clients", "address" or "identity"; None when it is taken.
         """
         with self._lock:
-            full = self._full_locked(place, bounds)
+            full = self._full_locked(slot, bounds)
             if full is None:
-                self._places += 1
-                self._places_of.update(place.who())
+                self._slots += 1
+                self._slots_by.update(slot.who())
             return full
 
-    def full(self, place: Place, bounds: Bounds) -> str | None:
+    def full(self, slot: Slot, bounds: SlotLimits) -> str | None:
         """Return which bound forbids to take a place now, None when there is one."""
         with self._lock:
-            return self._full_locked(place, bounds)
+            return self._full_locked(slot, bounds)
 
-    def _full_locked(self, place: Place, bounds: Bounds) -> str | None:
-        if self._places >= bounds.clients:
+    def _full_locked(self, slot: Slot, bounds: SlotLimits) -> str | None:
+        if self._slots >= bounds.clients:
             return "clients"
-        return next((kind for kind, who, most in place.bounded(bounds) if self._places_of[kind, who] >= most), None)
+        return next((kind for kind, who, most in slot.bounded(bounds) if self._slots_by[kind, who] >= most), None)
 
-    def give_place_back(self, place: Place, client: Client | None = None) -> None:
+    def release_slot(self, slot: Slot, client: Client | None = None) -> None:
         """Give back the place of a socket that did not become a client, or of a client that could not be served."""
         with self._lock:
-            self._give_back_locked(place)
+            self._release_locked(slot)
             if client is not None:
                 client.gone = True
                 self._forget_identity_locked(client)
 
-    def _give_back_locked(self, place: Place) -> None:
-        self._places -= 1
-        for who in place.who():
-            self._places_of[who] -= 1
-            if not self._places_of[who]:
-                del self._places_of[who]
+    def _release_locked(self, slot: Slot) -> None:
+        self._slots -= 1
+        for who in slot.who():
+            self._slots_by[who] -= 1
+            if not self._slots_by[who]:
+                del self._slots_by[who]
 
     # Coming and going ---------------------------------------------------------------------------------------------
 
@@ -104,20 +104,20 @@ class Registry:
             del self._clients[client]
             self._forget_names_locked(client)
 
-    def identify(self, client: Client, known_as: str | None) -> None:
+    def identify(self, client: Client, identity_key: str | None) -> None:
         """Give a client another identity, as text; from then on it is found by that, though it may not be in yet."""
         with self._lock:
             self._forget_identity_locked(client)
-            client.known_as = known_as
-            if known_as is not None and not client.gone:
-                self._by_identity.setdefault(known_as, {})[client] = None
+            client.identity_key = identity_key
+            if identity_key is not None and not client.gone:
+                self._by_identity.setdefault(identity_key, {})[client] = None
 
     def _forget_identity_locked(self, client: Client) -> None:
-        known = self._by_identity.get(client.known_as) if client.known_as is not None else None
+        known = self._by_identity.get(client.identity_key) if client.identity_key is not None else None
         if known is not None:
             known.pop(client, None)
             if not known:
-                del self._by_identity[str(client.known_as)]
+                del self._by_identity[str(client.identity_key)]
 
     def _forget_names_locked(self, client: Client) -> None:
         if self._by_id.get(client.id) is client:
@@ -128,8 +128,8 @@ class Registry:
         """Forget a client whose descriptor is closed. Its reader thread."""
         with self._lock:
             client.gone = True
-            if client.place is not None:
-                self._give_back_locked(client.place)
+            if client.slot is not None:
+                self._release_locked(client.slot)
             self._present.discard(client)
             self._forget_names_locked(client)
             self._departed.notify_all()
@@ -177,10 +177,6 @@ class Registry:
         with self._lock:
             return list(self._by_identity.get(identity, ()))
 
-    def find(self, who: str) -> list[Client]:
-        """Return the client with that id, or else those with that identity, as text."""
-        return self.find_id(who) or self.find_identity(who)
-
     def count(self, name: str) -> None:
         """Move a counter."""
         with self._lock:
@@ -189,4 +185,4 @@ class Registry:
     def stats(self) -> dict[str, Any]:
         """Return how many clients are in and places taken, and the counters."""
         with self._lock:
-            return {"clients": len(self._clients), "places": self._places, **self._counters}
+            return {"clients": len(self._clients), "slots": self._slots, **self._counters}

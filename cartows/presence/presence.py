@@ -24,7 +24,7 @@ from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 from ..message import MessageType
 from ..rooms import Room, room_value
 
-__all__ = ["News", "Person", "Presence", "Report"]
+__all__ = ["Presence", "PresenceEntry", "PresenceReport", "PresenceUpdate"]
 
 STATE, DIFF = MessageType.PRESENCE_STATE.value, MessageType.PRESENCE_DIFF.value
 
@@ -46,13 +46,13 @@ class Member(Protocol):
     @property
     def id(self) -> str: ...
     @property
-    def known_as(self) -> str | None: ...
+    def identity_key(self) -> str | None: ...
 
 
 M = TypeVar("M", bound=Member)
 
 
-class News(NamedTuple):
+class PresenceUpdate(NamedTuple):
     """Be one message and those whom it is for. The data may share parts with other news: encode it, do not change it."""
 
     # A generic NamedTuple needs Python 3.11.
@@ -61,7 +61,7 @@ class News(NamedTuple):
     data: dict[str, Any]
 
 
-class Person(NamedTuple):
+class PresenceEntry(NamedTuple):
     """Be one tab of an identity in one room, as other processes know it. The meta is not to be changed."""
 
     ref: str
@@ -70,14 +70,14 @@ class Person(NamedTuple):
     meta: Meta
 
 
-class Report(NamedTuple):
+class PresenceReport(NamedTuple):
     """Say what another process has told of its people: by ref, who came or has another meta, and None for who left.
 
     With ``whole`` it has no others: a process that has gone is one that has nobody.
     """
 
     process: str
-    people: Mapping[str, Person | None]
+    people: Mapping[str, PresenceEntry | None]
     whole: bool = False
 
 
@@ -182,14 +182,14 @@ class Presence(Generic[M]):
         self._lock = threading.Lock()
         self._rosters: dict[Room, _Roster[M]] = {}
         self._rooms: dict[M, dict[Room, None]] = {}
-        #: The rooms that the next ``take_news`` looks at.
+        #: The rooms that the next ``take_updates`` looks at.
         self._changed: dict[Room, None] = {}
         # When time brings something, and to which room. What does not bear its roster's ``wake_at`` is out of date: of a room
         # that has gone no more than its name is left, until the time comes.
         self._schedule: list[tuple[float, Room]] = []
         # For the other processes, by ref: the entries of this one, and what became of them since the last ``take_changes``.
-        self._own: dict[str, Person] = {}
-        self._outbox: dict[str, Person | None] = {}
+        self._own: dict[str, PresenceEntry] = {}
+        self._outbox: dict[str, PresenceEntry | None] = {}
         # The entries of each other process, by ref.
         self._others: dict[str, dict[str, tuple[_Roster[M], _Entry]]] = {}
         # Members of different processes may meet in one room.
@@ -197,7 +197,7 @@ class Presence(Generic[M]):
 
     def enter(self, member: M, room: Room, meta: Meta) -> None:
         """Put a member into a room, or replace its meta when it is there; one that comes back takes over its old entry."""
-        identity = member.id if member.known_as is None else member.known_as
+        identity = member.id if member.identity_key is None else member.identity_key
         # A lone surrogate, which JSON can name, can be in no message.
         identity = identity.encode(errors="replace").decode()
         meta = dict(meta)
@@ -221,7 +221,7 @@ class Presence(Generic[M]):
         entry.meta = meta
         self._changed[room] = None
         if self._shared:
-            self._announce(Person(entry.ref, room, identity, meta))
+            self._announce(PresenceEntry(entry.ref, room, identity, meta))
 
     def leave(self, member: M, room: Room) -> None:
         """Take a member out of a room at once; nothing happens when it is not there."""
@@ -280,7 +280,7 @@ class Presence(Generic[M]):
             self._outbox[entry.ref] = None
 
     def _wake(self, roster: _Roster[M]) -> None:
-        """Put a room into the schedule for its next time. A change calls it by way of ``take_news``."""
+        """Put a room into the schedule for its next time. A change calls it by way of ``take_updates``."""
         due = roster.next_due()
         if due != roster.wake_at:
             roster.wake_at = due
@@ -288,9 +288,9 @@ class Presence(Generic[M]):
                 heapq.heappush(self._schedule, (due, roster.room))
 
     def next_due(self) -> float | None:
-        """Return the time at which ``take_news`` wants to be called again, None when nothing waits for a time.
+        """Return the time at which ``take_updates`` wants to be called again, None when nothing waits for a time.
 
-        The hub thread, after ``take_news``: what has changed since then may have put that time off.
+        The hub thread, after ``take_updates``: what has changed since then may have put that time off.
         """
         while self._schedule:
             due, room = self._schedule[0]
@@ -299,7 +299,7 @@ class Presence(Generic[M]):
             heapq.heappop(self._schedule)
         return None
 
-    def take_news(self) -> list[News]:
+    def take_updates(self) -> list[PresenceUpdate]:
         """Let go who is due, and return what is to be sent now: of each room one diff at most, and a state to who came.
 
         The hub thread, at the end of each of its turns and at ``next_due``. The state has all that happened before the call,
@@ -311,7 +311,7 @@ class Presence(Generic[M]):
             self._changed[roster.room] = None
             for entry in list(itertools.takewhile(lambda entry: entry.due <= now, roster.held_back.values())):
                 self._remove(roster, entry)
-        news: list[News] = []
+        news: list[PresenceUpdate] = []
         changed, self._changed = self._changed, {}
         for room in changed:
             if room in self._rosters:
@@ -320,7 +320,7 @@ class Presence(Generic[M]):
                 self._wake(roster)
         return [each for each in news if each.members]
 
-    def _news_of(self, roster: _Roster[M], now: float) -> list[News]:
+    def _news_of(self, roster: _Roster[M], now: float) -> list[PresenceUpdate]:
         newcomers, roster.newcomers = roster.newcomers, {}
         before, roster.before = roster.before, {}
         was_crowded, count = roster.crowded, len(roster.tabs)
@@ -334,22 +334,22 @@ class Presence(Generic[M]):
             roster.outdated = False
             return []
         if was_crowded and not roster.crowded:
-            return [News(list(roster.members), STATE, roster.state())]
+            return [PresenceUpdate(list(roster.members), STATE, roster.state())]
         news = []
         if newcomers:
-            news.append(News(list(newcomers), STATE, roster.head() if roster.crowded else roster.state()))
+            news.append(PresenceUpdate(list(newcomers), STATE, roster.head() if roster.crowded else roster.state()))
         change = None if roster.crowded else roster.diff(before)
         if roster.outdated and now >= roster.quiet_until:
             roster.outdated, roster.quiet_until = False, now + _COUNT_PERIOD
             change = roster.head()
         if change is not None:
-            news.append(News([member for member in roster.members if member not in newcomers], DIFF, change))
+            news.append(PresenceUpdate([member for member in roster.members if member not in newcomers], DIFF, change))
         return news
 
     # Other processes ----------------------------------------------------------------------------------------------
 
-    def apply(self, reports: Iterable[Report]) -> None:
-        """Take what other processes have told of their people, in order; members hear of it by ``take_news``."""
+    def apply(self, reports: Iterable[PresenceReport]) -> None:
+        """Take what other processes have told of their people, in order; members hear of it by ``take_updates``."""
         for process, people, whole in reports:
             theirs = self._others.setdefault(process, {})
             for ref in list(theirs if whole else people):
@@ -361,7 +361,7 @@ class Presence(Generic[M]):
             if not theirs:
                 del self._others[process]
 
-    def _put(self, theirs: dict[str, tuple[_Roster[M], _Entry]], person: Person) -> None:
+    def _put(self, theirs: dict[str, tuple[_Roster[M], _Entry]], person: PresenceEntry) -> None:
         """Show somebody of another process, or the meta that it has now."""
         ref, room, identity, meta = person
         if ref in theirs:
@@ -381,21 +381,21 @@ class Presence(Generic[M]):
         if back is not None:
             self._remove(roster, back)
 
-    def _announce(self, person: Person) -> None:
+    def _announce(self, person: PresenceEntry) -> None:
         if self._own.get(person.ref) != person:
             with self._lock:
                 self._own[person.ref] = person
             self._outbox[person.ref] = person
 
-    def take_changes(self) -> dict[str, Person | None]:
+    def take_changes(self) -> dict[str, PresenceEntry | None]:
         """Return what the other processes are to be told, by ref: who came or has another meta, and None for who has left.
 
-        The hub thread, after ``take_news``, which lets go who is due. Always empty unless ``shared``.
+        The hub thread, after ``take_updates``, which lets go who is due. Always empty unless ``shared``.
         """
         changes, self._outbox = self._outbox, {}
         return changes
 
-    def people(self) -> list[Person]:
+    def presence_entries(self) -> list[PresenceEntry]:
         """Return everybody whom this process shows the others. Any thread. Always empty unless ``shared``."""
         with self._lock:
             return list(self._own.values())

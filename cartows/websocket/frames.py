@@ -56,7 +56,7 @@ class Frame:
         *,
         binary: bool = False,
         number: int = 0,
-        compress_over: int | None = None,
+        compress_min_size: int | None = None,
         entity: Entity | None = None,
         merges: bool = False,
     ) -> None:
@@ -65,7 +65,7 @@ class Frame:
         self.merges = merges
         header = _header(FIN | (BINARY if binary else TEXT), len(payload))
         self.plain = header + payload
-        self.compressible = compress_over is not None and len(payload) >= compress_over
+        self.compressible = compress_min_size is not None and len(payload) >= compress_min_size
         self._head = len(header)
         self._twin: bytes | None = None
 

@@ -37,7 +37,7 @@ def publish(count):
         for n in itertools.islice(following, count):
             store.write(source, n)
             result = hub.broadcast("number", {"source": source, "n": n}, filters=ROOM)
-            word = result.how or "refused"
+            word = result.status or "refused"
             how[word] = how.get(word, 0) + 1
     return {"worker": os.getpid(), "how": how}
 

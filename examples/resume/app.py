@@ -26,7 +26,7 @@ def same_host(request):
 
 
 app = Flask(__name__)
-app.config.update(CABLE_PORT=8001, PAUSED=False, CARTOWS_ORIGINS=same_host)
+app.config.update(CABLE_PORT=8001, PAUSED=False, CARTOWS_ALLOWED_ORIGINS=same_host)
 # FLASK_CABLE_PORT=9001 in the environment becomes app.config["CABLE_PORT"] = 9001, and so for every setting.
 app.config.from_prefixed_env()
 

@@ -81,5 +81,5 @@ def numbered() -> ResponseReturnValue:
         began = time.monotonic()
         result = hub.broadcast("numbered", data, filters=wanted.get("filters"))
         took = time.monotonic() - began
-        results.append({"n": number, "how": result.how, "id": result.id, "reason": result.reason, "took": took})
+        results.append({"n": number, "status": result.status, "id": result.id, "reason": result.reason, "took": took})
     return {"pid": os.getpid(), "results": results}

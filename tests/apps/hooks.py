@@ -215,10 +215,10 @@ def login(user: str) -> ResponseReturnValue:
 
 @app.post("/send-to")
 def send_to() -> ResponseReturnValue:
-    """Send to whom ``to`` says: a text, a message of a type, or bytes."""
+    """Send to an identity or a client: a text, a message of a type, or bytes."""
     wanted = request.get_json()
     what = wanted.get("text") or wanted.get("bytes", "").encode() or new_message(wanted.get("type", ""), wanted.get("data"))
-    return {"sent": hub.send_to(wanted["to"], what)}
+    return {"sent": hub.send_to(what, identity=wanted.get("identity"), client_id=wanted.get("client_id"))}
 
 
 @app.get("/presence/<key>/<value>")

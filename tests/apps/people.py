@@ -44,7 +44,7 @@ remote.install(app, hub)
 if app.config.get("PROXIES"):
     app.wsgi_app = ProxyFix(app.wsgi_app, x_for=1, x_proto=1, x_host=1)  # type: ignore[method-assign]
 if app.config.get("OWN_ORIGIN_CHECK"):
-    app.config["CARTOWS_ORIGINS"] = good_origin
+    app.config["CARTOWS_ALLOWED_ORIGINS"] = good_origin
 ws = CartoWS(app, hub, client_class=Visitor)
 control.install(app, ws)
 sock = Sock(app)

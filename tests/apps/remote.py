@@ -22,7 +22,7 @@ _meetings_lock = threading.Lock()
 
 
 def _result(result: PublishResult) -> dict[str, Any]:
-    return {"accepted": result.accepted, "how": result.how, "id": result.id, "reason": result.reason}
+    return {"accepted": result.accepted, "status": result.status, "id": result.id, "reason": result.reason}
 
 
 def _argument(value: Any) -> Any:

@@ -14,7 +14,7 @@ from flask_sock import Sock
 from cartows import CartoWS, Client, Credentials, Hub, Message, new_message
 
 
-class Gate:
+class AdmissionPolicy:
     """Hold back whoever comes to it until it is opened."""
 
     def __init__(self) -> None:
@@ -23,7 +23,7 @@ class Gate:
 
 
 #: By what is held back: ``authenticate ann``, ``authorize b1``, ``on_connect ann``.
-gates: dict[str, Gate] = {}
+gates: dict[str, AdmissionPolicy] = {}
 #: The rooms that `authorize` refuses, and those it fails at.
 rules: dict[str, list[list[str | None]]] = {"deny": [], "fail": []}
 #: Whom `authenticate` does not know any more.
@@ -78,7 +78,7 @@ def own(connection: Any) -> None:
 
 @app.put("/gates/<name>")
 def close_gate(name: str) -> ResponseReturnValue:
-    gates[name] = Gate()
+    gates[name] = AdmissionPolicy()
     return "", 204
 
 

@@ -35,7 +35,7 @@ remote.install(app, hub)
 manager = LoginManager(app)
 CartoWS(app, hub)
 ws = CartoWS(app, hub, path="/live")
-ws.authenticate(FlaskLoginAuth(every=app.config["EVERY"]))
+ws.authenticate(FlaskLoginAuth(recheck_interval=app.config["EVERY"]))
 control.install(app, ws)
 
 

@@ -10,8 +10,8 @@ import struct
 import threading
 from collections.abc import Callable
 
-from ..servers.harness import HOST
-from ..servers.process import DEADLINE
+from tests.support.harness import HOST
+from tests.support.process import DEADLINE
 
 # With this a closed socket says RST, not FIN.
 _RESET = struct.pack("ii", 1, 0)

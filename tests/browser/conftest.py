@@ -17,13 +17,13 @@ from typing import Any, Protocol
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Playwright, expect, sync_playwright
 
-from ..servers.conftest import Serve, fleet, serve, tls
-from ..servers.harness import HOST, Plan, Server
-from ..servers.process import DEADLINE, wait_for
-from . import chromium
-from .cable import Cable
-from .station import Station
-from .tab import Tab
+from tests.browser import chromium
+from tests.browser.cable import Cable
+from tests.browser.station import Station
+from tests.browser.tab import Tab
+from tests.integration.conftest import Serve, fleet, serve, tls
+from tests.support.harness import HOST, Plan, Server
+from tests.support.process import DEADLINE, wait_for
 
 __all__ = ["fleet", "serve", "tls"]
 

@@ -14,10 +14,10 @@ from typing import Any
 
 from playwright.sync_api import Locator
 
-from ..servers.harness import HOST
-from ..servers.process import DEADLINE, wait_for
-from .station import quiet_port
-from .tab import Tab
+from tests.browser.station import quiet_port
+from tests.browser.tab import Tab
+from tests.support.harness import HOST
+from tests.support.process import DEADLINE, wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -101,7 +101,7 @@ class Planner:
         return [board["id"] for project in self.read("/api/projects") for board in project["boards"]]
 
 
-class Person:
+class PresenceEntry:
     """Somebody who looks at a board."""
 
     def __init__(self, tab: Tab, port: int, board: str) -> None:
@@ -159,7 +159,7 @@ class Person:
         dialog.wait_for()
         return dialog
 
-    def await_same(self, *others: Person, deadline: float = DEADLINE) -> Any:
+    def await_same(self, *others: PresenceEntry, deadline: float = DEADLINE) -> Any:
         """Wait until these people see the same board as this one; return it."""
         wait_for(
             lambda: all(other.seen() == self.seen() for other in others),

@@ -9,8 +9,8 @@ import threading
 import time
 from pathlib import Path
 
-from ..servers.harness import HOST, Plan, Server
-from ..servers.process import DEADLINE
+from tests.support.harness import HOST, Plan, Server
+from tests.support.process import DEADLINE
 
 
 def quiet_port() -> int:

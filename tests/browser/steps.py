@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..servers.harness import Server
-from ..servers.process import DEADLINE, wait_for
-from .tab import Tab
+from tests.browser.tab import Tab
+from tests.support.harness import Server
+from tests.support.process import DEADLINE, wait_for
 
 
 def await_step(tab: Tab, server: Server, board: str, *, whole: bool = True, deadline: float = DEADLINE) -> None:

@@ -9,11 +9,11 @@ from typing import Protocol
 import pytest
 from playwright.sync_api import BrowserContext, expect
 
-from ..servers.process import wait_for
-from .cable import Cable
-from .conftest import OpenTab
-from .planner import CARDS, Person, Planner
-from .tab import BROKEN_SOCKET
+from tests.browser.cable import Cable
+from tests.browser.conftest import OpenTab
+from tests.browser.planner import CARDS, Planner, PresenceEntry
+from tests.browser.tab import BROKEN_SOCKET
+from tests.support.process import wait_for
 
 # What a browser says of a network that is gone: the socket, the client's question why, and what the page wanted to load.
 OFFLINE = (BROKEN_SOCKET, "/ws?", "Failed to fetch", "net::ERR_", "The server is out of reach.")
@@ -28,7 +28,7 @@ NOTE_THE_WORDS_OF_THE_LIGHT = """() => {
 class Join(Protocol):
     """Return somebody else who looks at the sample's first board."""
 
-    def __call__(self, port: int | None = ..., **context: object) -> Person: ...
+    def __call__(self, port: int | None = ..., **context: object) -> PresenceEntry: ...
 
 
 @pytest.fixture
@@ -42,8 +42,8 @@ def planner(tmp_path: Path) -> Iterator[Planner]:
 def join(planner: Planner, make_context: Callable[..., BrowserContext], open_tab: OpenTab) -> Join:
     board = planner.boards()[0]
 
-    def start(port: int | None = None, **context: object) -> Person:
-        return Person(open_tab(make_context(**context)), port or planner.port, board)
+    def start(port: int | None = None, **context: object) -> PresenceEntry:
+        return PresenceEntry(open_tab(make_context(**context)), port or planner.port, board)
 
     return start
 
@@ -151,8 +151,8 @@ def test_a_board_that_is_chosen_without_a_connection_is_shown_and_heard_later(
     expect(ann.page.get_by_test_id("board-name")).to_have_text("Launch")
     cable.mend()
     ann.await_light("open")
-    bob.add("Before", "Heard on the other board")
-    expect(ann.card("Heard on the other board")).to_be_visible()
+    bob.add("Before", "DeliveryLog on the other board")
+    expect(ann.card("DeliveryLog on the other board")).to_be_visible()
     ann.await_same(bob)
 
 

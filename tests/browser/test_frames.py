@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from ..servers.harness import HOST, Server
-from .cable import Cable
-from .conftest import OpenTab
-from .tab import Tab
+from tests.browser.cable import Cable
+from tests.browser.conftest import OpenTab
+from tests.browser.tab import Tab
+from tests.support.harness import HOST, Server
 
 LARGE = 16_384
 

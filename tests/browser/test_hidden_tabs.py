@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 from playwright.sync_api import BrowserContext
 
-from ..servers.harness import Server
-from .cable import Cable
-from .conftest import OpenModel, OpenTab
-from .steps import await_step
-from .tab import NO_NETWORK, Tab
+from tests.browser.cable import Cable
+from tests.browser.conftest import OpenModel, OpenTab
+from tests.browser.steps import await_step
+from tests.browser.tab import NO_NETWORK, Tab
+from tests.support.harness import Server
 
 QUICK = [100, 300]
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from ..servers.harness import Server
-from .conftest import OpenModel
-from .steps import await_step
+from tests.browser.conftest import OpenModel
+from tests.browser.steps import await_step
+from tests.support.harness import Server
 
 RATE = 200
 SECONDS = 5

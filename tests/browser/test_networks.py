@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from ..servers.harness import Server
-from ..servers.process import wait_for
-from .cable import Cable
-from .conftest import OpenModel
-from .steps import await_step
-from .tab import NO_NETWORK, Tab
+from tests.browser.cable import Cable
+from tests.browser.conftest import OpenModel
+from tests.browser.steps import await_step
+from tests.browser.tab import NO_NETWORK, Tab
+from tests.support.harness import Server
+from tests.support.process import wait_for
 
 # Milliseconds between two tries; long enough for two of them never to be one.
 QUICK = [50, 200]

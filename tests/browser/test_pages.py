@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 from playwright.sync_api import BrowserContext
 
-from ..servers.harness import Server
-from .conftest import OpenModel, OpenTab
-from .steps import await_step
-from .tab import Tab
+from tests.browser.conftest import OpenModel, OpenTab
+from tests.browser.steps import await_step
+from tests.browser.tab import Tab
+from tests.support.harness import Server
 
 
 def test_two_pages_stay_in_step(

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..servers.process import wait_for
-from ..test_readme import README, block_with, curl, curl_lines, served
-from .conftest import OpenTab
+from tests.browser.conftest import OpenTab
+from tests.support.process import wait_for
+from tests.test_readme import README, block_with, curl, curl_lines, served
 
 # The README leaves to its readers where their pages come from.
 PAGE = """

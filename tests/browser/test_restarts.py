@@ -7,11 +7,11 @@ from collections.abc import Callable
 
 import pytest
 
-from ..servers.process import wait_for
-from .conftest import OpenModel, OpenTab
-from .station import Load, Station
-from .steps import await_step
-from .tab import NO_NETWORK
+from tests.browser.conftest import OpenModel, OpenTab
+from tests.browser.station import Load, Station
+from tests.browser.steps import await_step
+from tests.browser.tab import NO_NETWORK
+from tests.support.process import wait_for
 
 PAGES = 20
 # Changes a second, from a client that does not stop for the restart.

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, WebSocket
 
-from ..servers.conftest import Serve
-from ..servers.harness import HOST, Server
-from ..servers.process import wait_for
-from .cable import Cable
-from .conftest import OpenTab
-from .tab import BROKEN_SOCKET, Tab
+from tests.browser.cable import Cable
+from tests.browser.conftest import OpenTab
+from tests.browser.tab import BROKEN_SOCKET, Tab
+from tests.integration.conftest import Serve
+from tests.support.harness import HOST, Server
+from tests.support.process import wait_for
 
 HOME = "localhost:8080"
 PROJECT = "abc123"

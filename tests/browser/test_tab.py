@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from ..servers.harness import Server
-from .conftest import OpenTab
+from tests.browser.conftest import OpenTab
+from tests.support.harness import Server
 
 
 @pytest.mark.parametrize(

@@ -17,12 +17,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from .attacks import ATTACKS, Assault, Attack
-from .bystanders import EVENT, Bystanders, Publish, Report
-from .wire import Target
+from tests.hostile.attacks import ATTACKS, Assault, Attack
+from tests.hostile.bystanders import EVENT, Bystanders, PresenceReport, Publish
+from tests.hostile.wire import Target
 
 if TYPE_CHECKING:
-    from tests.servers.harness import Server
+    from tests.support.harness import Server
 
 # The attack that is one only where the app wants tokens.
 TOKENS = "forged tokens"
@@ -111,8 +111,8 @@ def _publisher(target: Target, path: str | None) -> Publish | None:
 
 def _attack_our_own(attacks: Sequence[Attack], options: argparse.Namespace) -> int:
     try:
-        from .stand import GUARDED, publisher, server_of_our_own, target_of
-        from .tokens import FORGED, Issuer
+        from tests.hostile.stand import GUARDED, publisher, server_of_our_own, target_of
+        from tests.hostile.tokens import FORGED, Issuer
     except ModuleNotFoundError as error:
         print(f"A server of our own needs {error.name}: pip install '.[test]'; --url needs nothing.", file=sys.stderr)
         return 2
@@ -158,7 +158,7 @@ def _attack(
                     problems.append(f"the server is not as it was: {error}")
         _print(name, sum(sum(ends.values()) for ends in assault.ends.values()), bystanders.report)
         for attack in group:
-            ends = ", ".join(f"{count} x {end}" for end, count in assault.ends[attack.name].most_common(6))
+            ends = ", ".join(f"{count} x {end}" for end, count in assault.ends[attack.name].max_common(6))
             print(f"    {ends}" if len(group) == 1 else f"    {attack.name}: {ends}")
         for problem in problems:
             print(f"  ! {problem}")
@@ -167,7 +167,7 @@ def _attack(
     return 1 if failed else 0
 
 
-def _print(name: str, rounds: int, report: Report) -> None:
+def _print(name: str, rounds: int, report: PresenceReport) -> None:
     answered = f"{report.http - report.http_failed}/{report.http}"
     print(
         f"{name:18} {rounds:7} {report.published * report.clients:8} {report.lost:5} {report.put_out:8} "

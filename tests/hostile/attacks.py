@@ -16,8 +16,8 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from random import Random
 
-from . import mutations
-from .wire import CONTINUATION, GONE, PING, PONG, SILENT, TEXT, Target, Wire, frame, request, said
+from tests.hostile import mutations
+from tests.hostile.wire import CONTINUATION, GONE, PING, PONG, SILENT, TEXT, Target, Wire, frame, request, said
 
 Round = Callable[[Target, Random, threading.Event], str]
 

@@ -10,8 +10,8 @@ import threading
 import time
 from collections.abc import Callable
 
-from .attacks import open_wire
-from .wire import PATIENCE, Target, Wire, said
+from tests.hostile.attacks import open_wire
+from tests.hostile.wire import PATIENCE, Target, Wire, said
 
 # Publishes the event of that number over HTTP; returns the status.
 Publish = Callable[[int], int]
@@ -24,7 +24,7 @@ PING_EVERY = 0.2
 
 
 @dataclasses.dataclass
-class Report:
+class PresenceReport:
     """What the well-behaved saw."""
 
     clients: int
@@ -112,7 +112,7 @@ class Bystanders:
     Without ``publish`` nothing but pings is exchanged with the app, and HTTP is asked for ``/``: any answer is one.
     """
 
-    report: Report
+    report: PresenceReport
 
     def __init__(self, target: Target, publish: Publish | None, count: int = 4, patience: float = PATIENCE) -> None:
         self._target, self._publish, self._count, self._patience = target, publish, count, patience
@@ -169,12 +169,12 @@ class Bystanders:
         for client in self._clients:
             client.leave()
 
-    def _look(self) -> Report:
+    def _look(self) -> PresenceReport:
         latencies = sorted(each for client in self._clients for each in client.latencies)
         # Whether an event whose request failed was published, nobody knows.
         certain = set(self.accepted)
         heard = [[number for number in client.numbers if number in certain] for client in self._clients]
-        return Report(
+        return PresenceReport(
             clients=len(self._clients),
             published=len(self.accepted),
             lost=sum(_misses(numbers, self.accepted) for numbers in heard),

@@ -1,5 +1,5 @@
 """Fixtures of the hostile-client suite: the servers of the acceptance tests."""
 
-from tests.servers.conftest import fleet, serve, tls
+from tests.integration.conftest import fleet, serve, tls
 
 __all__ = ["fleet", "serve", "tls"]

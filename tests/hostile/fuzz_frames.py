@@ -21,7 +21,7 @@ with atheris.instrument_imports(include=["cartows", "wsproto"]) if atheris is no
     from werkzeug.wrappers import Request
 
     from cartows.auth import JWTAuth
-    from cartows.client.subscriptions import MOST_NAME, BadMessage, parse
+    from cartows.client.subscriptions import MAX_NAME, BadMessage, parse
     from cartows.errors import AuthError, OptionsError
     from cartows.handler.checks import Refusal, check_filters, check_handshake, check_origin
     from cartows.message import decode_object
@@ -73,7 +73,7 @@ def subscription(data: bytes) -> None:
                 continue
             assert wanted.rooms
             assert all(key in OPTIONS.filter_keys and isinstance(value, str) for key, value in wanted.rooms)
-            assert all(len(value) <= MOST_NAME for _, value in wanted.rooms)
+            assert all(len(value) <= MAX_NAME for _, value in wanted.rooms)
 
 
 _HEADERS = ("Connection", "Upgrade", "Sec-WebSocket-Version", "Sec-WebSocket-Key", "Origin", "Host")

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from random import Random
 from typing import Any
 
-from .wire import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, Headers, Target, deflated, frame, request
+from tests.hostile.wire import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, Headers, Target, deflated, frame, request
 
 #: Header values that some reader, somewhere, has tripped over.
 ODD_TEXTS = (

@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from cartows.options import Options
-from tests.servers import process
-from tests.servers.harness import HOST, Plan, Server
-
-from .bystanders import EVENT, Publish
-from .wire import Target
+from tests.hostile.bystanders import EVENT, Publish
+from tests.hostile.wire import Target
+from tests.support import process
+from tests.support.harness import HOST, Plan, Server
 
 APP = "tests.hostile.app"
 

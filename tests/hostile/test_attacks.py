@@ -9,13 +9,12 @@ import time
 
 import pytest
 
-from tests.servers.conftest import Serve
-from tests.servers.harness import GTHREAD, GTHREAD_ATTACHED, Kind, Server
-from tests.servers.process import wait_for
-
-from .attacks import ATTACKS, GONE, Assault, Attack
-from .bystanders import Bystanders, Report
-from .stand import APP, CONFIG, Memory, publisher, target_of
+from tests.hostile.attacks import ATTACKS, GONE, Assault, Attack
+from tests.hostile.bystanders import Bystanders, PresenceReport
+from tests.hostile.stand import APP, CONFIG, Memory, publisher, target_of
+from tests.integration.conftest import Serve
+from tests.support.harness import GTHREAD, GTHREAD_ATTACHED, Kind, Server
+from tests.support.process import wait_for
 
 # How long an attack lasts at the least in this short form, in seconds, and what is published meanwhile; each makes a round.
 SECONDS = 0.5
@@ -30,7 +29,7 @@ def server(serve: Serve) -> Server:
     return serve(APP, config=CONFIG)
 
 
-def attacked(server: Server, *attacks: Attack, seed: int = 1) -> tuple[Assault, Report]:
+def attacked(server: Server, *attacks: Attack, seed: int = 1) -> tuple[Assault, PresenceReport]:
     """Attack for a while; return what the attackers and what the others saw."""
     target = target_of(server)
     assault = Assault(target, attacks, seed)

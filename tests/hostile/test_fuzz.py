@@ -9,14 +9,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.servers.clients import Peer
-from tests.servers.conftest import Serve
-from tests.servers.harness import Server, event_ids
-
-from . import fuzz_frames, mutations
-from .attacks import ANSWERS, CLOSES, DEFLATE, Attack, open_wire
-from .stand import APP, CONFIG, target_of
-from .wire import TEXT, Wire, frame
+from tests.hostile import fuzz_frames, mutations
+from tests.hostile.attacks import ANSWERS, CLOSES, DEFLATE, Attack, open_wire
+from tests.hostile.stand import APP, CONFIG, target_of
+from tests.hostile.wire import TEXT, Wire, frame
+from tests.integration.conftest import Serve
+from tests.support.clients import Peer
+from tests.support.harness import Server, event_ids
 
 #: hypothesis's own chance: it finds the shortest course that fails.
 CHANCES = st.randoms(use_true_random=False)

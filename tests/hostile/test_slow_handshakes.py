@@ -9,13 +9,12 @@ import threading
 import pytest
 from gunicorn.workers import gthread
 
-from tests.servers.clients import Raw
-from tests.servers.conftest import Serve
-from tests.servers.harness import HOST
-from tests.servers.process import wait_for
-
-from .stand import APP, CONFIG, target_of
-from .wire import said
+from tests.hostile.stand import APP, CONFIG, target_of
+from tests.hostile.wire import said
+from tests.integration.conftest import Serve
+from tests.support.clients import Raw
+from tests.support.harness import HOST
+from tests.support.process import wait_for
 
 POOL = 4
 

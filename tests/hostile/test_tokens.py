@@ -9,14 +9,13 @@ from typing import Any
 
 import pytest
 
-from tests.servers.clients import Raw
-from tests.servers.conftest import Serve
-from tests.servers.harness import Server
-
-from .attacks import ATTACKS, Assault
-from .bystanders import Bystanders
-from .stand import APP, CONFIG, GUARDED, publisher, target_of
-from .tokens import FORGED, NOW, Issuer
+from tests.hostile.attacks import ATTACKS, Assault
+from tests.hostile.bystanders import Bystanders
+from tests.hostile.stand import APP, CONFIG, GUARDED, publisher, target_of
+from tests.hostile.tokens import FORGED, NOW, Issuer
+from tests.integration.conftest import Serve
+from tests.support.clients import Raw
+from tests.support.harness import Server
 
 
 @pytest.fixture(scope="module")

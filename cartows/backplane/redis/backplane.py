@@ -15,11 +15,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ...options import Options
-from ...presence.presence import Person
-from ..base import Entry, Outcome, Outgoing, Past, Sink
+from ...presence.presence import PresenceEntry
+from ..base import Entry, Outcome, OutgoingEvent, Sink, Snapshot
 from .connect import Broker, BrokerError, Link
 from .event_store import Names, Record, Store, new_epoch, record_of
-from .event_writer import Lane
+from .event_writer import EventWriter
 from .presence_sync import People
 
 __all__ = ["RedisBackplane"]
@@ -32,7 +32,7 @@ _READ_WAIT_MS = 1000
 _SHORT_WAIT_MS = 50
 
 # What is read at once, of what comes and of the past: an event may have a megabyte.
-_MOST_READ = 64
+_MAX_READ = 64
 _PAGE = 64
 
 # How long an answer of the broker's may be late beside that, in seconds, before it counts as away.
@@ -60,7 +60,7 @@ class RedisBackplane:
         self._sink = sink
         self._logger = logger
         timeout = options.publish_timeout
-        self._lane = Lane(
+        self._lane = EventWriter(
             lambda: Store(self._broker.link(timeout), self._names),
             timeout,
             options.spool_size,
@@ -90,7 +90,7 @@ class RedisBackplane:
 
     # The hub's side -----------------------------------------------------------------------------------------------
 
-    def prepare(self) -> Past:
+    def prepare(self) -> Snapshot:
         """See Backplane.prepare. Where Redis cannot be reached the hub begins alone, and is told another past later."""
         link = self._broker.link(self._options.publish_timeout)
         try:
@@ -102,7 +102,7 @@ class RedisBackplane:
                 self._logger.exception("cartows: reading from %s failed in a way that was not foreseen", self._broker.place)
             self._fault = error
             # An epoch that nobody else has: nothing that is heard until then can be come back to.
-            return Past(new_epoch(), 0)
+            return Snapshot(new_epoch(), 0)
         finally:
             link.close()
 
@@ -122,7 +122,7 @@ class RedisBackplane:
         except RuntimeError as error:
             self._logger.error("cartows: presence is not shared, for the process has no thread left for it: %s", error)
 
-    def publish(self, event: Outgoing, timeout: float) -> Outcome:
+    def publish(self, event: OutgoingEvent, timeout: float) -> Outcome:
         """See Backplane.publish."""
         return self._lane.publish(event, timeout)
 
@@ -130,7 +130,7 @@ class RedisBackplane:
         """See Backplane.may_come: what another process was told of is on its way here, unless it is made up."""
         return self._fault is None
 
-    def announce(self, changes: Mapping[str, Person | None]) -> None:
+    def announce(self, changes: Mapping[str, PresenceEntry | None]) -> None:
         """See Backplane.announce."""
         self._people.announce(changes)
 
@@ -228,7 +228,7 @@ class RedisBackplane:
     def _read(self, link: Link, wait: int) -> list[Record]:
         """Return what comes next, having waited for it so many milliseconds; nothing where nothing has come."""
         found = link.call(
-            "Reading events", "XREAD", "COUNT", _MOST_READ, "BLOCK", wait, "STREAMS", self._names.events, self._behind
+            "Reading events", "XREAD", "COUNT", _MAX_READ, "BLOCK", wait, "STREAMS", self._names.events, self._behind
         )
         entries = found[0][1] if found else []
         if entries:
@@ -275,9 +275,9 @@ class RedisBackplane:
         """Begin with another past: events are missing between the one there was and what comes."""
         past = self._read_past(link)
         self._fault = None
-        self._lane.start_over(past)
+        self._lane.new_epoch(past)
 
-    def _read_past(self, link: Link) -> Past:
+    def _read_past(self, link: Link) -> Snapshot:
         """Read the last events of the epoch in force, and go on behind them."""
         checked = Store(link, self._names).check("", self._lane.seen())
         kept = self._read_back(link, checked.epoch, checked.number)
@@ -285,7 +285,7 @@ class RedisBackplane:
         self._behind = f"{checked.number}-0"
         if kept:
             self._last = (checked.number, kept[-1].origin, kept[-1].seq)
-        return Past(checked.epoch, checked.number, [Entry(record.number, record.event) for record in kept])
+        return Snapshot(checked.epoch, checked.number, [Entry(record.number, record.event) for record in kept])
 
     def _read_back(self, link: Link, epoch: str, number: int) -> list[Record]:
         """Return the last records up to a number that follow one another in one epoch, as many as a history may hold."""

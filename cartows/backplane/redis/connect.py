@@ -30,7 +30,7 @@ _TLS_QUERY = frozenset({"db"}) | {
 _FLAGS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
 # So much of what a server says is repeated.
-_LONGEST_ANSWER = 200
+_MAX_ANSWER = 200
 
 # What an error's class and text, in small letters, may hold, and what is to be done then. The first that fits counts. The
 # codes that Redis begins its answers with are looked for anywhere: redis-py cuts some off, a script puts its own words before.
@@ -203,7 +203,7 @@ class Broker:
             found = found.replace(secret, "***")
         if isinstance(error, (exceptions.TimeoutError, TimeoutError)):
             found = f"no answer within {timeout:g} s"
-        text = f"{attempted} at {self.place} failed: {found[:_LONGEST_ANSWER].rstrip('. ')}"
+        text = f"{attempted} at {self.place} failed: {found[:_MAX_ANSWER].rstrip('. ')}"
         told = exceptions.AuthenticationError, exceptions.AuthorizationError, exceptions.BusyLoadingError
         broken = isinstance(error, exceptions.ConnectionError) and not isinstance(error, told)
         return BrokerError(f"{text}. {remedy}" if remedy else text, broken=broken)

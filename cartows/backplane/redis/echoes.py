@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-from ..base import Outgoing, Past
+from ..base import OutgoingEvent, Snapshot
 
 __all__ = ["Echoes"]
 
@@ -22,7 +22,7 @@ _OPEN = 2**63
 class _Unread(NamedTuple):
     epoch: str
     number: int
-    event: Outgoing
+    event: OutgoingEvent
 
 
 class Echoes:
@@ -41,7 +41,7 @@ class Echoes:
     def __len__(self) -> int:
         return len(self._unread)
 
-    def stored(self, seq: int, epoch: str, number: int, event: Outgoing) -> None:
+    def stored(self, seq: int, epoch: str, number: int, event: OutgoingEvent) -> None:
         """Note an event that the reader is to come to, unless it has been there."""
         if number > self.read_to:
             self._unread[seq] = _Unread(epoch, number, event)
@@ -56,7 +56,7 @@ class Echoes:
             self._heard.popleft()
         return bool(self._heard) and self._heard[0][0] <= seq
 
-    def begin(self, past: Past) -> None:
+    def begin(self, past: Snapshot) -> None:
         """Note that the reader goes on behind another past: what is below is in it, or was lost, and not read any more."""
         self.read_to = past.number
         self._unread = {
@@ -64,7 +64,7 @@ class Echoes:
         }
         self.bytes = sum(len(unread.event.body) for unread in self._unread.values())
 
-    def go_away(self, waiting: Iterable[int], next_seq: int, put_local: Callable[[Outgoing], None]) -> None:
+    def go_away(self, waiting: Iterable[int], next_seq: int, put_local: Callable[[OutgoingEvent], None]) -> None:
         """Have local clients hear what they have not, from here on without the reader.
 
         ``waiting`` are the events that wait to be stored, which are put to them behind these; ``next_seq`` is the first that is

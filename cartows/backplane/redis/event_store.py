@@ -19,7 +19,7 @@ from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
 from ...rooms import Audience
-from ..base import Outgoing
+from ..base import OutgoingEvent
 from .connect import Link, Script
 
 __all__ = ["LAYOUT", "Checked", "Names", "Record", "Store", "Stored", "record_of"]
@@ -151,7 +151,7 @@ class Record(NamedTuple):
     epoch: str
     origin: str
     seq: int
-    event: Outgoing
+    event: OutgoingEvent
     #: The one before it, as "origin:seq"; empty for the first of all.
     previous: str = ""
 
@@ -176,7 +176,7 @@ class Store:
         self._link = link
         self._names = names or Names()
 
-    def store(self, origin: str, first: int, events: Sequence[Outgoing], seen: int) -> Stored:
+    def store(self, origin: str, first: int, events: Sequence[OutgoingEvent], seen: int) -> Stored:
         """Store a batch, all of it or nothing; ``first`` is the place of its first event in the row of its origin.
 
         A batch that was stored before is not stored again, and of one that overlaps with the last one the rest is still to be
@@ -222,7 +222,7 @@ def record_of(id: bytes, fields: Mapping[bytes, bytes]) -> Record:
     if rest != b"0":
         raise ValueError(f"{id!r} is no id of an event")
     entity = fields[b"m"]
-    event = Outgoing(
+    event = OutgoingEvent(
         type=fields[b"t"].decode(),
         body=fields[b"b"],
         audience=_audience(fields[b"a"]),
@@ -232,7 +232,7 @@ def record_of(id: bytes, fields: Mapping[bytes, bytes]) -> Record:
     return Record(int(number), fields[b"e"].decode(), fields[b"o"].decode(), int(fields[b"s"]), event, fields[b"p"].decode())
 
 
-def _fields(event: Outgoing) -> tuple[bytes | str, ...]:
+def _fields(event: OutgoingEvent) -> tuple[bytes | str, ...]:
     entity = json.dumps(event.entity) if event.entity is not None else ""
     return _text(event.audience), event.type, event.body, entity, "1" if event.merges else ""
 

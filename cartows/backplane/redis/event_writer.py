@@ -1,11 +1,11 @@
 """A process's way to the broker: its events in order, in batches, and what becomes of them while the broker is away.
 
-Threads: ``publish`` on any; ``_run`` is the lane's own thread, the only one to wait for the broker; ``deliver``, ``start_over``
+Threads: ``publish`` on any; ``_run`` is the lane's own thread, the only one to wait for the broker; ``deliver``, ``new_epoch``
     and ``go_away`` belong to the reader, where there is one.
 Locks: ``_lock`` guards everything below but what is said to be the lane's thread's. The sink is told things while it is held,
     so that "put to local clients" and "read back" cannot overtake one another: it is taken before every lock of a hub, and
     nobody who holds one of those calls in here. Nobody logs, and nobody waits for the network, while holding it.
-Blocks: ``publish`` until its event is stored, its deadline at most; ``stop`` for its time. ``deliver``, ``start_over`` and
+Blocks: ``publish`` until its event is stored, its deadline at most; ``stop`` for its time. ``deliver``, ``new_epoch`` and
     ``go_away`` for the lock only.
 
 The breaker, which spares every request the wait for a broker that is known to be away, is the lane's state and no library:
@@ -25,13 +25,13 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ..base import Entry, Outcome, Outgoing, Past, Sink
+from ..base import Entry, Outcome, OutgoingEvent, Sink, Snapshot
 from .backoff import Backoff
 from .connect import BrokerError
 from .echoes import Echoes
 from .event_store import Record, Store, Stored
 
-__all__ = ["Lane"]
+__all__ = ["EventWriter"]
 
 # What one call to the broker carries: enough to catch up quickly, little enough to be through well within the timeout.
 _BATCH_EVENTS = 64
@@ -52,7 +52,7 @@ class _Own:
 
     __slots__ = ("done", "event", "id", "read", "seq")
 
-    def __init__(self, seq: int, event: Outgoing) -> None:
+    def __init__(self, seq: int, event: OutgoingEvent) -> None:
         self.seq = seq
         self.event = event
         #: The reader has come to it: it is stored, though the answer that says so has not come, or never will.
@@ -68,7 +68,7 @@ class _Own:
             self.done = None
 
 
-class Lane:
+class EventWriter:
     """Carry the events of one process to the broker, in the order in which they were published.
 
     ``connect`` makes the way to it, in the lane's thread, and raises nothing; ``timeout`` is how long one answer may take.
@@ -129,7 +129,7 @@ class Lane:
 
     # Publishing ---------------------------------------------------------------------------------------------------
 
-    def publish(self, event: Outgoing, timeout: float) -> Outcome:
+    def publish(self, event: OutgoingEvent, timeout: float) -> Outcome:
         """Take an event, and wait ``timeout`` seconds at most until it is stored. Any thread; raises nothing.
 
         It is "stored" with its id, or "spooled": it waits in this process and goes on being tried; or it is refused.
@@ -151,7 +151,7 @@ class Lane:
             done.wait(max(0.0, deadline - time.monotonic()))
         return Outcome("stored", own.id) if own.id is not None else Outcome("spooled")
 
-    def _take_locked(self, event: Outgoing, deadline: float) -> tuple[_Own | None, str | None]:
+    def _take_locked(self, event: OutgoingEvent, deadline: float) -> tuple[_Own | None, str | None]:
         """Put an event in line; returns it, or None and why it cannot be taken."""
         size = len(event.body)
         while True:
@@ -223,26 +223,26 @@ class Lane:
                 self._rejoin_locked()
             self._room.notify_all()
 
-    def start_over(self, past: Past) -> None:
+    def new_epoch(self, past: Snapshot) -> None:
         """Have the sink begin with another past, since events were lost; what this process stored below it is not waited for.
 
         The reader's thread, which goes on after ``past.number``.
         """
         assert self._sink is not None
         with self._lock:
-            self._sink.start_over(past)
+            self._sink.new_epoch(past)
             self._begin_locked(past)
             if self._target is not None:
                 self._target = min(self._target, past.number)
             self._room.notify_all()
 
-    def begin(self, past: Past) -> None:
+    def begin(self, past: Snapshot) -> None:
         """Know what the sink begins with: what was published here before that is not waited for. The hub thread."""
         with self._lock:
             self._begin_locked(past)
             self._room.notify_all()
 
-    def _begin_locked(self, past: Past) -> None:
+    def _begin_locked(self, past: Snapshot) -> None:
         self._seen = max(self._seen, past.number)
         self._echoes.begin(past)
 
@@ -289,7 +289,7 @@ class Lane:
         self._target = None
         if self._cut and self._sink is not None:
             self._cut = False
-            self._sink.rejoin()
+            self._sink.broker_restored()
 
     # Away and back ------------------------------------------------------------------------------------------------
 
@@ -305,7 +305,7 @@ class Lane:
         if self._sink is not None:
             if not self._cut:
                 self._cut = True
-                self._sink.cut_off()
+                self._sink.broker_lost()
             waiting = [own for own in self._queue if not own.read]
             self._echoes.go_away([own.seq for own in waiting], self._seq + 1, self._sink.put_local)
             for own in waiting:

@@ -15,18 +15,18 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from ...presence.presence import Person
+from ...presence.presence import PresenceEntry
 from .backoff import Backoff
 from .connect import BrokerError
 from .presence_leases import Leases
 
-__all__ = ["MOST_COMMANDS", "TRIES", "Announcer", "Periods", "Status"]
+__all__ = ["MAX_COMMANDS", "TRIES", "Announcer", "Periods", "Status"]
 
 # The least time between two batches: a storm of joins is told in few of them.
 _LINGER = 0.02
 
 # Commands that wait for Redis to come back. The oldest is given up for one more.
-MOST_COMMANDS = 1000
+MAX_COMMANDS = 1000
 
 # How long one waits, in seconds: whoever is put out much later may be somebody who has logged in again.
 _COMMAND_WAIT = 300.0
@@ -87,7 +87,7 @@ class Status:
 class Announcer:
     """Keep the lease of this process, tell of its people, and look for leases that have run out."""
 
-    def __init__(self, leases: Leases, people: Callable[[], list[Person]], periods: Periods, status: Status) -> None:
+    def __init__(self, leases: Leases, people: Callable[[], list[PresenceEntry]], periods: Periods, status: Status) -> None:
         self.leases = leases
         self.thread = threading.Thread(target=self._run, name="cartows-presence", daemon=True)
         self._people = people
@@ -98,7 +98,7 @@ class Announcer:
         self._wakeup = threading.Condition()
         #: Whether changes are told one by one. Otherwise everybody will be told of, and nothing need wait.
         self._following = False
-        self._pending: dict[str, Person | None] = {}
+        self._pending: dict[str, PresenceEntry | None] = {}
         #: Each with the time by which it is to be told.
         self._commands: deque[tuple[str, str, float]] = deque()
         self._overfull = False
@@ -106,7 +106,7 @@ class Announcer:
         # When the next batch may go, the lease is to be kept, and others' are to be looked at. The thread's own.
         self._free_at = self._keep_at = self._look_at = 0.0
 
-    def announce(self, changes: Mapping[str, Person | None]) -> None:
+    def announce(self, changes: Mapping[str, PresenceEntry | None]) -> None:
         with self._wakeup:
             if self._following:
                 self._pending.update(changes)
@@ -117,7 +117,7 @@ class Announcer:
         with self._wakeup:
             self._commands.append((name, text, time.monotonic() + _COMMAND_WAIT))
             self._wakeup.notify()
-            if len(self._commands) <= MOST_COMMANDS:
+            if len(self._commands) <= MAX_COMMANDS:
                 return True
             self._commands.popleft()
             first, self._overfull = not self._overfull, True

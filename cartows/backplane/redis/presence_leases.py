@@ -16,7 +16,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from ...presence.presence import Person
+from ...presence.presence import PresenceEntry
 from .connect import Link, Script
 from .event_store import Names
 
@@ -26,7 +26,7 @@ __all__ = ["Leases", "Position", "Snapshot", "people_of", "text_of"]
 KEPT = 16384
 
 # What one entry tells at most: people, and bytes unless one person has more.
-_MOST_CHANGES, _MOST_BYTES = 64, 32 * 1024
+_MAX_CHANGES, _MAX_BYTES = 64, 32 * 1024
 
 # Each script begins with this. Redis 5 has everything that is used here.
 _OPENING = """
@@ -172,7 +172,7 @@ class Leases:
 
     # Writing ------------------------------------------------------------------------------------------------------
 
-    def begin(self, people: Sequence[Person]) -> None:
+    def begin(self, people: Sequence[PresenceEntry]) -> None:
         """Take a lease, and tell that these are the people of the process, and nobody else."""
         arguments = [argument for person in people for argument in (person.ref, text_of(person))]
         self._run("Telling who is here", _BEGIN, self._lease, *arguments)
@@ -181,7 +181,7 @@ class Leases:
         """Make the lease last; False when it has run out, and the others have been told or will be that everybody has left."""
         return bool(self._run("Keeping the lease of a process", _KEEP, self._lease))
 
-    def change(self, changes: Mapping[str, Person | None]) -> bool:
+    def change(self, changes: Mapping[str, PresenceEntry | None]) -> bool:
         """Tell who has come, has another meta, or has left; False when the lease has run out."""
         return all(self._run("Telling who has come and gone", _CHANGE, *batch) for batch in _batches(changes))
 
@@ -214,14 +214,14 @@ class Leases:
 
     def last(self) -> Position:
         """Return the place of the last entry."""
-        found = self._link.call("Hearing who comes and goes", "XREVRANGE", self._stream, "+", "-", "COUNT", 1)
+        found = self._link.call("Subscriptions who comes and goes", "XREVRANGE", self._stream, "+", "-", "COUNT", 1)
         return _position(found[0][0]) if found else Position()
 
     def read(self, after: Position, block: float) -> list[tuple[Position, dict[bytes, bytes]]]:
         """Return the entries behind a place, as soon as there is one, or nothing after so many seconds."""
         block_ms, start = max(1, round(block * 1000)), f"{after.era}-{after.number}"
         found = self._link.call(
-            "Hearing who comes and goes", "XREAD", "COUNT", 256, "BLOCK", block_ms, "STREAMS", self._stream, start
+            "Subscriptions who comes and goes", "XREAD", "COUNT", 256, "BLOCK", block_ms, "STREAMS", self._stream, start
         )
         return [(_position(id), fields) for _, entries in found or () for id, fields in entries]
 
@@ -230,17 +230,17 @@ class Leases:
         self._link.close()
 
 
-def text_of(person: Person) -> str:
+def text_of(person: PresenceEntry) -> str:
     """Return a person as it stands in Redis, below its ref."""
     return json.dumps([*person.room, person.identity, person.meta], separators=(",", ":"))
 
 
-def people_of(fields: Mapping[bytes, bytes]) -> dict[str, Person | None]:
+def people_of(fields: Mapping[bytes, bytes]) -> dict[str, PresenceEntry | None]:
     """Return the people that stand in a hash or an entry, by ref.
 
     Raises ValueError, or RecursionError, for what cartows did not write.
     """
-    found: dict[str, Person | None] = {}
+    found: dict[str, PresenceEntry | None] = {}
     for key, text in fields.items():
         ref = key.decode()
         if not text:
@@ -249,19 +249,19 @@ def people_of(fields: Mapping[bytes, bytes]) -> dict[str, Person | None]:
         # Others than processes of this version may write there, or nobody would need to look.
         match json.loads(text):
             case [str() as name, str() as value, str() as identity, dict() as meta]:
-                found[ref] = Person(ref, (name, value), identity, meta)
+                found[ref] = PresenceEntry(ref, (name, value), identity, meta)
             case _:
                 raise ValueError(f"{ref!r} is not what a person looks like")
     return found
 
 
-def _batches(changes: Mapping[str, Person | None]) -> Iterator[list[str]]:
+def _batches(changes: Mapping[str, PresenceEntry | None]) -> Iterator[list[str]]:
     batch: list[str] = []
     size = 0
     for ref, person in changes.items():
         text = "" if person is None else text_of(person)
         size += len(ref) + len(text)
-        if batch and (len(batch) >= 2 * _MOST_CHANGES or size > _MOST_BYTES):
+        if batch and (len(batch) >= 2 * _MAX_CHANGES or size > _MAX_BYTES):
             yield batch
             batch, size = [], len(ref) + len(text)
         batch += [ref, text]

@@ -13,8 +13,8 @@ import threading
 import time
 from collections.abc import Mapping
 
-from ...presence.presence import Person, Report
-from ..base import PeopleSink
+from ...presence.presence import PresenceEntry, PresenceReport
+from ..base import PresenceSink
 from .backoff import Backoff
 from .presence_announcer import TRIES, Periods, Status
 from .presence_leases import Leases, Position, people_of
@@ -26,7 +26,7 @@ class Listener:
     """Hear what the other processes tell."""
 
     def __init__(
-        self, leases: Leases, sink: PeopleSink, periods: Periods, status: Status, process: str, logger: logging.Logger
+        self, leases: Leases, sink: PresenceSink, periods: Periods, status: Status, process: str, logger: logging.Logger
     ) -> None:
         self.leases = leases
         self.thread = threading.Thread(target=self._run, name="cartows-presence-listener", daemon=True)
@@ -87,7 +87,7 @@ class Listener:
         # Who has no lease may be dead, or was kept from refreshing it by a Redis that was away, and will take another soon. The
         # dead are not shown again once they have been forgotten, nor to a process that has just begun.
         shown = {process: found for process, found in people.items() if process in leased or process in self._known}
-        self._apply([Report(process, self._people(found), True) for process, found in shown.items()])
+        self._apply([PresenceReport(process, self._people(found), True) for process, found in shown.items()])
         doubtful = self._known - leased
         self._missing = {process: due for process, due in missing.items() if process in doubtful}
         self._miss(doubtful, self._periods.settle)
@@ -103,7 +103,7 @@ class Listener:
 
     def _hear(self, position: Position, entries: list[tuple[Position, dict[bytes, bytes]]]) -> Position:
         """Take a run of entries; returns where to read on."""
-        reports: list[Report] = []
+        reports: list[PresenceReport] = []
         for place, fields in entries:
             settled = place.era == self._settled.era and place.number <= self._settled.number
             if not position.precedes(place):
@@ -126,15 +126,17 @@ class Listener:
         self._apply(reports)
         return position
 
-    def _reports(self, process: str, name: bytes, fields: dict[bytes, bytes]) -> list[Report]:
+    def _reports(self, process: str, name: bytes, fields: dict[bytes, bytes]) -> list[PresenceReport]:
         if name == b"change":
-            return [Report(process, self._people({key: text for key, text in fields.items() if key not in (b"p", b"op")}))]
+            return [
+                PresenceReport(process, self._people({key: text for key, text in fields.items() if key not in (b"p", b"op")}))
+            ]
         if name == b"here":
             # The hash may be ahead of this entry. The entries up to there change what it has to what it has.
-            return [Report(process, self._people(self.leases.hash_of(process)), True)]
-        return [Report(process, {}, True)] if name == b"gone" else []
+            return [PresenceReport(process, self._people(self.leases.hash_of(process)), True)]
+        return [PresenceReport(process, {}, True)] if name == b"gone" else []
 
-    def _people(self, fields: Mapping[bytes, bytes]) -> dict[str, Person | None]:
+    def _people(self, fields: Mapping[bytes, bytes]) -> dict[str, PresenceEntry | None]:
         try:
             return people_of(fields)
         except (ValueError, RecursionError) as error:
@@ -145,9 +147,9 @@ class Listener:
         try:
             match json.loads(fields.get(b"d", b"")):
                 case [str() as identity, int() as code, str() as reason] if name == b"disconnect":
-                    self._sink.put_out(identity, code, reason)
+                    self._sink.disconnect_identity(identity, code, reason)
                 case [str() as identity] if name == b"reauthorize":
-                    self._sink.ask_again(identity)
+                    self._sink.reauthorize_identity(identity)
                 case _:
                     raise ValueError(f"{name!r} with what it does not take")
         except (ValueError, RecursionError) as error:
@@ -163,7 +165,7 @@ class Listener:
                 error,
             )
 
-    def _apply(self, reports: list[Report]) -> None:
+    def _apply(self, reports: list[PresenceReport]) -> None:
         reports = [report for report in reports if report.process != self._process]
         for process, people, whole in reports:
             self._missing.pop(process, None)
@@ -182,4 +184,4 @@ class Listener:
 
     def _forget_missing(self) -> None:
         now = time.monotonic()
-        self._apply([Report(process, {}, True) for process, due in list(self._missing.items()) if due <= now])
+        self._apply([PresenceReport(process, {}, True) for process, due in list(self._missing.items()) if due <= now])

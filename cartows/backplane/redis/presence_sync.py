@@ -21,15 +21,15 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ...presence.presence import Person
-from ..base import PeopleSink
+from ...presence.presence import PresenceEntry
+from ..base import PresenceSink
 from .connect import Link
 from .event_store import Names
-from .presence_announcer import MOST_COMMANDS, Announcer, Periods, Status
+from .presence_announcer import MAX_COMMANDS, Announcer, Periods, Status
 from .presence_leases import Leases
 from .presence_listener import Listener
 
-__all__ = ["People", "PeopleSink", "Periods"]
+__all__ = ["People", "Periods", "PresenceSink"]
 
 
 class People:
@@ -42,7 +42,7 @@ class People:
     def __init__(
         self,
         connect: Callable[[float], Link],
-        sink: PeopleSink,
+        sink: PresenceSink,
         logger: logging.Logger,
         *,
         periods: Periods | None = None,
@@ -54,7 +54,7 @@ class People:
         self._logger = logger
         status = Status(logger)
         announcing, listening = (Leases(connect(periods.answer), self.process, periods.lease, names) for _ in range(2))
-        self._announcer = Announcer(announcing, sink.people, periods, status)
+        self._announcer = Announcer(announcing, sink.presence_entries, periods, status)
         self._listener = Listener(listening, sink, periods, status, self.process, logger)
 
     def start(self) -> None:
@@ -62,7 +62,7 @@ class People:
         self._announcer.thread.start()
         self._listener.thread.start()
 
-    def announce(self, changes: Mapping[str, Person | None]) -> None:
+    def announce(self, changes: Mapping[str, PresenceEntry | None]) -> None:
         """Tell the others of what ``Presence.take_changes`` returned. Never waits."""
         self._announcer.announce(changes)
 
@@ -77,7 +77,7 @@ class People:
     def _command(self, name: str, arguments: list[Any]) -> None:
         if not self._announcer.command(name, json.dumps(arguments)):
             self._logger.warning(
-                "cartows: more than %d commands for other processes wait for Redis; the oldest are given up", MOST_COMMANDS
+                "cartows: more than %d commands for other processes wait for Redis; the oldest are given up", MAX_COMMANDS
             )
 
     def stop(self, timeout: float) -> None:
@@ -88,7 +88,7 @@ class People:
         for part in (self._announcer, self._listener):
             if part.thread.ident is None:
                 continue
-            # The farewell of the one wakes the other. Where there is no answer the connection is taken from below them.
+            # The closing_frames of the one wakes the other. Where there is no answer the connection is taken from below them.
             part.thread.join(max(0.0, (deadline - time.monotonic()) / 2))
             if part.thread.is_alive():
                 part.leases.close()

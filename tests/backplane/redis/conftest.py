@@ -1,0 +1,83 @@
+"""Fixtures of the tests with a real Redis: servers, wires to them, and lanes, all of which end with the test."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cartows.backplane.redis.connect import Broker
+from cartows.backplane.redis.event_store import Store
+from cartows.backplane.redis.event_writer import EventWriter
+from tests.support.redis.server import Proxy, Redis
+
+# How long the lanes of these tests wait for an answer, in seconds: far more than one takes, and soon over where none comes.
+TIMEOUT = 0.5
+
+
+@pytest.fixture
+def make_redis(tmp_path: Path) -> Iterator[Callable[..., Redis]]:
+    """Start servers for one test."""
+    servers: list[Redis] = []
+
+    def start(**settings: Any) -> Redis:
+        directory = tmp_path / f"redis{len(servers)}"
+        directory.mkdir()
+        server = Redis(directory, **settings)
+        servers.append(server)
+        return server
+
+    yield start
+    for server in servers:
+        server.stop()
+
+
+@pytest.fixture
+def server(make_redis: Callable[..., Redis]) -> Redis:
+    """A server for one test."""
+    return make_redis()
+
+
+@pytest.fixture
+def proxy(server: Redis) -> Iterator[Proxy]:
+    """A wire to that server."""
+    wire = Proxy(server.port)
+    yield wire
+    wire.close()
+
+
+@pytest.fixture
+def make_store() -> Iterator[Callable[..., Store]]:
+    """Make ways to a server for the thread of the test."""
+    stores: list[Store] = []
+
+    def make(url: str, timeout: float = 10.0) -> Store:
+        store = Store(Broker(url).link(timeout))
+        stores.append(store)
+        return store
+
+    yield make
+    for store in stores:
+        store.close()
+
+
+@pytest.fixture
+def make_lane() -> Iterator[Callable[..., EventWriter]]:
+    """Make lanes to a server."""
+    lanes: list[EventWriter] = []
+
+    def make(
+        url: str, *, timeout: float = TIMEOUT, size: int = 10_000, max_bytes: int = 2**24, sink: Any = None
+    ) -> EventWriter:
+        broker = Broker(url)
+        logger = logging.getLogger("cartows.test")
+        lane = EventWriter(lambda: Store(broker.link(timeout)), timeout, size, max_bytes, logger, sink)
+        lanes.append(lane)
+        return lane
+
+    yield make
+    for lane in lanes:
+        lane.stop(0)

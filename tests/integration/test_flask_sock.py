@@ -1,0 +1,230 @@
+"""Beside other flask-sock routes of the app, and within them."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.integration.conftest import Serve
+from tests.support.clients import CLOSE, PING, PONG, TEXT, Closed, make_frame
+from tests.support.harness import (
+    BOTH_WAYS,
+    EVERYWHERE,
+    FLASK,
+    FLASK_ATTACHED,
+    GTHREAD,
+    GTHREAD_ATTACHED,
+    GTHREAD_TLS,
+    Kind,
+    Server,
+)
+from tests.support.process import wait_for
+
+# A flask-sock route holds its thread: one thread of a sync worker is too few for it and the remote control. Over TLS in the
+# worker it has two threads use one TLS object at once, which fails now and then without any help of ours.
+PLAIN = (GTHREAD, GTHREAD_ATTACHED, FLASK, FLASK_ATTACHED)
+
+# What flask-sock by itself does to gunicorn when a route ends before its client does: simple-websocket's thread closes the
+# socket, and gunicorn still wants to do something with it.
+CLOSED_BENEATH = "Bad file descriptor"
+
+
+def beside(serve: Serve, kind: Kind, **config: object) -> Server:
+    return serve("beside", kind=kind, threads=16, config=config)
+
+
+@pytest.mark.parametrize("kind", PLAIN, ids=str)
+def test_their_routes_are_served_by_their_own_class(serve: Serve, kind: Kind) -> None:
+    server = beside(serve, kind)
+    ours = server.connect()
+    # not always does flask-sock close the connection under `flask run` once the client has said goodbye
+    echo = server.connect("/before", close_timeout=1)
+    assert echo.hello == {
+        "class": "simple_websocket.ws.Server",
+        "ping_interval": None,
+        "max_message_size": None,
+    }
+    echo.send("as it came")
+    assert echo.frame() == "as it came"
+    echo.send(b"\x00bytes")
+    assert echo.frame() == b"\x00bytes"
+    server.publish("broadcast", "app.refreshed")
+    assert ours.receive()["type"] == "app.refreshed"
+    assert server.client_count() == 1
+
+
+@pytest.mark.parametrize("kind", BOTH_WAYS, ids=str)
+def test_their_routes_close_as_they_say(serve: Serve, kind: Kind) -> None:
+    server = beside(serve, kind)
+    server.expected_tracebacks.append(CLOSED_BENEATH)
+    raw = server.upgraded("/after/by-name", greeted=False)
+    assert raw.frame().json["class"] == "simple_websocket.ws.Server"
+    assert raw.frame().payload == b"by-name"
+    assert raw.frame().closed == Closed(4321, "as the app says")
+
+
+@pytest.mark.parametrize("kind", PLAIN, ids=str)
+def test_options_for_all_of_flask_sock_are_theirs_alone(serve: Serve, kind: Kind) -> None:
+    server = beside(serve, kind, SOCK_SERVER_OPTIONS={"ping_interval": 25, "max_message_size": 50})
+    theirs = server.connect("/before", close_timeout=1)
+    assert (theirs.hello["ping_interval"], theirs.hello["max_message_size"]) == (25, 50)
+    ours = server.connect()
+    assert ours.ask({"type": "ping", "note": "x" * 1000})["type"] == "pong"
+
+
+@pytest.mark.parametrize("kind", PLAIN, ids=str)
+def test_their_ping_interval_does_not_ping_ours(serve: Serve, kind: Kind) -> None:
+    server = beside(serve, kind, SOCK_SERVER_OPTIONS={"ping_interval": 0.2})
+    ours = server.upgraded()
+    theirs = server.upgraded("/before", greeted=False)
+    assert theirs.frame().opcode == TEXT
+    for _ in range(3):  # and theirs answers, or it would be closed at the second: so would ours, which does not
+        assert theirs.frame(pings=True).opcode == PING
+        theirs.send_frame(PONG)
+    ours.send_json({"type": "ping"})
+    pings = 0
+    while (frame := ours.frame(pings=True)).opcode == PING:
+        pings += 1
+    assert frame.json["type"] == "pong"
+    assert pings <= 1, "one may be our own, whose first comes at a random moment"
+
+
+@pytest.mark.parametrize("kind", BOTH_WAYS, ids=str)
+def test_what_their_routes_raise_is_still_theirs(serve: Serve, kind: Kind) -> None:
+    server = beside(serve, kind)
+    server.expected_tracebacks += ["the app's own route fails as it always did", CLOSED_BENEATH]
+    start = len(server.log())
+    with server.upgraded("/raising", greeted=False) as raw:
+        raw.send_frame(TEXT, b"now")
+        wait_for(lambda: "the app's own route fails as it always did" in server.log(start), "the app's traceback")
+    assert server.connect().hello["type"] == "connected"
+
+
+@pytest.fixture(params=PLAIN, ids=str)
+def own(serve: Serve, request: pytest.FixtureRequest) -> Server:
+    return serve("own_route", kind=request.param, threads=16)
+
+
+def test_our_handler_in_their_route_says_that_it_cannot_serve_tls_that_ends_in_the_worker(serve: Serve) -> None:
+    """simple-websocket's thread is inside the TLS object by then, and two threads must not be."""
+    own = serve("own_route", kind=GTHREAD_TLS, threads=16)
+    peer = own.connect("/live", greeted=False)
+    messages, closed = peer.ended()
+    assert messages == []
+    assert closed.code == 1006
+    assert any("TLS" in line for line in own.app_log())
+
+
+@pytest.mark.parametrize("kind", PLAIN, ids=str)
+def test_our_handler_in_their_route_greets_filters_and_answers(serve: Serve, kind: Kind) -> None:
+    own = serve("own_route", kind=kind, threads=16)
+    everything, board = own.connect("/live"), own.connect("/live?board_id=b1")
+    assert everything.hello["data"]["client_id"] != board.hello["data"]["client_id"]
+    own.publish("broadcast_task_deleted", "t1", "b1")
+    own.publish("broadcast_task_deleted", "t2", "b2")
+    heard = own.heard(everything, board)
+    assert [[message["data"]["task_id"] for message in messages] for messages in heard] == [["t1", "t2"], ["t1"]]
+    assert everything.ask({"type": "ping"})["type"] == "pong"
+    assert everything.ask("no json")["data"]["code"] == "INVALID_MESSAGE"
+    assert everything.connection.ping().wait(10)
+    own.await_clients(2)
+
+
+def test_our_handler_in_their_route_leaves_nothing_behind(own: Server) -> None:
+    for _ in range(3):
+        peer = own.connect("/live")
+        own.connect("/echo", greeted=False)
+        raw = own.upgraded("/live")
+        own.await_clients(2)
+        peer.close()
+        raw.reset()
+        own.await_clients(0)
+
+
+def test_our_handler_in_their_route_ends_broken_frames(own: Server) -> None:
+    for data, code in ((make_frame(TEXT, b"x", masked=False), 1002), (make_frame(TEXT, b"\xff"), 1007)):
+        raw = own.upgraded("/live")
+        raw.send(data)
+        assert raw.ended()[1].code == code
+
+
+def test_our_handler_in_their_route_answers_a_close_frame_that_is_there_before_it(own: Server) -> None:
+    for _ in range(10):
+        raw = own.upgraded("/live", greeted=False)
+        raw.send_frame(CLOSE, b"\x0f\xa0early")
+        assert raw.ended()[1] == (4000, "early")
+    own.await_clients(0)
+
+
+@pytest.mark.parametrize("kind", PLAIN, ids=str)
+def test_our_handler_in_their_route_answers_a_close_frame_that_comes_while_the_app_is_asked(serve: Serve, kind: Kind) -> None:
+    server = serve("people", kind=kind, threads=16)
+    with server.raw() as raw:
+        assert raw.open("/own?gate=door").status == 101
+        raw.send_frame(CLOSE, b"\x0f\xa0early")
+        server.post("/gates/door", None)
+        assert raw.ended()[1] == (4000, "early")
+    server.await_clients(0)
+
+
+def test_our_handler_in_their_route_sends_large_events(own: Server) -> None:
+    plain, compressed = own.connect("/live", compression=None), own.connect("/live")
+    own.flood(20, 20_000)
+    for messages in own.heard(plain, compressed):
+        assert [message["data"]["task"]["number"] for message in messages] == list(range(20))
+
+
+@pytest.mark.parametrize("kind", BOTH_WAYS, ids=str)
+def test_a_refusal_in_their_route_comes_after_the_upgrade(serve: Serve, kind: Kind) -> None:
+    """Too late for HTTP: the close code has to say it, and says that trying again is no use."""
+    own = serve("own_route", kind=kind, threads=16)
+    good = own.connect("/picky", origin="https://good.example")
+    own.publish("broadcast", "app.refreshed")
+    assert good.receive()["type"] == "app.refreshed"
+    raw = own.upgraded("/picky", {"Origin": "https://evil.example"}, greeted=False)
+    while (frame := raw.frame()).opcode != CLOSE:
+        assert frame.json["type"] == "disconnect"
+    assert frame.closed.code == 3507
+    own.await_clients(1)
+
+
+@pytest.mark.parametrize("kind", EVERYWHERE, ids=str)
+def test_a_raw_protocol_answers_in_kind(serve: Serve, kind: Kind) -> None:
+    server = serve("raw_protocol", kind=kind)
+    peer = server.connect(greeted=False)
+    for sent, answer in (
+        ("text é", "TEXT É"),
+        (b"bytes", b"BYTES"),
+        ("", ""),
+        (b"", b""),
+        ("x" * 100_000, "X" * 100_000),
+    ):
+        peer.send(sent)
+        assert peer.frame() == answer
+
+
+@pytest.mark.parametrize("kind", EVERYWHERE, ids=str)
+def test_a_raw_protocol_hears_events_and_may_close(serve: Serve, kind: Kind) -> None:
+    server = serve("raw_protocol", kind=kind)
+    peer = server.connect(greeted=False)
+    server.await_clients(1)
+    server.publish("broadcast", "app.refreshed")
+    assert peer.receive()["type"] == "app.refreshed"
+    peer.send("leave")
+    assert peer.ended()[1] == Closed(4001, "as you wish")
+
+
+@pytest.mark.parametrize("kind", EVERYWHERE, ids=str)
+def test_a_handler_that_raises_costs_nobody_else_anything(serve: Serve, kind: Kind) -> None:
+    server = serve("raw_protocol", kind=kind)
+    server.expected_tracebacks.append("the app's handler fails")
+    other, peer = server.connect(greeted=False), server.connect(greeted=False)
+    server.await_clients(2)
+    start = len(server.log())
+    peer.send("raise")
+    other.send("still here")
+    assert other.frame() == "STILL HERE"
+    peer.close()
+    server.await_clients(1)
+    server.publish("broadcast", "app.refreshed")
+    assert other.receive()["type"] == "app.refreshed"
+    assert "the app's handler fails" in server.log(start)

@@ -1,0 +1,244 @@
+"""How many clients there may be of one address or one user, and that every place is given back, once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from tests.integration.conftest import Serve
+from tests.support.clients import CLOSE, TEXT, Raw, Response, make_frame
+from tests.support.harness import BOTH_WAYS, FLASK, Kind, Server
+from tests.support.process import wait_for
+
+PLACES = 3
+PER_IP = {"CARTOWS_MAX_CLIENTS_PER_IP": PLACES}
+
+
+def check_too_many(response: Response, code: str = "TOO_MANY_FROM_IP") -> None:
+    assert (response.status, response.json["code"], bool(response.json["message"])) == (429, code, True), response
+    assert int(response.headers["Retry-After"]) >= 1
+
+
+def take(server: Server, path: str, headers: dict[str, str | None] | None) -> Raw:
+    """Take a place as soon as there is one: the server may still be busy with who has gone."""
+
+    def look() -> Raw | None:
+        raw = server.raw()
+        response = raw.open(path, headers)
+        if response.status == 101:
+            assert raw.receive()["type"] == "connected"
+            return raw
+        check_too_many(response)
+        raw.close()
+        return None
+
+    return wait_for(look, "a place", 10)
+
+
+def fill(server: Server, path: str = "/ws", headers: dict[str, str | None] | None = None) -> list[Raw]:
+    """Take all places there are for one, no fewer and no more."""
+    raws = [take(server, path, headers) for _ in range(PLACES)]
+    for _ in range(2):
+        check_too_many(server.raw().open(path, headers))
+    return raws
+
+
+def await_places(server: Server, taken: int, after: str = "") -> None:
+    def look() -> bool:
+        return bool(server.get("/stats").json["slots"] == taken)
+
+    wait_for(look, lambda: f"{taken} places to be taken after {after!r}: {server.get('/stats').json}")
+
+
+def refused(path: str, status: int) -> Callable[[Server], None]:
+    def end(server: Server) -> None:
+        raw = server.raw()
+        assert raw.open(path).status == status
+        raw.close()
+
+    return end
+
+
+def shown_out(path: str, code: int, garbage: bytes = b"") -> Callable[[Server], None]:
+    def end(server: Server) -> None:
+        raw = server.upgraded(path, greeted=bool(garbage))
+        raw.send(garbage)
+        frames, closed = raw.ended()
+        assert closed.code == code, (path, frames, closed)
+
+    return end
+
+
+def closed(path: str) -> Callable[[Server], None]:
+    def end(server: Server) -> None:
+        raw = server.upgraded(path)
+        raw.send_frame(CLOSE, b"\x03\xe8")
+        assert raw.frame().closed.code == 1000
+        raw.close()
+
+    return end
+
+
+def refused_on_own_route(server: Server) -> None:
+    raw = server.upgraded("/own?as=nobody", greeted=False)
+    assert raw.frame().closed.code == 3500
+    raw.close()  # what the Flask server says to the end of a route that is over already is not looked at
+
+
+def close_on_error(server: Server) -> None:
+    raw = server.raw()
+    raw.send(raw.handshake("/ws"))
+    raw.reset()
+
+
+def stop_in_the_middle(server: Server) -> None:
+    raw = server.raw()
+    raw.send(raw.handshake("/ws")[:60])
+    raw.reset()
+
+
+def finish(server: Server) -> None:
+    raw = server.upgraded()
+    raw.finish()
+    raw.ended()
+
+
+def put_out(server: Server) -> None:
+    peer = server.connect("/ws?as=ann")
+    assert server.post("/disconnect", {"client_id": peer.id}).json == {"closed": 1}
+    assert peer.ended()[1].code == 3503
+
+
+ENDINGS: dict[str, Callable[[Server], None]] = {
+    "close": closed("/ws"),
+    "RST": lambda server: server.upgraded().reset(),
+    "FIN": finish,
+    "a protocol error": shown_out("/ws", 1002, make_frame(3)),
+    "a flood": shown_out("/ws", 3013, make_frame(TEXT, b'{"type": "ping"}') * 100),
+    "put out by the app": put_out,
+    "refused by on_connect": shown_out("/ws?refuse=1", 3507),
+    "refused by on_connect, and gone": lambda server: server.upgraded("/ws?refuse=1", greeted=False).reset(),
+    "a client class that raises": refused("/ws?explode=1", 500),
+    "unknown": refused("/ws?as=nobody", 401),
+    "broken off": close_on_error,
+    "stopped in the middle": stop_in_the_middle,
+    "a route of the app's own": closed("/own"),
+    "refused by on_connect on a route of the app's own": shown_out("/own?refuse=1", 3507),
+    "unknown on a route of the app's own": refused_on_own_route,
+}
+
+
+@pytest.mark.parametrize("kind", [*BOTH_WAYS, FLASK], ids=str)
+def test_a_place_is_given_back_once_however_it_ends(serve: Serve, kind: Kind) -> None:
+    server = serve("people", kind=kind, config={**PER_IP, "CARTOWS_RATE_LIMIT": 0.25, "CARTOWS_RATE_BURST": 20})
+    server.expected_tracebacks.append("the app's client class fails")
+    for name, end in ENDINGS.items():
+        for _ in range(PLACES):
+            end(server)
+        await_places(server, 0, name)
+        for raw in fill(server):
+            raw.close()
+        await_places(server, 0)
+
+
+def test_a_client_class_that_raises_on_a_route_of_the_apps_own_gives_the_place_back_and_writes_nothing(serve: Serve) -> None:
+    server = serve("people", config=PER_IP)
+    server.expected_tracebacks.append("the app's client class fails")
+    for _ in range(PLACES):
+        raw = server.upgraded("/own?explode=1", greeted=False)
+        raw.socket.settimeout(5)
+        assert raw.rest() == b""
+        raw.close()
+        await_places(server, 0)
+    fill(server)
+
+
+@pytest.mark.parametrize("kind", BOTH_WAYS, ids=str)
+def test_who_says_goodbye_before_a_route_of_the_apps_own_has_let_it_in_gives_its_place_back(serve: Serve, kind: Kind) -> None:
+    """By then simple-websocket may have closed the socket that is to be tuned."""
+    server = serve("revoked", kind=kind, config={**PER_IP, "CARTOWS_WRITE_BUFFER": 65536})
+    gate = "/gates/authenticate%20ann"
+    for _ in range(PLACES + 1):
+        server.request("PUT", gate)
+        raw = server.raw()
+        raw.socket.settimeout(5)
+        assert raw.open("/own?as=ann").status == 101
+        wait_for(lambda: server.get(gate).json["reached"], "authenticate")
+        raw.send_frame(CLOSE, b"\x03\xe8")
+        assert raw.frame().closed.code == 1000
+        assert raw.rest() == b""
+        server.request("DELETE", gate)
+        raw.close()
+    server.await_idle()
+    await_places(server, 0)
+    for raw in fill(server, "/ws?as=ann"):
+        raw.close()
+    await_places(server, 0)
+
+
+def test_who_is_too_many_bothers_nobody_who_is_in(serve: Serve) -> None:
+    server = serve("people", config=PER_IP)
+    raws = fill(server)
+    server.publish("broadcast", "app.refreshed")
+    assert [raw.receive()["type"] for raw in raws] == ["app.refreshed"] * PLACES
+
+
+def test_an_address_is_what_the_connection_says_unless_a_proxy_is_trusted(serve: Serve) -> None:
+    ours, theirs = {"X-Forwarded-For": "203.0.113.7"}, {"X-Forwarded-For": "203.0.113.8"}
+    plain = serve("people", config=PER_IP)
+    fill(plain, headers=dict(ours))
+    check_too_many(plain.raw().open("/ws", theirs))
+    proxied = serve("people", config={**PER_IP, "PROXIES": 1})
+    fill(proxied, headers=dict(ours))
+    fill(proxied, headers=dict(theirs))
+    # what stands before the last address was written by the visitor
+    check_too_many(proxied.raw().open("/ws", {"X-Forwarded-For": "198.51.100.1, 203.0.113.7"}))
+    fill(proxied)
+
+
+@pytest.mark.parametrize("kind", BOTH_WAYS, ids=str)
+def test_a_user_has_so_many_places_wherever_it_is(serve: Serve, kind: Kind) -> None:
+    server = serve("people", kind=kind, config={"CARTOWS_MAX_CLIENTS_PER_USER": 2, "CARTOWS_MAX_CLIENTS_PER_IP": 5})
+    tabs = [server.upgraded("/ws?as=ann") for _ in range(2)]
+    check_too_many(server.raw().open("/ws?as=ann"), "TOO_MANY_OF_USER")
+    server.upgraded("/ws?as=bob")
+    # who is nobody in particular is not one user
+    for _ in range(2):
+        server.upgraded()
+    check_too_many(server.raw().open("/ws?as=carl"), "TOO_MANY_FROM_IP")
+    tabs[0].reset()
+    await_places(server, 4)
+    server.upgraded("/ws?as=ann")
+    check_too_many(server.raw().open("/ws?as=dora"), "TOO_MANY_FROM_IP")
+
+
+@pytest.mark.parametrize("query", ["", "?as=ann"])
+def test_a_route_of_the_apps_own_says_so_by_close_code(serve: Serve, query: str) -> None:
+    server = serve("people", config={**PER_IP, "CARTOWS_MAX_CLIENTS_PER_USER": PLACES - 1})
+    free = PLACES - bool(query)
+    raws = [server.upgraded(f"/own{query}") for _ in range(free)]
+    for _ in range(2):
+        raw = server.raw()
+        assert raw.open(f"/own{query}").status == 101
+        frames, closed = raw.ended()
+        assert (frames, closed.code, bool(closed.reason)) == ([], 3504, True)
+    raws.pop().reset()
+    await_places(server, free - 1)
+    server.upgraded(f"/own{query}")
+
+
+# Flask-Limiter --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [*BOTH_WAYS, FLASK], ids=str)
+def test_flask_limiter_guards_the_route_like_any_other_view(serve: Serve, kind: Kind) -> None:
+    server = serve("limiter", kind=kind)
+    raws = [server.upgraded(headers={"X-Visitor": "ann"}) for _ in range(3)]
+    for _ in range(2):
+        response = server.raw().open("/ws", {"X-Visitor": "ann"})
+        assert response.status == 429
+        assert int(response.headers["Retry-After"]) >= 1
+    raws.append(server.upgraded(headers={"X-Visitor": "bob"}))
+    server.publish("broadcast", "app.refreshed")
+    assert [raw.receive()["type"] for raw in raws] == ["app.refreshed"] * 4

@@ -1,0 +1,134 @@
+"""Clients that read slowly or not at all: their own loss, bounded, and nobody else's."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from tests.integration.conftest import Serve
+from tests.support.clients import PING, PONG, TEXT, Json, Raw
+from tests.support.harness import EVERYWHERE, Kind, Server, event_ids
+from tests.support.live import check_greed
+
+SLOW_CONSUMER = 3008
+
+# A small kernel buffer, so that a stalled client is found out soon; a queue of two rounds of what is published at once.
+NARROW = {"CARTOWS_WRITE_BUFFER": 8192, "CARTOWS_SEND_QUEUE_SIZE": 120, "CARTOWS_COMPRESS_MIN_SIZE": None}
+
+
+@pytest.fixture(params=EVERYWHERE, ids=str)
+def server(serve: Serve, request: pytest.FixtureRequest) -> Server:
+    return serve(kind=request.param, config=NARROW)
+
+
+def numbers(messages: list[Json]) -> list[int]:
+    return [message["data"]["task"]["number"] for message in messages if message["type"] == "task.created"]
+
+
+def flood_until_one_is_out(server: Server, watchers: list[Any], size: int, batch: int, most: int) -> int:
+    """Publish batches that the watchers read whole, until the hub has put somebody out; return how many events."""
+    rounds = 0
+    left = len(watchers)
+    while server.client_count() > left:
+        assert rounds * batch < most, "nobody was put out"
+        assert server.flood(batch, size) == batch
+        rounds += 1
+        for messages in server.heard(*watchers):
+            assert numbers(messages) == list(range(batch))
+    return rounds * batch
+
+
+def check_stalled(raw: Raw, least: int) -> None:
+    """Read on: whole events without a gap from the first on, then the close frame, and no byte after it."""
+    frames, closed = raw.ended()
+    assert closed.code == SLOW_CONSUMER
+    messages = [frame.json for frame in frames if frame.opcode == TEXT]
+    if messages[-1]["type"] == "disconnect":
+        advice = messages.pop()["data"]
+        assert (advice["code"], advice["reconnect"]) == (SLOW_CONSUMER, True)
+    ids = event_ids(messages)
+    assert ids == list(range(ids[0], ids[0] + len(ids)))
+    assert len(messages) >= least
+
+
+def test_a_stalled_client_is_put_out_with_3008_and_others_lose_nothing(server: Server) -> None:
+    watchers = [server.connect(compression=None, max_queue=None) for _ in range(3)]
+    stalled = server.upgraded(receive_buffer=4096)
+    start = len(server.log())
+    flood_until_one_is_out(server, watchers, size=1000, batch=50, most=20_000)
+    check_stalled(stalled, 1)
+    server.await_clients(len(watchers))
+    assert len(server.app_log(start)) == 1, server.app_log(start)
+
+
+def test_the_bound_in_bytes_counts_too(serve: Serve) -> None:
+    server = serve(config={**NARROW, "CARTOWS_SEND_QUEUE_SIZE": 100_000, "CARTOWS_SEND_QUEUE_BYTES": 200_000})
+    watchers = [server.connect(compression=None, max_queue=None)]
+    stalled = server.upgraded(receive_buffer=4096)
+    events = flood_until_one_is_out(server, watchers, size=10_000, batch=10, most=1000)
+    assert events * 10_000 < 8_000_000
+    check_stalled(stalled, 1)
+
+
+def test_a_client_that_reads_again_in_time_loses_nothing(server: Server) -> None:
+    """Frames larger than the kernel's buffer are cut, again and again, and nothing gets in between."""
+    raw = server.upgraded(receive_buffer=4096)
+    assert server.flood(40, 20_000) == 40
+    raw.send_frame(PING, b"in between")
+    raw.send_json({"type": "ping"})
+    seen: list[Any] = []
+    while len(seen) < 42:
+        frame = raw.frame()
+        if frame.opcode == PONG:
+            assert frame.payload == b"in between"
+            seen.append("pong frame")
+        else:
+            message = frame.json
+            seen.append(message["data"]["task"]["number"] if message["type"] == "task.created" else message["type"])
+    assert [entry for entry in seen if isinstance(entry, int)] == list(range(40))
+    assert sorted(entry for entry in seen if isinstance(entry, str)) == ["pong", "pong frame"]
+    # back to normal: the writer has let go
+    for number in range(3):
+        server.publish("broadcast", "app.refreshed", {"number": number})
+        assert raw.receive()["data"] == {"number": number}
+
+
+def test_a_client_that_reads_in_crumbs_while_events_flow_loses_nothing(server: Server) -> None:
+    raw = server.upgraded(receive_buffer=4096)
+    batches, batch = 15, 20
+    with ThreadPoolExecutor(1) as publisher:
+        found: list[int] = []
+        for _ in range(batches):
+            publishing = publisher.submit(server.flood, batch, 3000)
+            for _ in range(batch):
+                message = raw.receive()
+                found.append(message["data"]["task"]["number"])
+            assert publishing.result() == batch
+    assert found == list(range(batch)) * batches
+
+
+def test_half_of_the_clients_stalled_cost_the_others_nothing(server: Server) -> None:
+    watchers = [server.connect(compression=None, max_queue=None) for _ in range(3)]
+    stalled = [server.upgraded(receive_buffer=4096) for _ in range(3)]
+    flood_until_one_is_out(server, watchers, size=5000, batch=40, most=5000)
+    server.await_clients(len(watchers))
+    for raw in stalled:
+        check_stalled(raw, 1)
+
+
+def test_a_client_that_asks_and_never_reads_is_put_out(server: Server) -> None:
+    """Its answers count like events: against its queue."""
+    check_greed(server)
+
+
+@pytest.mark.parametrize("kind", EVERYWHERE, ids=str)
+def test_a_stalled_client_that_resumes_too_late_is_cut_off(serve: Serve, kind: Kind) -> None:
+    """``write_wait`` bounds how long a cut frame waits for its reader."""
+    server = serve(kind=kind, config={**NARROW, "CARTOWS_WRITE_WAIT": 0.5})
+    stalled = server.upgraded(receive_buffer=4096)
+    assert server.flood(30, 10_000) == 30
+    server.await_clients(0)
+    server.await_idle()
+    stalled.close()

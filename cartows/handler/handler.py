@@ -10,8 +10,8 @@ Go counterpart: ``handler.go``.
 from __future__ import annotations
 
 import logging
+import os
 import threading
-import time
 import uuid
 from collections.abc import Callable
 from functools import partial
@@ -27,7 +27,6 @@ from ..client.transport import PlainTransport, SharedTransport, Transport
 from ..errors import CartowsError, HubClosed, printable
 from ..handler import handoff
 from ..hooks import AppHooks
-from ..hub.heartbeat import Heartbeat
 from ..hub.hub import Hub
 from ..options import Options, OriginCheck
 from ..servers.base import gunicorn_worker
@@ -84,8 +83,8 @@ class Handler:
         self.logger = logger or hub.logger
         self.client_class = client_class
         self._admission = AdmissionPolicy(hub, self.logger, options, hooks)
-        #: The heartbeat that looks whether the worker goes on; another one in the child of a fork.
-        self._checking: Heartbeat | None = None
+        #: The process whose worker is checked: the child of a fork has another one.
+        self._checking_in: int | None = None
         self._modes_said: set[str] = set()
 
     @property
@@ -172,7 +171,7 @@ class Handler:
         try:
             transport, lock = self._transport(sock, hands_off)
         except OSError as error:
-            self.hub.registry.release_slot(admission.slot)
+            self.hub.release_slot(admission.slot)
             return unavailable("NO_DESCRIPTOR", f"The server has no descriptor left for another client: {error.strerror}.")
         connection = Connection(transport, lock, options, reply)
         try:
@@ -183,14 +182,14 @@ class Handler:
         changed = self._admission.recheck(client, admission)
         if changed is not None:
             connection.release()
-            self.hub.registry.release_slot(admission.slot, client)
+            self.hub.release_slot(admission.slot, client)
             return changed
         if hands_off:
             try:
                 threading.Thread(target=client.read_pump, name=f"cartows-reader-{client.id}", daemon=True).start()
             except RuntimeError as error:
                 connection.release()
-                self.hub.registry.release_slot(admission.slot, client)
+                self.hub.release_slot(admission.slot, client)
                 return unavailable("NO_THREAD", f"The server has no thread left for another client: {error}.")
             handoff.take_over(sock)
         self._enter_unless_asked(client)
@@ -212,7 +211,7 @@ class Handler:
         every = None if client.hooks is None else client.hooks.recheck_interval
         if every is not None:
             try:
-                self.hub.rechecker.add(client, every)
+                self.hub.recheck_every(client, every)
             except RuntimeError as error:
                 self.logger.error("cartows: client %s cannot be looked up again and goes: %s", client.id, error)
                 client.close_on_error()
@@ -259,7 +258,7 @@ class Handler:
         except BaseException:
             connection.release()
             made = connection.owner
-            self.hub.registry.release_slot(admission.slot, made if isinstance(made, Client) else None)
+            self.hub.release_slot(admission.slot, made if isinstance(made, Client) else None)
             raise
         client.slot = admission.slot
         return client
@@ -268,16 +267,16 @@ class Handler:
         """Have a client that holds a request thread let go when its worker stops, or the worker waits for it in vain."""
         client.attached = True
         worker = gunicorn_worker()
-        if worker is not None and self._checking is not self.hub.heartbeat:
-            self._checking = self.hub.heartbeat
-            self._checking.check_every(_WORKER_CHECK, partial(self._check_worker, worker))
+        if worker is not None and self._checking_in != os.getpid():
+            self._checking_in = os.getpid()
+            self.hub.call_every(_WORKER_CHECK, partial(self._check_worker, worker))
 
     def _check_worker(self, worker: Any) -> bool:
         if not worker.alive:
-            for client in self.hub.registry.present():
+            for client in self.hub.present_clients():
                 if client.attached:
                     client.close_for_restart(_WORKER_PATIENCE)
-                    self.hub.heartbeat.watch(client, time.monotonic() + _WORKER_PATIENCE)
+                    self.hub.abort_after(client, _WORKER_PATIENCE)
         return True
 
     # A route of the app's own -------------------------------------------------------------------------------------
@@ -322,7 +321,7 @@ class Handler:
             connection = RouteConnection(ws, self.options)
         except OSError:
             # The peer has gone, and simple-websocket has closed the socket.
-            self.hub.registry.release_slot(admitted.slot)
+            self.hub.release_slot(admitted.slot)
             abort_socket(ws)
             return
         try:

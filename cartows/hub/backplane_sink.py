@@ -1,8 +1,7 @@
-"""What a hub is told by its backplane, put into the hub's channel in the order in which it happened.
+"""What a backplane reports to a hub, put into the hub's broadcast queue in the order in which it happened.
 
-Threads: any; a backplane sees to it that what is told in an order is told one after another.
-Locks: none of its own; the channel has one.
-Blocks: ``put`` and ``await_room`` for room; nothing else.
+**Threads**: any; a backplane makes reports whose order counts one after another.
+**Blocks**: ``put`` and ``await_room`` for room in the queue.
 """
 
 from __future__ import annotations
@@ -18,31 +17,41 @@ from ..options import Options
 from ..presence.presence import PresenceEntry, PresenceReport
 from ..websocket.frames import Frame
 from .broadcast_queue import BroadcastQueue, BroadcastQueueClosed
-from .clients import Clients
 from .dispatcher import Dispatcher, Item
+from .presence_notifier import PresenceNotifier
+from .registry import Registry
+from .sessions import Sessions
 
 __all__ = ["BackplaneSink"]
 
 
 class BackplaneSink:
-    """Be the Sink of a hub's backplane."""
+    """The Sink of a hub's backplane."""
 
-    #: The hub's, which is made once the backplane is.
-    dispatcher: Dispatcher
+    # Set by ``connect``.
+    _dispatcher: Dispatcher
+    _sessions: Sessions
+    _presence: PresenceNotifier
 
-    def __init__(self, channel: BroadcastQueue[Item], clients: Clients, options: Options, logger: logging.Logger) -> None:
-        self._broadcast_queue = channel
-        self._clients = clients
+    def __init__(
+        self, broadcast_queue: BroadcastQueue[Item], registry: Registry, options: Options, logger: logging.Logger
+    ) -> None:
+        self._broadcast_queue = broadcast_queue
+        self._registry = registry
         self._options = options
         self._logger = logger
-        #: Of what comes next: the epoch, and whether nobody can come back to where it is.
+        #: For the events that follow: the epoch, and whether no client can resume from them.
         self._epoch = ""
-        self._degraded_now = False
+        self._degraded = False
 
-    def begin(self, past: Snapshot) -> None:
-        """Have the hub begin with a past. Hub thread."""
-        self._epoch = past.epoch
-        self.dispatcher.begin(past.epoch, past.number, [self.event(past.epoch, entry) for entry in past.entries])
+    def connect(self, dispatcher: Dispatcher, sessions: Sessions, presence: PresenceNotifier) -> None:
+        """Report to these from now on. They need the backplane, which is made with its sink."""
+        self._dispatcher, self._sessions, self._presence = dispatcher, sessions, presence
+
+    def begin(self, snapshot: Snapshot) -> None:
+        """Begin with a history. Hub thread."""
+        epoch = self._epoch = snapshot.epoch
+        self._dispatcher.begin(epoch, snapshot.number, [self.event(epoch, entry) for entry in snapshot.entries])
 
     def put(self, event: OutgoingEvent, epoch: str, timeout: float) -> Outcome:
         """See Sink.put."""
@@ -63,7 +72,7 @@ class BackplaneSink:
         return self.event(epoch, Entry(number, event))
 
     def event(self, epoch: str, entry: Entry) -> Event:
-        """Make of a stored event what is sent and kept."""
+        """Return a stored event as it is sent and kept."""
         event, number = entry.event, entry.number
         body = b'%s,"id":"%s"}' % (event.body[:-1], event_id(epoch, number).encode())
         return Event(self._frame(event, body, number), event.audience, delivered=entry.delivered)
@@ -80,13 +89,13 @@ class BackplaneSink:
 
     def put_entries(self, entries: Sequence[Entry]) -> None:
         """See Sink.put_entries."""
-        self._broadcast_queue.put_unbounded(*[self._fed(entry) for entry in entries])
+        self._broadcast_queue.put_unbounded(*[self._event_to_send(entry) for entry in entries])
 
-    def _fed(self, entry: Entry) -> Event:
+    def _event_to_send(self, entry: Entry) -> Event:
         event = self.event(self._epoch, entry)
-        if not self._degraded_now or entry.delivered:
+        if not self._degraded or entry.delivered:
             return event
-        # Without an id: nobody could come back to it and find everything behind it that they have not heard.
+        # Without an id: a client that resumed from it would miss events before it that it has not been sent.
         return event._replace(shown=self._frame(entry.event, entry.event.body))
 
     def put_local(self, event: OutgoingEvent) -> None:
@@ -99,39 +108,39 @@ class BackplaneSink:
 
     def broker_lost(self) -> None:
         """See Sink.broker_lost."""
-        self._degraded_now = True
-        self._broadcast_queue.put_unbounded(self.dispatcher.broker_lost)
+        self._degraded = True
+        self._broadcast_queue.put_unbounded(self._sessions.broker_lost)
 
     def broker_restored(self) -> None:
         """See Sink.broker_restored."""
-        self._degraded_now = False
-        self._broadcast_queue.put_unbounded(self.dispatcher.broker_restored)
+        self._degraded = False
+        self._broadcast_queue.put_unbounded(self._sessions.broker_restored)
 
-    def new_epoch(self, past: Snapshot) -> None:
+    def new_epoch(self, snapshot: Snapshot) -> None:
         """See Sink.new_epoch."""
-        self._epoch = past.epoch
-        events = [self.event(past.epoch, entry) for entry in past.entries]
-        self._broadcast_queue.put_unbounded(partial(self.dispatcher.new_epoch, past.epoch, past.number, events))
+        self._epoch = snapshot.epoch
+        events = [self.event(snapshot.epoch, entry) for entry in snapshot.entries]
+        self._broadcast_queue.put_unbounded(partial(self._sessions.new_epoch, snapshot.epoch, snapshot.number, events))
 
     def presence_entries(self) -> list[PresenceEntry]:
         """See PresenceSink.presence_entries."""
-        return self.dispatcher.presence.presence_entries()
+        return self._presence.presence_entries()
 
     def apply(self, reports: list[PresenceReport]) -> None:
         """See PresenceSink.apply."""
-        self._broadcast_queue.put_control(partial(self.dispatcher.presence.apply, reports))
+        self._broadcast_queue.put_control(partial(self._presence.apply, reports))
 
     def disconnect_identity(self, identity: str, code: int, reason: str) -> None:
         """See PresenceSink.disconnect_identity."""
-        Clients.disconnect(self._clients, identity=identity, code=code, reason=reason)
+        self._registry.disconnect(code, reason, identity=identity)
 
     def reauthorize_identity(self, identity: str) -> None:
         """See PresenceSink.reauthorize_identity."""
-        # The app takes as long as it likes.
+        # On a thread of its own: the app's answers may take any time.
         threading.Thread(target=self._reauthorize, args=(identity,), name="cartows-reauthorize", daemon=True).start()
 
     def _reauthorize(self, identity: str) -> None:
         try:
-            Clients.reauthorize(self._clients, identity)
+            self._registry.reauthorize(identity)
         except Exception:
-            self._logger.exception("cartows: authorize failed for %r, who has lost what it was asked for", identity)
+            self._logger.exception("cartows: authorize failed for %r, which has lost the rooms that it failed for", identity)

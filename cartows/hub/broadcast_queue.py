@@ -1,9 +1,9 @@
-"""The hub's broadcast channel: a bounded queue.Queue, with a way beside it for what must never wait for room.
+"""The hub's broadcast queue: a bounded queue.Queue, with queues beside it for what must never wait for room.
 
-Threads: any may put; the hub thread alone takes.
-Locks: the queue's own ``mutex`` guards events, controls and the next number, so that a number and a place in the queue are
-    taken together.
-Blocks: ``put_event`` for room, until its deadline, ``await_room`` without one; ``take`` until there is something.
+**Threads**: any may put; the hub thread alone takes.
+**Locks**: the queue's own ``mutex`` guards events, controls and the next number, so that an event takes its number and its
+position in the queue together.
+**Blocks**: ``put_event`` for room, until its deadline, ``await_room`` without one; ``take`` until there is something.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ Control = Callable[[], None]
 
 
 class BroadcastQueueClosed(Exception):
-    """Say that the hub takes nothing any more; the hub turns it into HubClosed."""
+    """The hub was shut down and takes nothing any more; the hub raises HubClosed in its place."""
 
 
 class BroadcastQueue(queue.Queue[Event], Generic[Event]):
-    """Be the ``chan []byte`` of the Go hub, and its register and unregister channels."""
+    """The counterpart of the Go hub's ``chan []byte`` and of its register and unregister channels."""
 
     def __init__(self, size: int) -> None:
         super().__init__(size)
@@ -40,10 +40,10 @@ class BroadcastQueue(queue.Queue[Event], Generic[Event]):
         return self._number
 
     def put_event(self, build: Callable[[int], Event], timeout: float, *, wait: bool = True) -> Event | None:
-        """Number an event, build it and put it in line; None when there was no room within ``timeout`` seconds.
+        """Number an event, build it and queue it; return None when there was no room within ``timeout`` seconds.
 
-        The one deadline is for the lock and the room together, however many publishers wait. Without ``wait`` it is for the
-        lock alone. Raises BroadcastQueueClosed.
+        The deadline is for the lock and the room together, however many publishers wait. Without ``wait`` it is for the lock
+        alone. Raises BroadcastQueueClosed.
         """
         deadline = time.monotonic() + timeout
         if not self.mutex.acquire(timeout=timeout):
@@ -65,7 +65,7 @@ class BroadcastQueue(queue.Queue[Event], Generic[Event]):
             self.mutex.release()
 
     def put_unbounded(self, *items: Event) -> bool:
-        """Put something behind all that is in line, whether there is room or not; False when the hub takes nothing any more."""
+        """Queue items whether there is room or not; False when the queue is closed."""
         with self.mutex:
             if self.closed:
                 return False
@@ -75,14 +75,14 @@ class BroadcastQueue(queue.Queue[Event], Generic[Event]):
             return True
 
     def await_room(self) -> bool:
-        """Wait until there is room; False when the hub takes nothing any more."""
+        """Wait until there is room; False when the queue is closed."""
         with self.mutex:
             while not self.closed and self._qsize() >= self.maxsize:
                 self.not_full.wait()
             return not self.closed
 
     def put_control(self, control: Control) -> bool:
-        """Have the hub thread call something, soon and in order; False when it takes nothing any more."""
+        """Have the hub thread call a function, soon and in order; False when the queue is closed."""
         with self.mutex:
             if self.closed:
                 return False
@@ -91,7 +91,7 @@ class BroadcastQueue(queue.Queue[Event], Generic[Event]):
             return True
 
     def put_registration(self, control: Control) -> bool:
-        """Have the hub thread call something when its turn comes: of these a bounded number is served at a time."""
+        """Have the hub thread call a function, of which a bounded number is called per iteration; False when it is closed."""
         with self.mutex:
             if self.closed:
                 return False
@@ -99,24 +99,24 @@ class BroadcastQueue(queue.Queue[Event], Generic[Event]):
             self.not_empty.notify()
             return True
 
-    def take(self, max_events: int, max_arrivals: int) -> tuple[list[Control], list[Event]]:
-        """Wait for something to do and return it; nothing at all once the channel is closed and empty.
+    def take(self, max_events: int, max_registrations: int) -> tuple[list[Control], list[Event]]:
+        """Wait for controls or events and return them; two empty lists once the queue is closed and empty.
 
-        Every control is given out before an event that was put after it.
+        Every control is returned before an event that was put after it.
         """
         with self.mutex:
             while not self._controls and not self._registrations and not self._qsize() and not self.closed:
                 self.not_empty.wait()
             controls = [*self._controls]
             self._controls.clear()
-            controls += [self._registrations.popleft() for _ in range(min(max_arrivals, len(self._registrations)))]
+            controls += [self._registrations.popleft() for _ in range(min(max_registrations, len(self._registrations)))]
             events = [self._get() for _ in range(min(max_events, self._qsize()))]
             if events:
                 self.not_full.notify_all()
             return controls, events
 
     def close(self) -> None:
-        """Take nothing more; what is in line is still given out."""
+        """Take nothing more; what is queued is still returned."""
         with self.mutex:
             self.closed = True
             self.not_empty.notify_all()

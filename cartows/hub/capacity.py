@@ -1,19 +1,20 @@
-"""A place in a process, and how many there are: for all, for one address and for one identity.
+"""The slots of a process: how many clients it serves, in all, for one address and for one identity.
 
-Threads: any; everything here is a value.
-Locks: none.
-Blocks: never.
+**Threads**: any.
+**Locks**: ``_lock`` guards the counts. It is a leaf: no other lock is taken while it is held.
 """
 
 from __future__ import annotations
 
+import threading
+from collections import Counter
 from typing import NamedTuple
 
-__all__ = ["Slot", "SlotLimits"]
+__all__ = ["Capacity", "Slot", "SlotLimits"]
 
 
 class SlotLimits(NamedTuple):
-    """Say how many clients there may be; None for any number."""
+    """How many slots there are; None for any number."""
 
     clients: int
     per_address: int | None = None
@@ -21,17 +22,59 @@ class SlotLimits(NamedTuple):
 
 
 class Slot(NamedTuple):
-    """Say whose a place is."""
+    """One slot, by the address and the identity that it is taken for."""
 
     address: str | None = None
     identity: str | None = None
 
-    def who(self) -> list[tuple[str, str]]:
-        """Return what the place counts for."""
+    def counts_for(self) -> list[tuple[str, str]]:
+        """Return what the slot counts for besides the process."""
         both = (("address", self.address), ("identity", self.identity))
-        return [(kind, who) for kind, who in both if who is not None]
+        return [(kind, name) for kind, name in both if name is not None]
 
-    def bounded(self, bounds: SlotLimits) -> list[tuple[str, str, int]]:
-        """Return what it counts for that is bounded, and how many are allowed of that."""
-        most = {"address": bounds.per_address, "identity": bounds.per_identity}
-        return [(kind, who, limit) for kind, who in self.who() if (limit := most[kind]) is not None]
+    def limited(self, limits: SlotLimits) -> list[tuple[str, str, int]]:
+        """Return what it counts for that has a limit, and the limit."""
+        by_kind = {"address": limits.per_address, "identity": limits.per_identity}
+        return [(kind, name, limit) for kind, name in self.counts_for() if (limit := by_kind[kind]) is not None]
+
+
+class Capacity:
+    """The slots taken: one for each socket from its admission to the end of its descriptor."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._taken = 0
+        self._taken_by: Counter[tuple[str, str]] = Counter()
+
+    @property
+    def taken(self) -> int:
+        """The number of slots taken."""
+        return self._taken
+
+    def take(self, slot: Slot, limits: SlotLimits) -> str | None:
+        """Take a slot, to be released later; return the limit that forbids it, as ``check`` does, or None."""
+        with self._lock:
+            full = self._check_locked(slot, limits)
+            if full is None:
+                self._taken += 1
+                self._taken_by.update(slot.counts_for())
+            return full
+
+    def check(self, slot: Slot, limits: SlotLimits) -> str | None:
+        """Return the limit that forbids to take a slot now: "clients", "address" or "identity"; None when it is free."""
+        with self._lock:
+            return self._check_locked(slot, limits)
+
+    def _check_locked(self, slot: Slot, limits: SlotLimits) -> str | None:
+        if self._taken >= limits.clients:
+            return "clients"
+        return next((kind for kind, name, limit in slot.limited(limits) if self._taken_by[kind, name] >= limit), None)
+
+    def release(self, slot: Slot) -> None:
+        """Give a slot back."""
+        with self._lock:
+            self._taken -= 1
+            for key in slot.counts_for():
+                self._taken_by[key] -= 1
+                if not self._taken_by[key]:
+                    del self._taken_by[key]

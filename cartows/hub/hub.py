@@ -1,30 +1,24 @@
-"""The hub: one thread that takes from the broadcast channel and sends, and what the app may ask of it.
+"""The hub: what an application calls to publish events and to manage the clients of its processes.
 
-Threads: ``run`` is the hub thread, one per process; everything else may be called on any thread.
-Locks: ``_state_lock`` guards starting and stopping, ``_congestion_lock`` what was said of a full channel. The client registry
-    has its own lock (see ``registry``), what only the hub thread changes has none (see ``dispatch``).
-Blocks: the hub thread on its channel; ``publish`` for room in it, ``publish_timeout`` at most; ``shutdown`` within its time.
+**Threads**: ``run`` is the hub thread, one per process; everything else may be called on any thread.
+**Locks**: none of its own: see ``lifecycle`` and ``registry``. What the hub thread alone changes has none.
+**Blocks**: the hub thread on its queue; ``publish`` for room in it, ``publish_timeout`` at most; ``shutdown`` for its timeout.
 
 Go counterpart: ``hub.go``.
 """
 
 from __future__ import annotations
 
-import atexit
 import logging
 import os
 import threading
-import time
 import weakref
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 from ..backplane.base import Backplane, Sink
-from ..backplane.local import LocalBackplane
 from ..broadcaster import Broadcaster, PublishResult, RejectionLog, prepare_event
 from ..client.client import Client
-from ..client.read_scheduler import ReadScheduler
 from ..client.subscriptions import Change
 from ..errors import CartowsError, HubClosed
 from ..message import EncodeHook, Message
@@ -33,30 +27,25 @@ from ..rooms import Audience, room_value
 from ..servers.base import replaced_threads, serving
 from ..websocket.close_codes import CloseCode
 from ..websocket.frames import Frame
-from .backplane_sink import BackplaneSink
-from .broadcast_queue import BroadcastQueue
-from .clients import Clients
-from .dispatcher import Dispatcher, Item
-from .heartbeat import Heartbeat
-from .rechecker import Rechecker
-from .registry import Registry
+from .client_services import ClientServices
+from .lifecycle import Lifecycle
+from .pipeline import Pipeline
+from .shutdown import shut_down
 
 __all__ = ["Hub"]
 
-# Registrations and the like served per turn, so that a storm of reconnects does not stop live traffic.
-_CONTROLS_PER_TURN = 64
 
-# How long the goodbye at interpreter exit may take: gunicorn's worker has spent up to a second by then.
-_EXIT_TIMEOUT = 1.5
-
-
-class Hub(Broadcaster, Clients):
+class Hub(Broadcaster, ClientServices):
     """Broadcast events to the clients of this process; the first use in a process starts the hub thread.
 
-    ``logger`` defaults to the logger "cartows"; ``options`` to the defaults, or to ``app.config`` once an extension has been
-    given the hub; ``backplane`` makes the way to other processes, once in each, by default that of ``redis_url``, or none.
-    ``enc_hook`` turns what JSON does not know into what it does, by default the app's ``json.default``.
-    Raises CartowsError where gevent or eventlet has replaced the threads.
+    Args:
+        logger: Defaults to the logger ``"cartows"``.
+        options: Defaults to the settings of the first app whose extension is given the hub, else to those of ``Options``.
+        backplane: Makes the connection to other processes, once in each; defaults to that of ``redis_url``, or none.
+        enc_hook: Turns a value that JSON cannot represent into one that it can; defaults to the app's ``json.default``.
+
+    Raises:
+        CartowsError: gevent or eventlet has replaced the threads of this process.
     """
 
     def __init__(
@@ -79,45 +68,22 @@ class Hub(Broadcaster, Clients):
         self._make_backplane = backplane
         self._own_options = self._options = options
         self._filter_keys = frozenset(self.options.filter_keys)
-        self._start_afresh()
+        self._init_process()
         _hubs.add(self)
 
-    def _start_afresh(self) -> None:
-        """Make all state of a process anew: in ``__init__``, and in the child of a fork."""
+    def _init_process(self) -> None:
+        """Create all state of a process: in ``__init__``, and again in the child of a fork."""
         self._unplaced_lock = threading.Lock()
         self._rejections = RejectionLog(self.logger)
-        #: A client has registered, or the warning that none is served has been given.
-        self._spoken_for = False
+        #: A client has registered, or the warning that there is none has been logged.
+        self._has_clients = False
+        self._lifecycle = Lifecycle(self.shutdown)
+        self._init_services()
+        self._init_pipeline()
 
-        self._state_lock = threading.Lock()
-        self._closed = False
-        self._exit_handled = False
-        #: Set when a shutdown is over.
-        self._over = threading.Event()
-        self._thread: threading.Thread | None = None
-
-        self.registry = Registry()
-        self.heartbeat = Heartbeat(self.logger)
-        self.read_scheduler = ReadScheduler()
-        self.rechecker = Rechecker(self.logger)
-        self._set_up()
-
-    def _set_up(self) -> None:
-        """Make what depends on the options."""
-        options = self.options
-        self._broadcast_queue: BroadcastQueue[Item] = BroadcastQueue(options.broadcast_queue_size)
-        self._sink = BackplaneSink(self._broadcast_queue, self, options, self.logger)
-        self._backplane = (self._make_backplane or partial(_backplane, options, self.logger))(self._sink)
-        self._dispatcher = Dispatcher(
-            self.registry,
-            self.heartbeat,
-            self._broadcast_queue,
-            options,
-            self.logger,
-            self._backplane.may_come,
-            self._backplane.announce,
-        )
-        self._sink.dispatcher = self._dispatcher
+    def _init_pipeline(self) -> None:
+        """Create what depends on the options."""
+        self._pipeline = Pipeline(self.options, self.logger, self._make_backplane, self._registry, self._heartbeat, self._timer)
 
     @property
     def options(self) -> Options:
@@ -126,7 +92,7 @@ class Hub(Broadcaster, Clients):
 
     @property
     def own_options(self) -> Options | None:
-        """The settings the hub was made with, None when it takes those of the app."""
+        """The settings that the hub was created with, None when it takes those of the app."""
         return self._own_options
 
     @property
@@ -135,150 +101,76 @@ class Hub(Broadcaster, Clients):
         return self._filter_keys
 
     def adopt_options(self, options: Options) -> None:
-        """Take the app's settings, unless the hub was made with its own or is already running; its filter keys always."""
-        with self._state_lock:
+        """Take an app's filter keys, and its other settings unless the hub has its own or runs already."""
+        with self._lifecycle.lock:
             self._filter_keys |= set(options.filter_keys)
-            if self._options is None and self._thread is None:
+            if self._options is None and self._lifecycle.thread is None:
                 self._options = options
-                self._set_up()
+                self._init_pipeline()
 
-    # Starting and stopping ----------------------------------------------------------------------------------------
+    # Starting and shutting down ---------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Run the hub in its thread, unless it runs already.
+        """Start the hub thread, unless it runs already; every use of the hub calls this. Any thread.
 
-        Raises HubClosed after ``shutdown``, CartowsError when the process can have no thread for it; a later call tries again.
+        Raises:
+            HubClosed: The hub was shut down.
+            CartowsError: The process has no thread left; a later call tries again.
         """
-        if self._thread is not None and not self._closed:
-            return
-        with self._state_lock:
-            self._check_open()
-            if self._thread is None:
-                thread = threading.Thread(target=self._loop, name="cartows-hub", daemon=True)
-                try:
-                    self._start_helpers()
-                    thread.start()
-                except RuntimeError as error:
-                    raise CartowsError(f"The hub cannot run: the process has no thread left for it ({error})") from error
-                self._thread = thread
+        if self._lifecycle.thread is None or self._lifecycle.closed:
+            self._lifecycle.start(self._loop, self._start_services)
 
     def run(self) -> None:
-        """Be the hub thread until ``shutdown``; Go's ``go hub.Run()``. ``start`` does this by itself.
+        """Run the hub on the calling thread until ``shutdown``, instead of ``start``; Go's ``go hub.Run()``.
 
-        Raises RuntimeError when the hub has a thread already, HubClosed after ``shutdown``.
+        Raises:
+            RuntimeError: The hub has a thread already.
+            HubClosed: The hub was shut down.
         """
-        with self._state_lock:
-            self._check_open()
-            if self._thread is not None:
-                raise RuntimeError(f"The hub runs already, in thread {self._thread.name!r}: its first use started it")
-            self._thread = threading.current_thread()
-            self._start_helpers()
-        self._loop()
+        self._lifecycle.run(self._loop, self._start_services)
 
-    def _start_helpers(self) -> None:
-        if not self._exit_handled:
-            self._exit_handled = True
-            atexit.register(_shutdown_at_exit, weakref.ref(self))
-        self.heartbeat.start()
-        try:
-            self.read_scheduler.start()
-        except (OSError, RuntimeError) as error:
-            self.logger.warning("cartows: readers wait on their own sockets, since nobody can wake them in turn: %s", error)
+    def _loop(self) -> None:
+        # Not before the lifecycle's lock is held: until then, the options of an app may replace the pipeline.
+        self._pipeline.run()
 
     @property
     def closed(self) -> bool:
         """Whether the hub was shut down."""
-        return self._closed
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise HubClosed("The hub was shut down, so nobody hears what is broadcast; make a new Hub, or broadcast earlier")
+        return self._lifecycle.closed
 
     def shutdown(self, timeout: float = 2.0) -> None:
-        """Send what was accepted, tell every client that the server restarts, and end all threads within ``timeout`` seconds.
+        """Send what was accepted, tell every client that the server restarts, and end all threads of the hub.
 
-        Runs on the caller's thread; idempotent; also runs at interpreter exit. It starts no thread.
+        Idempotent; also runs at interpreter exit. It starts no thread. Any thread; returns within the timeout.
+
+        Args:
+            timeout: Seconds, for all of it; what has not ended by then is cut off.
         """
-        with self._state_lock:
-            first, self._closed = not self._closed, True
-            thread = self._thread
-        if not first:
-            # Another thread's goodbye, which the end of the process must not cut short.
-            self._over.wait(timeout)
-            return
-        try:
-            self._shut_down(thread, timeout)
-        finally:
-            self._over.set()
+        self._lifecycle.shut_down(self._end, timeout)
 
-    def _shut_down(self, thread: threading.Thread | None, timeout: float) -> None:
-        deadline = time.monotonic() + timeout
-        self._backplane.stop(timeout / 4)
-        self._broadcast_queue.close()
-        if thread is None:
-            return
-        if thread is not threading.current_thread():
-            thread.join(timeout / 2)
-        clients = self.registry.present()
-        for client in clients:
-            client.close_for_restart(timeout)
-        self._flush(clients, deadline - timeout / 4)
-        # What was sent is on its way; a peer that does not answer the goodbye is not waited for long.
-        self.registry.await_empty(min(deadline - timeout / 10, time.monotonic() + timeout / 4))
-        for client in clients:
-            client.connection.abort()
-        # A reader that shuts the hub down itself cannot depart before this returns.
-        self.registry.await_empty(deadline)
-        self.rechecker.stop(deadline - time.monotonic())
-        self.heartbeat.stop(deadline - time.monotonic())
-        self.read_scheduler.stop()
-        self.registry.clear()
+    def _end(self, thread: threading.Thread | None, timeout: float) -> None:
+        pipeline = self._pipeline
+        shut_down(thread, timeout, pipeline.backplane, pipeline.queue, self._registry, self._stop_services)
 
-    def _flush(self, clients: list[Client], deadline: float) -> None:
-        pending = [client.connection for client in clients]
-        while True:
-            pending = [connection for connection in pending if not connection.flush(0)]
-            left = deadline - time.monotonic()
-            if not pending or left <= 0:
-                return
-            pending[0].transport.wait_writable(min(left, 0.01))
-
-    # The hub thread -----------------------------------------------------------------------------------------------
-
-    def _loop(self) -> None:
-        dispatcher = self._dispatcher
-        # Before anybody is served, so that whoever comes back finds what there is to come back to.
-        self._guard(self._prepare)
-        while True:
-            controls, items = self._broadcast_queue.take(dispatcher.max_events, _CONTROLS_PER_TURN)
-            if not controls and not items:
-                return
-            for control in controls:
-                self._guard(control)
-            if controls:
-                self._guard(dispatcher.send_presence)
-            if items:
-                self._guard(partial(dispatcher.take, items))
-
-    def _prepare(self) -> None:
-        self._sink.begin(self._backplane.prepare())
-        self._backplane.follow()
-
-    def _guard(self, action: Callable[[], None]) -> None:
-        try:
-            action()
-        except Exception:
-            self.logger.exception("cartows: a turn of the hub failed; the hub goes on")
-
-    # Publishing ---------------------------------------------------------------------------------------------------
+    # Publishing -------------------------------------------------------------------------------------------------------
 
     def publish(self, message: Message, audience: Audience) -> PublishResult:
-        """Encode, number and queue a message; what every ``broadcast*`` ends in.
+        """Encode, number and queue a message; every ``broadcast*`` method calls this.
 
-        Runs on the caller's thread and waits for room in the channel for ``publish_timeout`` seconds at most. Raises
-        MessageError for what cannot be serialised or is larger than any client could be sent, HubClosed after ``shutdown``.
+        Any thread; waits for room in the queue for ``publish_timeout`` seconds at most.
+
+        Args:
+            message: What is sent. Its ``id`` and ``ref`` are not: the hub gives it an id of its own.
+            audience: The clients that receive it.
+
+        Returns:
+            Whether it was accepted, and the id that it has then.
+
+        Raises:
+            MessageError: It cannot be serialised, or is larger than a send queue.
+            HubClosed: The hub was shut down.
         """
-        self._check_open()
+        self._lifecycle.check_open()
         options = self.options
         event = prepare_event(message, audience, self.enc_hook, options.send_queue_bytes)
         try:
@@ -287,104 +179,65 @@ class Hub(Broadcaster, Clients):
             raise
         except CartowsError as error:
             return self._reject(message.type, str(error))
-        if not self._spoken_for:
-            self._warn_if_nobody_can_hear()
+        if not self._has_clients:
+            self._warn_without_clients()
         # The hub thread makes the room that others wait for.
-        timeout = 0.0 if threading.current_thread() is self._thread else options.publish_timeout
-        outcome = self._backplane.publish(event, timeout)
+        timeout = 0.0 if threading.current_thread() is self._lifecycle.thread else options.publish_timeout
+        outcome = self._pipeline.backplane.publish(event, timeout)
         if outcome.status is None:
-            self._check_open()
+            self._lifecycle.check_open()
             return self._reject(message.type, outcome.reason or "")
         self._rejections.note(message.type, None, self._rejected)
         return PublishResult(True, outcome.status, outcome.id)
 
     def _reject(self, type: str, reason: str) -> PublishResult:
-        self.registry.count("rejected")
+        self.count("rejected")
         self._rejections.note(type, reason, self._rejected)
         return PublishResult(False, None, None, reason)
 
     def _rejected(self) -> int:
-        rejected: int = self.registry.stats()["rejected"]
-        return rejected
+        return self._registry.counter("rejected")
 
-    def _warn_if_nobody_can_hear(self) -> None:
-        self._spoken_for = True
+    def _warn_without_clients(self) -> None:
+        self._has_clients = True
         if self.options.redis_url is None and not serving():
             self.logger.warning(
-                "cartows: a broadcast in process %d reaches nobody: the process serves no WebSocket clients (a Celery task, a "
-                "cron job, a shell?). Without a broker only the web server's own process can broadcast: do it in a request "
+                "cartows: a broadcast in process %d reaches no client: the process serves no WebSocket clients (a Celery task, "
+                "a cron job, a shell?). Without a broker only the web server's own process can broadcast: do it in a request "
                 "handler, for example one that this process calls",
                 os.getpid(),
             )
 
-    # Clients ------------------------------------------------------------------------------------------------------
+    # Clients ----------------------------------------------------------------------------------------------------------
 
     def register_client(self, client: Client) -> None:
-        """Have the hub thread open a client's connection and send it events from then on. Raises HubClosed."""
+        """Open a client's connection on the hub thread, and send it events from then on; Go's ``RegisterClient``.
+
+        Any thread; never waits.
+
+        Raises:
+            HubClosed: The hub was shut down.
+        """
         self.start()
-        # Its reader may have seen the peer go already.
-        if not self.registry.arrive(client):
+        # Its peer may have gone, and its reader thread have ended.
+        if not self._registry.arrive(client):
             return
-        self._spoken_for = True
-        if not self._broadcast_queue.put_registration(partial(self._dispatcher.register, client)):
-            self._check_open()
+        self._has_clients = True
+        if not self._pipeline.register(client):
+            self._lifecycle.check_open()
 
     def unregister_client(self, client: Client) -> None:
-        """Send a client no event any more and close its connection; Go's ``UnregisterClient``. Idempotent."""
+        """Send a client no further event and close its connection; Go's ``UnregisterClient``. Idempotent; any thread."""
         self.forget_client(client)
         client.close(CloseCode.NORMAL, "unregistered")
 
     def forget_client(self, client: Client) -> None:
-        """Take a client whose connection is closing out of the registry."""
-        self._broadcast_queue.put_control(partial(self._dispatcher.unregister, client))
+        """See ClientHub.forget_client."""
+        self._pipeline.unregister(client)
 
     def change_client(self, client: Client, change: Change) -> None:
-        """Have a client hear something else, from the next event on."""
-        self._broadcast_queue.put_control(partial(self._dispatcher.change, client, change))
-
-    def client_gone(self, client: Client) -> None:
-        """Forget a client whose descriptor is closed. Its reader thread, last."""
-        self.registry.gone(client)
-        self.heartbeat.discard(client)
-        client.log_end()
-
-    # What a client needs (ClientHub) ----------------------------------------------------------------------------------
-
-    def client_arrived(self, client: Client) -> bool:
-        """See ClientHub.client_arrived."""
-        return self.registry.arrive(client)
-
-    def identify(self, client: Client, identity_key: str | None) -> None:
-        """See ClientHub.identify."""
-        self.registry.identify(client, identity_key)
-
-    def remove_client(self, client: Client) -> None:
-        """See ClientHub.remove_client."""
-        self.registry.remove(client)
-
-    def count(self, name: str) -> None:
-        """See ClientHub.count."""
-        self.registry.count(name)
-
-    def revocation_mark(self) -> int:
-        """See ClientHub.revocation_mark."""
-        return self.registry.revocations.now()
-
-    def revoked_since(self, mark: int, identity_key: str | None) -> bool:
-        """See ClientHub.revoked_since."""
-        return any(self.registry.revocations.since(mark, identity_key))
-
-    def start_writer(self, client: Client) -> None:
-        """See ClientHub.start_writer."""
-        self.heartbeat.start_writer(client)
-
-    def abort_after(self, client: Client, seconds: float) -> None:
-        """See ClientHub.abort_after."""
-        self.heartbeat.watch(client, time.monotonic() + seconds)
-
-    def recheck_expiry(self, client: Client) -> None:
-        """See ClientHub.recheck_expiry."""
-        self.heartbeat.look_at(client)
+        """See ClientHub.change_client."""
+        self._pipeline.change(client, change)
 
     def disconnect(
         self,
@@ -394,86 +247,102 @@ class Hub(Broadcaster, Clients):
         code: int = CloseCode.DISCONNECTED,
         reason: str = "disconnected by the app",
     ) -> int:
-        """See Clients.disconnect. With ``redis_url`` other processes close an identity's clients, too; they are not counted."""
-        closed = super().disconnect(identity=identity, client_id=client_id, code=code, reason=reason)
+        """Close every client of an identity, or one client, with a ``disconnect`` message before the close frame.
+
+        With ``redis_url``, other processes close the clients of the identity, too. Any thread; never waits.
+
+        Args:
+            identity: Whose clients, as ``authenticate`` returned it. Identities compare as strings.
+            client_id: The ``client.id`` of the client, in this process.
+            code: The close code, 3503 by default. Clients do not reconnect after 3500 to 3999, nor after 4500 to 4999.
+            reason: The text that goes with it, 123 bytes at most.
+
+        Returns:
+            The number of clients closed in this process.
+
+        Raises:
+            TypeError: Not exactly one of ``identity`` and ``client_id`` is given.
+            ValueError: A close frame can have no such code (RFC 6455, section 7.4).
+        """
+        closed = self._registry.disconnect(code, reason, identity=identity, client_id=client_id)
         if identity is not None and self._reaches_others():
-            self._backplane.disconnect(room_value(identity), code, reason)
+            self._pipeline.backplane.disconnect(room_value(identity), code, reason)
         return closed
 
     def reauthorize(self, identity: Any) -> int:
-        """See Clients.reauthorize. With ``redis_url`` it is done in other processes as well, and not counted."""
+        """Call ``@ws.authorize`` again for each room that the clients of an identity are subscribed to.
+
+        A client is unsubscribed from a room that is refused; one that receives everything and may not any more is closed with
+        3507. With ``redis_url``, other processes do the same. Runs ``authorize`` on the calling thread, in an app context.
+
+        Args:
+            identity: Whose clients, as ``authenticate`` returned it. Identities compare as strings.
+
+        Returns:
+            The number of clients in this process that lost something.
+
+        Raises:
+            Exception: What ``authorize`` raised first. It counts as a refusal, and everything else has been asked by then.
+        """
         try:
-            return super().reauthorize(identity)
+            return self._registry.reauthorize(identity)
         finally:
             if self._reaches_others():
-                self._backplane.reauthorize(room_value(identity))
+                self._pipeline.backplane.reauthorize(room_value(identity))
 
     def _reaches_others(self) -> bool:
-        """See that this process and others, where there are any, know of each other: it may not have had a client yet."""
-        if self.options.redis_url is None or self._closed:
+        """Return whether other processes can be reached; starts the hub, which may not have had a client yet."""
+        if self.options.redis_url is None or self.closed:
             return False
         try:
             self.start()
         except CartowsError as error:
-            self.logger.error("cartows: other processes cannot be told anything: %s", error)
+            self.logger.error("cartows: other processes cannot be reached: %s", error)
             return False
         return True
 
     def presence(self, key: str, value: Any) -> dict[str, list[dict[str, Any]]]:
-        """Return who shows itself in a room: each identity, as text, with one entry for each of its tabs. Any thread.
+        """Return who is present in a room. Any thread; never waits.
 
-        With ``redis_url`` the people of other processes, too: a moment later in a process that has not used its hub before.
+        With ``redis_url``, clients of other processes are included: after a moment in a process that has just started its hub.
+
+        Args:
+            key: The key of the room, e.g. ``"board_id"``.
+            value: Its value; values compare as strings.
+
+        Returns:
+            Each identity, as a string, with a ``ref`` and the ``meta`` for each of its connections.
         """
         self._reaches_others()
-        return self._dispatcher.presence.present(key, room_value(value))
+        return self._pipeline.presence.present(key, room_value(value))
 
     def _has_filter(self, key: str) -> bool:
-        return self._dispatcher.rooms.holds(key)
+        return self._pipeline.dispatcher.rooms.holds(key)
 
     @property
     def position(self) -> int:
-        """The number of the last event that the hub has finished handing out."""
-        return self._dispatcher.position
+        """The number of the last event that the hub has handed to every client or its queue."""
+        return self._pipeline.dispatcher.position
 
     def position_frame(self, type: str, number: int, incomplete: bool, ref: str | None = None) -> Frame:
-        """Return a message that carries a position, and with ``incomplete`` says that the client lost something."""
+        """See ClientHub.position_frame."""
         data = {"incomplete": True} if incomplete else None
-        return Frame(Message(type=type, id=self._dispatcher.history.id(number), data=data, ref=ref).encode())
+        return Frame(Message(type=type, id=self._pipeline.dispatcher.history.id(number), data=data, ref=ref).encode())
 
     def stats(self) -> dict[str, Any]:
-        """Return the counters of this process: clients, places taken, events published and waiting, and what went wrong."""
-        return {
-            **self.registry.stats(),
-            "published": self._broadcast_queue.number,
-            "waiting": self._broadcast_queue.qsize(),
-            **self._backplane.stats(),
-        }
-
-
-def _backplane(options: Options, logger: logging.Logger, sink: Sink) -> Backplane:
-    """Return the way to other processes that the options ask for."""
-    if options.redis_url is None:
-        return LocalBackplane(sink)
-    from ..backplane.redis.backplane import RedisBackplane  # needs nothing where nobody asks for it
-
-    return RedisBackplane(options, sink, logger)
+        """Return the counters of this process: clients, slots, events published and waiting, and failures. Any thread."""
+        return {**self._registry.stats(), "slots": self._capacity.taken, **self._pipeline.stats()}
 
 
 _DEFAULTS = Options()
 _hubs: weakref.WeakSet[Hub] = weakref.WeakSet()
 
 
-def _shutdown_at_exit(reference: weakref.ref[Hub]) -> None:
-    hub = reference()
-    if hub is not None:
-        hub.shutdown(_EXIT_TIMEOUT)
-
-
-def _start_afresh_in_child() -> None:
+def _reset_in_child() -> None:
     for hub in list(_hubs):
         hub.read_scheduler.forget()
-        hub._start_afresh()
+        hub._init_process()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_start_afresh_in_child)
+    os.register_at_fork(after_in_child=_reset_in_child)

@@ -1,79 +1,47 @@
-"""Ask, every so often, whether those who are connected may stay.
+"""Check at intervals whether the app still accepts the clients that are connected.
 
-Threads: one, started by the first client that is to be asked about; ``add`` and ``stop`` on any thread.
-Locks: ``_lock`` guards the schedule. It is a leaf: nothing else is taken while it is held, and the app is not called.
-Blocks: the rechecker's thread on its timer and on the app's lookups, which therefore hold up nothing but one another.
+**Threads**: a timer of its own, started by the first client that is added; ``add`` and ``stop`` on any thread.
+**Blocks**: the rechecker's thread for as long as the app's lookups take. They delay one another and nothing else.
 """
 
 from __future__ import annotations
 
-import heapq
-import itertools
 import logging
-import threading
-import time
 import weakref
+from functools import partial
 
 from ..client.client import Client
+from .timer import Timer
 
 __all__ = ["Rechecker"]
 
 
 class Rechecker:
-    """Look again at the credentials of the clients of one hub."""
+    """The periodic checks of the clients of one hub."""
 
     def __init__(self, logger: logging.Logger) -> None:
         self._logger = logger
-        self._lock = threading.Lock()
-        self._wakeup = threading.Condition(self._lock)
-        self._thread: threading.Thread | None = None
-        self._stopped = False
-        self._serial = itertools.count()
-        # A client that has gone leaves its entry until its time comes, not itself.
-        self._heap: list[tuple[float, int, float, weakref.ref[Client]]] = []
+        self._timer = Timer("cartows-rechecker", logger)
 
-    def add(self, client: Client, every: float) -> None:
-        """Ask about a client every so many seconds from now on. Raises RuntimeError when there is no thread to be had."""
-        with self._lock:
-            if self._thread is None:
-                thread = threading.Thread(target=self._run, name="cartows-rechecker", daemon=True)
-                thread.start()
-                self._thread = thread
-            self._push_locked(every, weakref.ref(client))
+    def add(self, client: Client, period: float) -> None:
+        """Check a client every ``period`` seconds from now on. Raises RuntimeError when no thread can be started."""
+        self._timer.start()
+        # A client that has gone leaves an entry until its time comes, and is not kept alive by it.
+        self._timer.call_every(period, partial(self._recheck, weakref.ref(client)))
 
     def stop(self, timeout: float) -> None:
         """End the thread and wait for it ``timeout`` seconds at most: a lookup may take longer."""
-        with self._lock:
-            self._stopped = True
-            self._wakeup.notify_all()
-            thread = self._thread
-        if thread is not None and thread is not threading.current_thread():
-            thread.join(max(0.0, timeout))
+        self._timer.stop(timeout)
 
-    def _push_locked(self, every: float, client: weakref.ref[Client]) -> None:
-        heapq.heappush(self._heap, (time.monotonic() + every, next(self._serial), every, client))
-        self._wakeup.notify()
-
-    def _run(self) -> None:
-        while True:
-            with self._lock:
-                while not self._stopped and not (self._heap and self._heap[0][0] <= time.monotonic()):
-                    self._wakeup.wait(max(0.0, self._heap[0][0] - time.monotonic()) if self._heap else None)
-                if self._stopped:
-                    return
-                _, _, every, reference = heapq.heappop(self._heap)
-            client = reference()
-            if client is not None and not client.connection.closing:
-                self._look_at(client)
-                with self._lock:
-                    self._push_locked(every, reference)
-            # It is not to be held while the next one is waited for.
-            del client
-
-    def _look_at(self, client: Client) -> None:
+    def _recheck(self, reference: weakref.ref[Client]) -> bool:
+        """Check a client, unless it is gone or closing; return whether it is to be checked again."""
+        client = reference()
+        if client is None or client.connection.closing:
+            return False
         try:
             if not client.is_valid():
-                client.expire("no longer known to the app")
+                client.expire("no longer accepted by the app")
         except Exception:
-            # A database that is away is no reason to put everybody out: the question is asked again.
-            self._logger.exception("cartows: looking client %s up again failed; it stays", client.id)
+            # A database that is away is no reason to disconnect every client: the check is repeated.
+            self._logger.exception("cartows: checking client %s again failed; it stays connected", client.id)
+        return True

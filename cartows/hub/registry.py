@@ -1,9 +1,9 @@
-"""The client registry: who is connected to this process, by id and by identity, and the counters.
+"""The clients of this process, by id and by identity; what is done to them by these; and the counters.
 
-Threads: any; the hub thread alone enters clients, it and a client's own reader thread remove them.
-Locks: ``_lock``, the registry lock, guards all of it. It is held to copy or change, never to send, to call the app, or while a
-    client's lock is taken.
-Blocks: ``await_empty`` until its deadline; nothing else.
+**Threads**: any. The hub thread alone enters clients; it and a client's own reader thread remove them.
+**Locks**: ``_lock``, the registry lock, guards all of it. It is held to copy or change, never to send, to call the app, or
+while a client's lock is taken.
+**Blocks**: ``await_empty`` until its deadline; ``reauthorize`` for as long as the app's answers take.
 """
 
 from __future__ import annotations
@@ -14,15 +14,16 @@ from collections import Counter
 from typing import Any
 
 from ..client.client import Client
-from ..websocket.close_codes import APP_CODES_START, CloseCode
-from .capacity import Slot, SlotLimits
+from ..message import Message
+from ..rooms import room_value
+from ..websocket.close_codes import APP_CODES_START, CloseCode, sendable
 from .revocations import Revocations
 
 __all__ = ["Registry"]
 
 
 class Registry:
-    """Know the clients of one hub, from the place taken for a socket to the end of its descriptor."""
+    """The clients of one hub, from their registration to the end of their descriptor."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -32,57 +33,15 @@ class Registry:
         self._present: set[Client] = set()
         self._departed = threading.Condition(self._lock)
         self._by_id: dict[str, Client] = {}
-        #: By identities as text: what they are hashed and compared by is not the app's code, which might fail here.
+        #: By identity keys, not identities: hashing and comparing those would be the app's code, which might fail here.
         self._by_identity: dict[str, dict[Client, None]] = {}
-        #: Places taken: sockets between their admission and the end of their descriptor; of them, by address and by identity.
-        self._slots = 0
-        self._slots_by: Counter[tuple[str, str]] = Counter()
         self._counters: Counter[str] = Counter()
         self.revocations = Revocations()
 
-    # Places -------------------------------------------------------------------------------------------------------
-
-    def take_slot(self, slot: Slot, bounds: SlotLimits) -> str | None:
-        """Take a place for a socket that is about to become a client; ``gone`` gives it back.
-
-        Returns which bound forbids that: "clients", "address" or "identity"; None when it is taken.
-        """
-        with self._lock:
-            full = self._full_locked(slot, bounds)
-            if full is None:
-                self._slots += 1
-                self._slots_by.update(slot.who())
-            return full
-
-    def full(self, slot: Slot, bounds: SlotLimits) -> str | None:
-        """Return which bound forbids to take a place now, None when there is one."""
-        with self._lock:
-            return self._full_locked(slot, bounds)
-
-    def _full_locked(self, slot: Slot, bounds: SlotLimits) -> str | None:
-        if self._slots >= bounds.clients:
-            return "clients"
-        return next((kind for kind, who, most in slot.bounded(bounds) if self._slots_by[kind, who] >= most), None)
-
-    def release_slot(self, slot: Slot, client: Client | None = None) -> None:
-        """Give back the place of a socket that did not become a client, or of a client that could not be served."""
-        with self._lock:
-            self._release_locked(slot)
-            if client is not None:
-                client.gone = True
-                self._forget_identity_locked(client)
-
-    def _release_locked(self, slot: Slot) -> None:
-        self._slots -= 1
-        for who in slot.who():
-            self._slots_by[who] -= 1
-            if not self._slots_by[who]:
-                del self._slots_by[who]
-
-    # Coming and going ---------------------------------------------------------------------------------------------
+    # Registration -----------------------------------------------------------------------------------------------------
 
     def arrive(self, client: Client) -> bool:
-        """Count a client as present; False when its reader has seen the peer go already."""
+        """Count a client as present; False when its descriptor is closed already."""
         with self._lock:
             if client.gone:
                 return False
@@ -91,13 +50,13 @@ class Registry:
             return True
 
     def enter(self, client: Client) -> None:
-        """Take a client in. Hub thread."""
+        """Add a client to those that events are sent to. Hub thread."""
         with self._lock:
             self._clients[client] = None
             self._counters["registered"] += 1
 
     def remove(self, client: Client) -> None:
-        """Take a client out; nothing happens when it is not in."""
+        """Remove a client from those that events are sent to; nothing happens when it is not among them."""
         with self._lock:
             if client not in self._clients:
                 return
@@ -105,7 +64,7 @@ class Registry:
             self._forget_names_locked(client)
 
     def identify(self, client: Client, identity_key: str | None) -> None:
-        """Give a client another identity, as text; from then on it is found by that, though it may not be in yet."""
+        """Change a client's identity key; it is found by that from then on, even if it has not been entered yet."""
         with self._lock:
             self._forget_identity_locked(client)
             client.identity_key = identity_key
@@ -113,10 +72,10 @@ class Registry:
                 self._by_identity.setdefault(identity_key, {})[client] = None
 
     def _forget_identity_locked(self, client: Client) -> None:
-        known = self._by_identity.get(client.identity_key) if client.identity_key is not None else None
-        if known is not None:
-            known.pop(client, None)
-            if not known:
+        found = self._by_identity.get(client.identity_key) if client.identity_key is not None else None
+        if found is not None:
+            found.pop(client, None)
+            if not found:
                 del self._by_identity[str(client.identity_key)]
 
     def _forget_names_locked(self, client: Client) -> None:
@@ -124,12 +83,16 @@ class Registry:
             del self._by_id[client.id]
         self._forget_identity_locked(client)
 
-    def gone(self, client: Client) -> None:
-        """Forget a client whose descriptor is closed. Its reader thread."""
+    def discard(self, client: Client) -> None:
+        """Forget a client that was never served."""
         with self._lock:
             client.gone = True
-            if client.slot is not None:
-                self._release_locked(client.slot)
+            self._forget_identity_locked(client)
+
+    def gone(self, client: Client) -> None:
+        """Forget a client whose descriptor is closed, and count its close code. Its reader thread."""
+        with self._lock:
+            client.gone = True
             self._present.discard(client)
             self._forget_names_locked(client)
             self._departed.notify_all()
@@ -138,7 +101,7 @@ class Registry:
             self._counters[f"closed_{int(code)}" if code < APP_CODES_START else "closed_by_app"] += 1
 
     def await_empty(self, deadline: float) -> None:
-        """Wait until nobody is present, or for the monotonic deadline."""
+        """Wait until no client is present, or for the monotonic deadline."""
         with self._lock:
             while self._present and deadline > time.monotonic():
                 self._departed.wait(deadline - time.monotonic())
@@ -150,39 +113,80 @@ class Registry:
             self._by_id.clear()
             self._by_identity.clear()
 
-    # Asking -------------------------------------------------------------------------------------------------------
+    # Queries ----------------------------------------------------------------------------------------------------------
 
     def count_clients(self) -> int:
-        """Return how many clients are in."""
+        """Return how many clients events are sent to."""
         with self._lock:
             return len(self._clients)
 
     def clients(self) -> list[Client]:
-        """Return the clients that are in: a snapshot."""
+        """Return the clients that events are sent to: a snapshot."""
         with self._lock:
             return list(self._clients)
 
     def present(self) -> list[Client]:
-        """Return the clients whose descriptor is open, those that are being closed among them: a snapshot."""
+        """Return the clients whose descriptor is open, including those that are being closed: a snapshot."""
         with self._lock:
             return list(self._present)
 
     def find_id(self, id: str) -> list[Client]:
-        """Return the client with that id, one that is on its way in too, or nobody."""
+        """Return the client with that id, even if it has not been entered yet; an empty list when there is none."""
         with self._lock:
             return [self._by_id[id]] if id in self._by_id else []
 
-    def find_identity(self, identity: str) -> list[Client]:
-        """Return the clients of that identity, as text."""
+    def find_identity(self, identity_key: str) -> list[Client]:
+        """Return the clients of an identity."""
         with self._lock:
-            return list(self._by_identity.get(identity, ()))
+            return list(self._by_identity.get(identity_key, ()))
 
     def count(self, name: str) -> None:
-        """Move a counter."""
+        """Increment a counter."""
         with self._lock:
             self._counters[name] += 1
 
-    def stats(self) -> dict[str, Any]:
-        """Return how many clients are in and places taken, and the counters."""
+    def counter(self, name: str) -> int:
+        """Return the value of a counter."""
         with self._lock:
-            return {"clients": len(self._clients), "slots": self._slots, **self._counters}
+            return self._counters[name]
+
+    def stats(self) -> dict[str, Any]:
+        """Return how many clients events are sent to, and the counters."""
+        with self._lock:
+            return {"clients": len(self._clients), **self._counters}
+
+    # By id and by identity --------------------------------------------------------------------------------------------
+
+    def send_to(self, message: str | bytes | Message, *, identity: Any = None, client_id: str | None = None) -> int:
+        """Send to the clients of an identity, or to the one with an id; see ``Hub.send_to``."""
+        if (identity is None) == (client_id is None):
+            raise TypeError("hub.send_to() takes either identity= or client_id=")
+        clients = self.find_id(client_id) if client_id is not None else self.find_identity(room_value(identity))
+        return sum([client.send(message) for client in clients])
+
+    def disconnect(self, code: int, reason: str, *, identity: Any = None, client_id: str | None = None) -> int:
+        """Close the clients of an identity, or the one with an id; see ``Hub.disconnect``."""
+        if (identity is None) == (client_id is None):
+            raise TypeError("hub.disconnect() takes either identity= or client_id=")
+        if not sendable(code):
+            raise ValueError(f"code={code} can be in no close frame: an app has 4000 to 4999, and 3503 is final")
+        if client_id is not None:
+            clients = self.find_id(client_id)
+        else:
+            # First for clients that are connecting and cannot be found yet.
+            self.revocations.add(room_value(identity), disconnects=True)
+            clients = self.find_identity(room_value(identity))
+        return sum([client.disconnect(code, reason) for client in clients])
+
+    def reauthorize(self, identity: Any) -> int:
+        """Authorize the subscriptions of an identity's clients again; see ``Hub.reauthorize``."""
+        self.revocations.add(room_value(identity), disconnects=False)
+        lost, failed = 0, None
+        for client in self.find_identity(room_value(identity)):
+            try:
+                lost += client.reauthorize()
+            except Exception as error:
+                failed = failed or error
+        if failed is not None:
+            raise failed
+        return lost

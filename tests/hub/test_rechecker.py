@@ -1,4 +1,4 @@
-"""The rechecker: everybody is asked about in time, the app's failures put nobody out, and nothing is kept of who has gone."""
+"""The rechecker: each client is checked in time, the app's failures disconnect none, and a client that has gone is not kept."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ class Connection:
 
 
 class Stub:
-    """What the rechecker knows of a client; ``looks`` counts how often it was asked about."""
+    """What the rechecker needs of a client; ``checks`` counts how often it was checked."""
 
     def __init__(self, answer: Callable[[], bool] = lambda: True) -> None:
         self.id = "c1"
         self.connection = Connection()
-        self.looks = threading.Semaphore(0)
+        self.checks = threading.Semaphore(0)
         self.expired = threading.Event()
         self.threads: set[str] = set()
         self.reason = ""
@@ -39,16 +39,16 @@ class Stub:
         try:
             return self._answer()
         finally:
-            self.looks.release()
+            self.checks.release()
 
     def expire(self, reason: str) -> None:
         self.reason = reason
         self.connection.closing = True
         self.expired.set()
 
-    def await_looks(self, count: int) -> None:
+    def await_checks(self, count: int) -> None:
         for _ in range(count):
-            assert self.looks.acquire(timeout=DEADLINE)
+            assert self.checks.acquire(timeout=DEADLINE)
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def threads() -> list[str]:
     return [thread.name for thread in threading.enumerate() if thread.name == "cartows-rechecker"]
 
 
-def test_nobody_to_ask_about_is_no_thread(rechecker: Rechecker) -> None:
+def test_without_clients_there_is_no_thread(rechecker: Rechecker) -> None:
     assert threads() == []
     clients = [Stub() for _ in range(3)]
     for client in clients:
@@ -74,55 +74,57 @@ def test_nobody_to_ask_about_is_no_thread(rechecker: Rechecker) -> None:
     assert threads() == ["cartows-rechecker"]
 
 
-def test_each_client_is_asked_about_again_and_again_on_one_thread(rechecker: Rechecker) -> None:
+def test_each_client_is_checked_again_and_again_on_one_thread(rechecker: Rechecker) -> None:
     clients = [Stub() for _ in range(5)]
     for client in clients:
         add(rechecker, client)
     for client in clients:
-        client.await_looks(5)
+        client.await_checks(5)
         assert client.threads == {"cartows-rechecker"}
         assert not client.expired.is_set()
 
 
-def test_nobody_is_asked_about_before_the_time(rechecker: Rechecker) -> None:
+def test_no_client_is_checked_before_its_time(rechecker: Rechecker) -> None:
     client = Stub()
     start = time.monotonic()
     add(rechecker, client, 0.2)
-    client.await_looks(2)
+    client.await_checks(2)
     assert time.monotonic() - start >= 0.4
 
 
-def test_who_is_due_first_is_asked_about_first_whoever_came_first(rechecker: Rechecker) -> None:
+def test_the_client_that_is_due_first_is_checked_first_in_whichever_order_they_were_added(rechecker: Rechecker) -> None:
     late, early = Stub(), Stub()
     add(rechecker, late, 60)
     add(rechecker, early)
-    early.await_looks(3)
-    assert not late.looks.acquire(blocking=False)
+    early.await_checks(3)
+    assert not late.checks.acquire(blocking=False)
 
 
-def test_who_may_not_stay_is_put_out_once_and_asked_about_no_more(rechecker: Rechecker) -> None:
+def test_a_client_that_may_not_stay_is_disconnected_once_and_not_checked_again(rechecker: Rechecker) -> None:
     unwanted, other = Stub(lambda: False), Stub()
     add(rechecker, unwanted)
     add(rechecker, other)
     assert unwanted.expired.wait(DEADLINE)
     assert unwanted.reason
-    unwanted.await_looks(1)
-    other.looks = threading.Semaphore(0)
-    other.await_looks(5)
-    assert not unwanted.looks.acquire(blocking=False)
+    unwanted.await_checks(1)
+    other.checks = threading.Semaphore(0)
+    other.await_checks(5)
+    assert not unwanted.checks.acquire(blocking=False)
     assert not other.expired.is_set()
 
 
-def test_who_is_going_by_itself_is_not_asked_about(rechecker: Rechecker) -> None:
+def test_a_client_that_is_closing_is_not_checked(rechecker: Rechecker) -> None:
     going, other = Stub(), Stub()
     going.connection.closing = True
     add(rechecker, going)
     add(rechecker, other)
-    other.await_looks(5)
-    assert not going.looks.acquire(blocking=False)
+    other.await_checks(5)
+    assert not going.checks.acquire(blocking=False)
 
 
-def test_a_lookup_that_fails_puts_nobody_out_and_is_tried_again(rechecker: Rechecker, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_lookup_that_fails_disconnects_no_client_and_is_tried_again(
+    rechecker: Rechecker, caplog: pytest.LogCaptureFixture
+) -> None:
     answers: list[Callable[[], bool]] = [lambda: bool(1 / 0), lambda: True, lambda: bool(1 / 0), lambda: False]
     client, other = Stub(lambda: answers.pop(0)()), Stub()
     client.id = "c77"
@@ -130,12 +132,12 @@ def test_a_lookup_that_fails_puts_nobody_out_and_is_tried_again(rechecker: Reche
     add(rechecker, other)
     assert client.expired.wait(DEADLINE)
     assert answers == []
-    other.await_looks(2)
+    other.await_checks(2)
     logged = [record for record in caplog.records if record.levelno >= logging.ERROR]
     assert [("c77" in record.getMessage(), record.exc_info is not None) for record in logged] == [(True, True)] * 2
 
 
-def test_an_end_that_fails_ends_nobody_elses_turn(rechecker: Rechecker, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_disconnect_that_fails_does_not_affect_other_clients(rechecker: Rechecker, caplog: pytest.LogCaptureFixture) -> None:
     class Stuck(Stub):
         def expire(self, reason: str) -> None:
             raise OSError("stuck")
@@ -143,8 +145,8 @@ def test_an_end_that_fails_ends_nobody_elses_turn(rechecker: Rechecker, caplog: 
     stuck, other = Stuck(lambda: False), Stub()
     add(rechecker, stuck)
     add(rechecker, other)
-    stuck.await_looks(2)
-    other.await_looks(2)
+    stuck.await_checks(2)
+    other.await_checks(2)
     assert "stuck" in caplog.text
 
 
@@ -152,7 +154,7 @@ def test_an_end_that_fails_ends_nobody_elses_turn(rechecker: Rechecker, caplog: 
 def test_a_client_that_has_gone_is_not_kept(rechecker: Rechecker, closing: bool) -> None:
     client = Stub()
     add(rechecker, client)
-    client.await_looks(2)
+    client.await_checks(2)
     kept = weakref.ref(client)
     client.connection.closing = closing
     del client
@@ -196,7 +198,7 @@ def test_stopping_one_that_never_ran(rechecker: Rechecker) -> None:
     assert threads() == []
 
 
-def test_stopping_on_its_own_thread_waits_for_nobody(rechecker: Rechecker) -> None:
+def test_stopping_on_its_own_thread_does_not_wait(rechecker: Rechecker) -> None:
     client = Stub()
 
     def stop() -> bool:
@@ -205,12 +207,14 @@ def test_stopping_on_its_own_thread_waits_for_nobody(rechecker: Rechecker) -> No
 
     client._answer = stop
     add(rechecker, client)
-    client.await_looks(1)
+    client.await_checks(1)
     rechecker.stop(DEADLINE)
     assert threads() == []
 
 
-def test_no_thread_to_be_had_is_said_and_may_be_otherwise_later(rechecker: Rechecker, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_thread_that_cannot_be_started_is_an_error_and_tried_again_later(
+    rechecker: Rechecker, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def start(thread: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
@@ -220,4 +224,4 @@ def test_no_thread_to_be_had_is_said_and_may_be_otherwise_later(rechecker: Reche
             add(rechecker, Stub())
     client = Stub()
     add(rechecker, client)
-    client.await_looks(2)
+    client.await_checks(2)

@@ -1,41 +1,48 @@
-"""The registry: slots against a plain model, and who is found by what."""
+"""The registry: which clients are found by what, and what is done to them by id and by identity."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections import Counter
 from typing import Any, cast
 
 import pytest
-from hypothesis import HealthCheck, settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from cartows.client.client import Client
-from cartows.hub.capacity import Slot, SlotLimits
+from cartows.hub.capacity import Slot
 from cartows.hub.registry import Registry
-
-ADDRESSES = st.sampled_from([None, "192.0.2.1", "192.0.2.2", "ann"])
-IDENTITIES = st.sampled_from([None, "ann", "bob", "192.0.2.1"])
-PLACES = st.builds(Slot, ADDRESSES, IDENTITIES)
-NONE_OR_FEW = st.none() | st.integers(1, 3)
-BOUNDS = st.builds(SlotLimits, st.integers(1, 8), NONE_OR_FEW, NONE_OR_FEW)
 
 
 class Ended:
-    """What the registry asks of a connection."""
+    """What the registry needs of a connection."""
 
     close_code: int | None = 1000
 
 
 class Stub:
-    """What the registry knows of a client."""
+    """What the registry needs of a client; ``sent`` and ``closed`` are what was done to it."""
 
     def __init__(self, id: str = "", identity_key: str | None = None, slot: Slot | None = None) -> None:
         self.id, self.identity_key, self.slot = id, identity_key, slot
         self.gone = False
+        self.sent: list[object] = []
+        self.closed: list[tuple[int, str]] = []
+        #: What ``reauthorize`` returns, or raises.
+        self.loses: bool | Exception = False
         self.connection = Ended()
+
+    def send(self, message: object) -> bool:
+        self.sent.append(message)
+        return not self.closed
+
+    def disconnect(self, code: int, reason: str) -> bool:
+        self.closed.append((code, reason))
+        return len(self.closed) == 1
+
+    def reauthorize(self) -> bool:
+        if isinstance(self.loses, Exception):
+            raise self.loses
+        return self.loses
 
 
 def client(id: str = "c1", identity_key: str | None = None, slot: Slot | None = None) -> Client:
@@ -43,106 +50,20 @@ def client(id: str = "c1", identity_key: str | None = None, slot: Slot | None = 
 
 
 def enter(registry: Registry, one: Client) -> None:
-    """Take a client in as a handler does: who it is, then the rest."""
+    """Enter a client as a handler does: its identity first."""
     registry.identify(one, one.identity_key)
     registry.arrive(one)
     registry.enter(one)
 
 
-class PlacesModel(RuleBasedStateMachine):
-    """Take and give back slots, and count them by looking through a list."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.registry = Registry()
-        self.taken: list[Slot] = []
-
-    @rule(slot=PLACES, bounds=BOUNDS)
-    def take(self, slot: Slot, bounds: SlotLimits) -> None:
-        full = []
-        if len(self.taken) >= bounds.clients:
-            full.append("clients")
-        same_address = [each for each in self.taken if slot.address is not None and each.address == slot.address]
-        if bounds.per_address is not None and len(same_address) >= bounds.per_address:
-            full.append("address")
-        same_identity = [each for each in self.taken if slot.identity is not None and each.identity == slot.identity]
-        if bounds.per_identity is not None and len(same_identity) >= bounds.per_identity:
-            full.append("identity")
-        assert self.registry.take_slot(slot, bounds) == (full[0] if full else None)
-        if not full:
-            self.taken.append(slot)
-
-    @rule(data=st.data(), as_client=st.booleans())
-    def give_back(self, data: st.DataObject, as_client: bool) -> None:
-        if not self.taken:
-            return
-        slot = self.taken.pop(data.draw(st.integers(0, len(self.taken) - 1)))
-        if as_client:
-            self.registry.gone(client(slot=slot))
-        else:
-            self.registry.release_slot(slot)
-
-    @invariant()
-    def counts_what_is_taken(self) -> None:
-        assert self.registry.stats()["slots"] == len(self.taken)
-
-    def teardown(self) -> None:
-        for slot in self.taken:
-            self.registry.release_slot(slot)
-        counts = {name: value for name, value in vars(self.registry).items() if isinstance(value, Counter)}
-        del counts["_counters"]
-        assert not any(counts.values()), f"whoever came once would be kept for as long as the server runs: {counts}"
-
-
-PlacesModel.TestCase.settings = settings(
-    deadline=None,
-    max_examples=80,
-    stateful_step_count=30,
-    suppress_health_check=[HealthCheck.too_slow],
-)
-TestPlacesAgainstANaiveModel = PlacesModel.TestCase
-
-
-def test_a_place_that_is_refused_is_not_counted_for_anything() -> None:
-    registry = Registry()
-    full, other = Slot("192.0.2.1", "ann"), Slot("192.0.2.2", "ann")
-    assert registry.take_slot(full, SlotLimits(9, 1, None)) is None
-    for _ in range(5):
-        assert registry.take_slot(full, SlotLimits(9, 1, None)) == "address"
-    assert registry.take_slot(other, SlotLimits(2, 1, 2)) is None
-    registry.release_slot(full)
-    assert registry.take_slot(full, SlotLimits(2, 1, 2)) is None
-
-
-def test_of_many_who_come_at_once_as_many_get_in_as_there_are_places() -> None:
-    registry, bounds = Registry(), SlotLimits(1000, 7, 5)
-    start = threading.Barrier(8)
-    outcomes: list[list[str | None]] = [[] for _ in range(8)]
-
-    def come(number: int) -> None:
-        start.wait(10)
-        # The same address for all; the first four are one user, the others another.
-        outcomes[number] = [registry.take_slot(Slot("192.0.2.1", str(number // 4)), bounds) for _ in range(50)]
-
-    threads = [threading.Thread(target=come, args=(number,)) for number in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(30)
-    assert sum(outcome is None for each in outcomes for outcome in each) == 7
-    for user in (outcomes[:4], outcomes[4:]):
-        assert sum(outcome is None for each in user for outcome in each) <= 5
-    assert registry.stats()["slots"] == 7
-
-
-# Who is found ---------------------------------------------------------------------------------------------------------
+# Which clients are found ----------------------------------------------------------------------------------------------
 
 
 def test_clients_are_found_by_id_and_by_identity_while_they_are_in() -> None:
     registry = Registry()
     tabs = [client(f"c{number}", "ann") for number in range(3)]
-    bob, nobody = client("c3", "bob"), client("c4")
-    for each in (*tabs, bob, nobody):
+    bob, guest = client("c3", "bob"), client("c4")
+    for each in (*tabs, bob, guest):
         assert each not in registry.clients()
         enter(registry, each)
     assert registry.find_identity("ann") == tabs
@@ -158,11 +79,11 @@ def test_clients_are_found_by_id_and_by_identity_while_they_are_in() -> None:
     registry.remove(tabs[1])
     assert registry.find_identity("ann") == [tabs[0], tabs[2]]
     assert registry.find_id("c1") == []
-    assert (registry.count_clients(), registry.clients()) == (4, [tabs[0], tabs[2], bob, nobody])
+    assert (registry.count_clients(), registry.clients()) == (4, [tabs[0], tabs[2], bob, guest])
 
 
 @pytest.mark.parametrize("into", ["bob", None])
-def test_a_client_that_becomes_somebody_else_is_found_as_that(into: str | None) -> None:
+def test_a_client_whose_identity_changes_is_found_by_the_new_one(into: str | None) -> None:
     registry = Registry()
     one, other = client("c1", "ann"), client("c2", "ann")
     for each in (one, other):
@@ -175,7 +96,7 @@ def test_a_client_that_becomes_somebody_else_is_found_as_that(into: str | None) 
     assert registry.find_identity("bob") == []
 
 
-def test_a_client_on_its_way_in_is_found_by_its_identity_until_it_has_gone() -> None:
+def test_a_client_that_is_connecting_is_found_by_its_identity_until_it_has_gone() -> None:
     registry, one = Registry(), client()
     registry.identify(one, "ann")
     assert (one.identity_key, registry.find_identity("ann"), registry.clients()) == ("ann", [one], [])
@@ -185,7 +106,7 @@ def test_a_client_on_its_way_in_is_found_by_its_identity_until_it_has_gone() -> 
     assert registry.find_identity("bob") == []
 
 
-def test_a_client_on_its_way_in_is_found_by_its_id_until_it_has_gone() -> None:
+def test_a_client_that_is_connecting_is_found_by_its_id_until_it_has_gone() -> None:
     registry, one = Registry(), client("c1")
     assert registry.find_id("c1") == []
     assert registry.arrive(one)
@@ -194,7 +115,7 @@ def test_a_client_on_its_way_in_is_found_by_its_id_until_it_has_gone() -> None:
     assert registry.find_id("c1") == []
 
 
-def test_who_comes_back_with_a_known_id_is_not_lost_when_the_first_is_removed() -> None:
+def test_a_second_client_with_the_same_id_is_found_after_the_first_is_removed() -> None:
     registry = Registry()
     first, second = client("same"), client("same")
     enter(registry, first)
@@ -203,10 +124,65 @@ def test_who_comes_back_with_a_known_id_is_not_lost_when_the_first_is_removed() 
     assert registry.find_id("same") == [second]
 
 
-# Coming and going -----------------------------------------------------------------------------------------------------
+# By id and by identity ------------------------------------------------------------------------------------------------
 
 
-def test_who_has_gone_does_not_arrive() -> None:
+def entered(registry: Registry, *clients: tuple[str, str | None]) -> list[Any]:
+    """Enter clients with these ids and identities."""
+    found = [client(*each) for each in clients]
+    for each in found:
+        enter(registry, each)
+    return found
+
+
+def test_a_message_goes_to_each_client_of_an_identity_or_to_one_client() -> None:
+    registry = Registry()
+    ann, tab, bob = entered(registry, ("c1", "7"), ("c2", "7"), ("c3", "8"))
+    assert registry.send_to("all of 7", identity=7) == 2
+    assert registry.send_to("one", client_id="c3") == 1
+    assert registry.send_to("none", client_id="7") == registry.send_to("none", identity="c1") == 0
+    assert (ann.sent, tab.sent, bob.sent) == (["all of 7"], ["all of 7"], ["one"])
+    for wrong in ({}, {"identity": 7, "client_id": "c1"}):
+        with pytest.raises(TypeError, match="either"):
+            registry.send_to("x", **wrong)  # type: ignore[arg-type]
+
+
+def test_a_disconnect_counts_what_it_closed_and_is_remembered_for_clients_that_are_connecting() -> None:
+    registry = Registry()
+    ann, tab, bob = entered(registry, ("c1", "7"), ("c2", "7"), ("c3", "8"))
+    mark = registry.revocations.mark()
+    assert registry.disconnect(3503, "out", client_id="c1") == 1
+    assert registry.revocations.since(mark, "7") == (False, False)
+    assert registry.disconnect(4000, "out", identity=7) == 1, "the other one was closing already"
+    assert registry.revocations.since(mark, "7") == (True, False)
+    assert (ann.closed, tab.closed, bob.closed) == ([(3503, "out"), (4000, "out")], [(4000, "out")], [])
+    mark = registry.revocations.mark()
+    with pytest.raises(ValueError, match="1005"):
+        registry.disconnect(1005, "out", identity=7)
+    with pytest.raises(TypeError, match="either"):
+        registry.disconnect(4000, "out")
+    assert registry.revocations.mark() == mark
+
+
+def test_all_clients_of_an_identity_are_authorized_again_and_the_first_failure_is_raised_last() -> None:
+    registry = Registry()
+    first, second, third, bob = entered(registry, ("c1", "7"), ("c2", "7"), ("c3", "7"), ("c4", "8"))
+    first.loses = third.loses = bob.loses = True
+    mark = registry.revocations.mark()
+    assert registry.reauthorize(7) == 2
+    assert registry.revocations.since(mark, "7") == (False, True)
+    asked: list[bool] = []
+    first.loses, second.loses = LookupError("first"), KeyError("second")
+    third.reauthorize = lambda: asked.append(True) or True
+    with pytest.raises(LookupError, match="first"):
+        registry.reauthorize(7)
+    assert asked == [True]
+
+
+# Registration and end -------------------------------------------------------------------------------------------------
+
+
+def test_a_client_that_has_gone_does_not_arrive() -> None:
     registry, one = Registry(), client()
     registry.gone(one)
     assert not registry.arrive(one)
@@ -226,7 +202,7 @@ def test_the_ends_are_counted_by_code_and_those_of_the_app_together() -> None:
     assert found == {"closed_1000": 2, "closed_3005": 1, "closed_1006": 1, "closed_by_app": 2}
 
 
-def test_waiting_for_everybody_to_go_ends_with_the_last_or_at_its_time() -> None:
+def test_waiting_for_all_clients_to_go_ends_with_the_last_or_at_its_time() -> None:
     registry, one = Registry(), client()
     registry.arrive(one)
     registry.await_empty(time.monotonic() + 0.01)

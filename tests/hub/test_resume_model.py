@@ -295,16 +295,16 @@ class Crowd:
 
     def _take_notes(self) -> None:
         """Note in the hub thread, which alone does these things, in which order they happen."""
-        dispatcher, history = self.hub._dispatcher, self.hub._dispatcher.history
-        register, change, unregister = dispatcher.register, dispatcher.change, dispatcher.unregister
+        sessions, history = self.hub._pipeline.sessions, self.hub._pipeline.dispatcher.history
+        register, change, unregister = sessions.register, sessions.change, sessions.unregister
         append = history.append
 
         def noted_register(client: Client) -> None:
-            self._journals[client] = Journal(history.head, self.hub._broadcast_queue.number)
+            self._journals[client] = Journal(history.head, self.hub._pipeline.queue.number)
             register(client)
 
         def noted_change(client: Client, what: Any) -> None:
-            if client in dispatcher._heard:
+            if client in sessions._delivery_logs:
                 self._journals[client].changes.append((history.head, what.answer is not None))
             change(client, what)
 
@@ -318,9 +318,9 @@ class Crowd:
             self.sizes.update({event.frame.number: len(event.frame.plain) for event in events})
             append(events)
 
-        dispatcher.register = noted_register  # type: ignore[method-assign]
-        dispatcher.change = noted_change  # type: ignore[method-assign]
-        dispatcher.unregister = noted_unregister  # type: ignore[method-assign]
+        sessions.register = noted_register  # type: ignore[method-assign]
+        sessions.change = noted_change  # type: ignore[method-assign]
+        sessions.unregister = noted_unregister  # type: ignore[method-assign]
         history.append = noted_append  # type: ignore[method-assign,assignment]
 
     # What may happen ----------------------------------------------------------------------------------------------
@@ -357,7 +357,7 @@ class Crowd:
 
     def since(self, kind: str, back: int, position: str | None) -> str | None:
         """Return an id of one kind or another to ask behind."""
-        published = self.hub._broadcast_queue.number
+        published = self.hub._pipeline.queue.number
         return {
             "none": None,
             "last": position,
@@ -776,7 +776,7 @@ def hold(hub: Hub) -> threading.Event:
     """Keep the hub thread from everything until the event that is returned is set."""
     held, release = threading.Event(), threading.Event()
     hub.start()
-    hub._broadcast_queue.put_control(lambda: (held.set(), release.wait(DEADLINE)))  # type: ignore[arg-type,func-returns-value]
+    hub._pipeline.queue.put_control(lambda: (held.set(), release.wait(DEADLINE)))  # type: ignore[arg-type,func-returns-value]
     assert held.wait(DEADLINE)
     return release
 
@@ -796,12 +796,12 @@ def test_who_names_an_event_that_the_hub_has_not_come_to_yet_misses_nothing_and_
             link.unanswered.append(ask)
 
             def speak(hub: Hub = hub, link: Link = link, ask: Ask = ask) -> None:
-                if hub._dispatcher.history.head < 3:
-                    hub._broadcast_queue.put_registration(speak)
+                if hub._pipeline.dispatcher.history.head < 3:
+                    hub._pipeline.queue.put_registration(speak)
                 else:
                     link.client.handle_incoming_message(json.dumps(ask.message()))
 
-            hub._broadcast_queue.put_registration(speak)
+            hub._pipeline.queue.put_registration(speak)
             release.set()
             people.settle()
 
@@ -832,7 +832,7 @@ def test_what_the_cursor_of_a_replay_has_passed_is_not_sent_again_and_a_ping_mea
             people.publish("own", {}, 300)
         people.settle()
         link = people.connect(0, {}, people.id(0), SMALL_BUFFER)
-        history = people.hub._dispatcher.history
+        history = people.hub._pipeline.dispatcher.history
         append, done = history.append, threading.Event()
 
         def append_and_wait(events: list[Event]) -> None:
@@ -879,7 +879,7 @@ def test_what_is_asked_for_about_the_time_of_the_registration_takes_effect_in_it
         # The first comes before the registration, the others between that and the hub's next turn.
         link.client.handle_incoming_message(json.dumps(asks[0].message()))
         for ask in asks[1:]:
-            hub._broadcast_queue.put_registration(partial(link.client.handle_incoming_message, json.dumps(ask.message())))
+            hub._pipeline.queue.put_registration(partial(link.client.handle_incoming_message, json.dumps(ask.message())))
         release.set()
         people.settle()
         people.publish("own", {"board_id": ["a"]})
@@ -896,7 +896,7 @@ def test_what_a_client_asks_for_while_it_is_shown_out_does_not_keep_the_hub_busy
         other.take_until(lambda: bool(other.read))
         hub.client_count()
         turns = 0
-        take = hub._broadcast_queue.take
+        take = hub._pipeline.queue.take
 
         def counted(max_events: int, max_arrivals: int) -> Any:
             nonlocal turns
@@ -906,18 +906,18 @@ def test_what_a_client_asks_for_while_it_is_shown_out_does_not_keep_the_hub_busy
         # The peer does not answer the close frame, and its reader has been busy with a message all the while.
         link.client.close(4500, "out")
         link.client.handle_incoming_message(json.dumps(Ask(True, (("board_id", "b"),)).message()))
-        hub._broadcast_queue.take = counted  # type: ignore[method-assign]
+        hub._pipeline.queue.take = counted  # type: ignore[method-assign]
         for _ in range(20):
             number = people.publish("everyone", {})
             other.take_until(lambda number=number: number_of(other.read[-1]) == number)  # type: ignore[misc]
         assert turns <= 60
-        del hub._broadcast_queue.take
+        del hub._pipeline.queue.take
         people.drop(0)
 
 
 def test_age_that_runs_out_in_the_middle_of_a_registration_is_no_recovery() -> None:
     with crowd(history_ttl=10.0) as people:
-        history = people.hub._dispatcher.history
+        history = people.hub._pipeline.dispatcher.history
         history._clock = lambda: 0.0
         for _ in range(5):
             people.publish("everyone", {})

@@ -1,0 +1,84 @@
+"""The parts of a hub that events pass: the backplane, the broadcast queue, and what the hub thread owns behind it.
+
+**Threads**: ``run`` and ``_prepare`` on the hub thread, everything else on any.
+**Blocks**: ``run`` until the queue is closed and empty.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from ..backplane.base import Backplane, Sink
+from ..backplane.local import LocalBackplane
+from ..client.client import Client
+from ..client.subscriptions import Change
+from ..options import Options
+from .backplane_sink import BackplaneSink
+from .broadcast_queue import BroadcastQueue
+from .dispatcher import Dispatcher, Item
+from .heartbeat import Heartbeat
+from .presence_notifier import PresenceNotifier
+from .registry import Registry
+from .sessions import Sessions
+from .timer import Timer
+
+__all__ = ["Pipeline"]
+
+
+class Pipeline:
+    """Everything in one hub that depends on its options, connected."""
+
+    def __init__(
+        self,
+        options: Options,
+        logger: logging.Logger,
+        make_backplane: Callable[[Sink], Backplane] | None,
+        registry: Registry,
+        heartbeat: Heartbeat,
+        timer: Timer,
+    ) -> None:
+        self.queue: BroadcastQueue[Item] = BroadcastQueue(options.broadcast_queue_size)
+        self._sink = BackplaneSink(self.queue, registry, options, logger)
+        self.backplane = make_backplane(self._sink) if make_backplane else _backplane(options, logger, self._sink)
+        self.dispatcher = Dispatcher(self.queue, options, logger)
+        self.presence = PresenceNotifier(self.dispatcher, timer, self.queue, options, logger, self.backplane.announce)
+        self.sessions = Sessions(
+            self.dispatcher, self.presence, registry, heartbeat, timer, self.queue, self.backplane.may_come
+        )
+        self._sink.connect(self.dispatcher, self.sessions, self.presence)
+
+    def run(self) -> None:
+        """Send what is queued until the queue is closed and empty."""
+        self.dispatcher.run(self._prepare, self.presence.send_updates)
+
+    def _prepare(self) -> None:
+        self._sink.begin(self.backplane.prepare())
+        self.backplane.follow()
+
+    def register(self, client: Client) -> bool:
+        """Register a client on the hub thread; False when the queue is closed."""
+        return self.queue.put_registration(partial(self.sessions.register, client))
+
+    def unregister(self, client: Client) -> None:
+        """Unregister a client on the hub thread."""
+        self.queue.put_control(partial(self.sessions.unregister, client))
+
+    def change(self, client: Client, change: Change) -> None:
+        """Change a client's subscriptions on the hub thread, before any event that is queued later."""
+        self.queue.put_control(partial(self.sessions.change, client, change))
+
+    def stats(self) -> dict[str, Any]:
+        """Return the numbers of events published and waiting, and the counters of the backplane."""
+        return {"published": self.queue.number, "waiting": self.queue.qsize(), **self.backplane.stats()}
+
+
+def _backplane(options: Options, logger: logging.Logger, sink: Sink) -> Backplane:
+    """Return the backplane that the options ask for."""
+    if options.redis_url is None:
+        return LocalBackplane(sink)
+    from ..backplane.redis.backplane import RedisBackplane  # only here: without a broker, redis need not be installed
+
+    return RedisBackplane(options, sink, logger)

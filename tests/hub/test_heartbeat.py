@@ -1,0 +1,72 @@
+"""The heartbeat: pings, silent peers, the expiry of credentials and the start of writers, on socket pairs in this process."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+import pytest
+
+from cartows import Client, Hub
+from tests.hub.conftest import Join, number, until
+
+
+def test_a_silent_peer_is_pinged_and_disconnected_and_leaves_nothing_behind(hubs: Callable[..., Hub], join: Join) -> None:
+    hub = hubs(ping_period=0.1, pong_wait=0.4)
+    peer = join(hub)
+    assert peer.frame() == (9, b"")
+    assert peer.close_code() == 3012
+    until(lambda: hub.client_count() == 0 and peer.client.connection.closed)
+    until(lambda: not hub._heartbeat._entries)
+
+
+def test_a_peer_that_answers_pings_stays(hubs: Callable[..., Hub], join: Join) -> None:
+    hub = hubs(ping_period=0.05, pong_wait=1.5)
+    peer = join(hub)
+    deadline = time.monotonic() + 3.0
+    while time.monotonic() < deadline:
+        assert peer.frame() == (9, b"")
+        peer.send_text("", opcode=10)
+    assert hub.client_count() == 1
+
+
+class Delaying(Client):
+    release = threading.Event()
+
+    def handle_incoming_message(self, data: str | bytes) -> None:
+        self.release.wait(20)
+        super().handle_incoming_message(data)
+
+
+def test_the_pong_deadline_stands_still_while_a_handler_runs(hubs: Callable[..., Hub], join: Join) -> None:
+    hub = hubs(ping_period=0.05, pong_wait=0.2)
+    Delaying.release.clear()
+    peer = join(hub, Delaying)
+    peer.send_text('{"type": "ping"}')
+    for _ in range(10):
+        assert peer.frame()[0] == 9
+    Delaying.release.set()
+    assert peer.message()["type"] == "pong"
+    assert hub.client_count() == 1
+
+
+def test_a_writer_that_cannot_be_started_yet_is_started_later(
+    hubs: Callable[..., Hub], join: Join, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub = hubs(send_queue_size=5000, send_queue_bytes=50_000_000)
+    peer = join(hub)
+    start, failed = threading.Thread.start, threading.Event()
+
+    def fail(thread: threading.Thread) -> None:
+        if thread.name.startswith("cartows-writer"):
+            failed.set()
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", fail)
+    for n in range(500):
+        hub.broadcast("tick", {"n": n, "pad": "." * 2000})
+    assert failed.wait(10)
+    monkeypatch.undo()
+    assert [number(peer.message()) for _ in range(500)] == list(range(1, 501))

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from cartows import Client, Hub
+from cartows import Client, Credentials, Hub
 from tests.hub.conftest import Join, number, until
 
 
@@ -70,3 +70,61 @@ def test_a_writer_that_cannot_be_started_yet_is_started_later(
     assert failed.wait(10)
     monkeypatch.undo()
     assert [number(peer.message()) for _ in range(500)] == list(range(1, 501))
+
+
+class Expiring(Client):
+    """A client that notes when its credentials are checked, and when they are found to have expired."""
+
+    checks = 0
+    expired_at: float | None = None
+
+    def check_expiry(self, slack: float = 0.0) -> float | None:
+        self.checks += 1
+        return super().check_expiry(slack)
+
+    def expire(self, reason: str) -> None:
+        self.expired_at = self.expired_at or time.time()
+        super().expire(reason)
+
+
+def test_credentials_do_not_expire_before_their_time_when_other_calls_are_due(hubs: Callable[..., Hub], join: Join) -> None:
+    hub = hubs()
+    peer = join(hub, Expiring)
+    client = peer.client
+    assert isinstance(client, Expiring)
+    # Each wakeup also makes the calls that are due soon after it.
+    hub.call_every(0.002, lambda: True)
+    expires_at = time.time() + 0.2
+    client.renew(Credentials("ann", expires_at))
+    assert peer.close_code() == 3005
+    assert client.expired_at is not None
+    assert client.expired_at >= expires_at
+    assert client.expired_at < expires_at + 5
+
+
+def test_credentials_that_are_checked_too_early_are_not_checked_in_a_busy_loop(hubs: Callable[..., Hub], join: Join) -> None:
+    hub = hubs()
+    peer = join(hub, Expiring)
+    client = peer.client
+    assert isinstance(client, Expiring)
+    left = 0.3
+    client.renew(Credentials("ann", time.time() + left))
+    before = client.checks
+    # One call 15 ms before the credentials expire.
+    hub.call_every(left - 0.015, lambda: False)
+    assert peer.close_code() == 3005
+    # Once with that call and once in time; a ping, and a clock that is not quite as fast, may add to that.
+    assert client.checks - before <= 6
+
+
+def test_renewed_credentials_last_until_the_new_time(hubs: Callable[..., Hub], join: Join) -> None:
+    hub = hubs()
+    peer = join(hub, Expiring)
+    client = peer.client
+    assert isinstance(client, Expiring)
+    client.renew(Credentials("ann", time.time() + 0.1))
+    expires_at = time.time() + 0.4
+    client.renew(Credentials("ann", expires_at))
+    assert peer.close_code() == 3005
+    assert client.expired_at is not None
+    assert client.expired_at >= expires_at

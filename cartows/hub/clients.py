@@ -81,7 +81,7 @@ class Clients:
             # First for those who are on their way in and cannot be found yet.
             self.registry.revocations.add(room_value(identity), puts_out=True)
             clients = self.registry.find_identity(room_value(identity))
-        return sum([client.disconnect(code, reason) for client in clients])
+        return sum([client.connection.disconnect(code, reason) for client in clients])
 
     def reauthorize(self, identity: Any) -> int:
         """Ask ``@ws.authorize`` again for all that the clients of an identity hear; returns how many lost something.
@@ -94,7 +94,7 @@ class Clients:
         lost, failed = 0, None
         for client in self.registry.find_identity(room_value(identity)):
             try:
-                lost += client.reauthorize()
+                lost += client.authorization.reauthorize()
             except Exception as error:
                 failed = failed or error
         if failed is not None:

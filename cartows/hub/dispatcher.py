@@ -14,9 +14,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from ..client.batch import Batch
 from ..client.client import Client
-from ..client.sender import QUEUED, Batch
-from ..client.subscriptions import Change
+from ..client.sender import QUEUED
+from ..client.subscriptions import SubscriptionChange
 from ..history.history import DeliveryLog, Event, History, event_id
 from ..history.replay import Replay, ReplayRequest
 from ..message import Message, MessageType, new_message
@@ -76,7 +77,7 @@ class Dispatcher:
         #: What each client has been brought.
         self._heard: dict[Client, DeliveryLog] = {}
         #: What clients have said that stand in line to be registered.
-        self._early: dict[Client, list[Change]] = {}
+        self._early: dict[Client, list[SubscriptionChange]] = {}
         #: Until when those are waited for that were told of an event which has not come here.
         self._patience: dict[Client, float] = {}
         #: The last event that has been handed to every client or its queue; others read it.
@@ -182,7 +183,7 @@ class Dispatcher:
 
     def _give_up(self, client: Client) -> None:
         self._logger.exception("cartows: sending to client %s failed; it is put out, the others go on", client.id)
-        client.close_on_error()
+        client.connection.close_on_error()
 
     # Outages ------------------------------------------------------------------------------------------------------
 
@@ -216,7 +217,7 @@ class Dispatcher:
     def _dismiss_replaying(self) -> None:
         for client in self._registry.clients():
             if client.connection.replaying():
-                client.close_for_restart()
+                client.connection.close_for_restart()
 
     def _degraded(self) -> Frame:
         return Frame(Message(type=MessageType.DEGRADED.value, id=self.history.id(self.position)).encode())
@@ -235,7 +236,7 @@ class Dispatcher:
     def register(self, client: Client) -> None:
         """Open a client's connection, bring it what it has missed, and send it events from then on."""
         if not client.connection.closing:
-            client.check_expiry()
+            client.authorization.check_expiry()
         if client.connection.closing:
             # Put out before it was in: it is told so, and nothing else.
             client.connection.open(None)
@@ -307,7 +308,7 @@ class Dispatcher:
         # Who was shown out for good does not come back in a moment.
         self.presence.gone(client, at_once=is_final(code))
 
-    def change(self, client: Client, change: Change) -> None:
+    def change(self, client: Client, change: SubscriptionChange) -> None:
         """Have a client hear something else from the next event on, and tell it so."""
         heard = self._heard.get(client)
         if heard is None:
@@ -322,14 +323,14 @@ class Dispatcher:
             heard.replayed(past.after, head, past.subscriptions)
         if change.answer is not None:
             data = {**change.filters, **told}
-            answer = Message(type=change.answer, id=self.history.id(head), data=data, ref=change.subscription.ref)
+            answer = Message(type=change.answer, id=self.history.id(head), data=data, ref=change.request.ref)
             frames = [Frame(answer.encode())]
         client.handle_send_result(
             client.connection.change_subscriptions(self.history, head, change.subscriptions, frames, past)
         )
         self._show(client, change)
 
-    def _keep_early(self, client: Client, change: Change) -> None:
+    def _keep_early(self, client: Client, change: SubscriptionChange) -> None:
         """Keep what a client says before it is registered, as it can in a route of the app's own, until it is.
 
         A filter that is set before is seen by the registration itself, unless something that was said stands before it.
@@ -341,9 +342,9 @@ class Dispatcher:
         if len(early) > client.connection.options.send_queue_size:
             client.overflow()
 
-    def _past(self, heard: DeliveryLog, change: Change) -> tuple[ReplayRequest | None, dict[str, Any]]:
+    def _past(self, heard: DeliveryLog, change: SubscriptionChange) -> tuple[ReplayRequest | None, dict[str, Any]]:
         """Return what of its rooms' past a client is to be brought, and what it is told of that."""
-        rooms, since = change.subscription.rooms, change.subscription.since
+        rooms, since = change.request.rooms, change.request.since
         if since is None:
             return None, {}
         number = None if self.history.degraded else self.history.number(since)
@@ -355,12 +356,12 @@ class Dispatcher:
 
     # Presence -----------------------------------------------------------------------------------------------------
 
-    def _show(self, client: Client, change: Change) -> None:
+    def _show(self, client: Client, change: SubscriptionChange) -> None:
         """Take a client out of the rooms it has left, by whatever way, and show it in those where it wants to be seen."""
         self.presence.keep(client, change.subscriptions.rooms)
-        if change.subscription.meta is not None:
-            for room in change.subscription.rooms:
-                self.presence.enter(client, room, change.subscription.meta)
+        if change.request.meta is not None:
+            for room in change.request.rooms:
+                self.presence.enter(client, room, change.request.meta)
 
     def send_presence(self) -> None:
         """Send what has changed in the rooms, and see that the hub thread wakes when something falls due."""
@@ -406,13 +407,13 @@ def _is_spoken_to(client: Client) -> bool:
     return client.connection.options.greeting
 
 
-def _without_revoked(early: Sequence[Change]) -> list[Change]:
+def _without_revoked(early: Sequence[SubscriptionChange]) -> list[SubscriptionChange]:
     """Return changes without the rooms that later ones among them say have been taken away."""
     revoked: set[Room] = set()
     found = []
     for change in reversed(early):
         if change.revoked:
-            revoked.update(change.subscription.rooms)
+            revoked.update(change.request.rooms)
             found.append(change._replace(before=change.before._replace(rooms=change.before.rooms - revoked)))
         else:
             found.append(change.without(revoked))

@@ -92,7 +92,7 @@ class Heartbeat:
 
     def look_at(self, client: Client) -> None:
         """See that a client whose credentials expire is looked at in time."""
-        left = client.expires_in()
+        left = client.authorization.expires_in()
         if left is not None:
             with self._lock:
                 number = self._numbers.get(client)
@@ -238,7 +238,7 @@ class Heartbeat:
             return float("inf")
         if connection.closing or beat.next_ping == float("inf"):
             return beat.abort_at
-        left = beat.client.check_expiry(_SLACK)
+        left = beat.client.authorization.check_expiry(_SLACK)
         if connection.closing:
             return beat.abort_at
         options = connection.options

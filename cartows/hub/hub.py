@@ -25,7 +25,7 @@ from ..backplane.local import LocalBackplane
 from ..broadcaster import Broadcaster, PublishResult, RejectionLog, prepare_event
 from ..client.client import Client
 from ..client.read_scheduler import ReadScheduler
-from ..client.subscriptions import Change
+from ..client.subscriptions import SubscriptionChange
 from ..errors import CartowsError, HubClosed
 from ..message import EncodeHook, Message
 from ..options import Options
@@ -221,7 +221,7 @@ class Hub(Broadcaster, Clients):
             thread.join(timeout / 2)
         clients = self.registry.present()
         for client in clients:
-            client.close_for_restart(timeout)
+            client.connection.close_for_restart(timeout)
         self._flush(clients, deadline - timeout / 4)
         # What was sent is on its way; a peer that does not answer the goodbye is not waited for long.
         self.registry.await_empty(min(deadline - timeout / 10, time.monotonic() + timeout / 4))
@@ -338,7 +338,7 @@ class Hub(Broadcaster, Clients):
         """Take a client whose connection is closing out of the registry."""
         self._broadcast_queue.put_control(partial(self._dispatcher.unregister, client))
 
-    def change_client(self, client: Client, change: Change) -> None:
+    def change_client(self, client: Client, change: SubscriptionChange) -> None:
         """Have a client hear something else, from the next event on."""
         self._broadcast_queue.put_control(partial(self._dispatcher.change, client, change))
 
@@ -346,7 +346,6 @@ class Hub(Broadcaster, Clients):
         """Forget a client whose descriptor is closed. Its reader thread, last."""
         self.registry.gone(client)
         self.heartbeat.discard(client)
-        client.log_end()
 
     # What a client needs (ClientHub) ----------------------------------------------------------------------------------
 

@@ -72,8 +72,8 @@ class Rechecker:
 
     def _look_at(self, client: Client) -> None:
         try:
-            if not client.is_valid():
-                client.expire("no longer known to the app")
+            if not client.authorization.is_valid():
+                client.authorization.expire("no longer known to the app")
         except Exception:
             # A database that is away is no reason to put everybody out: the question is asked again.
             self._logger.exception("cartows: looking client %s up again failed; it stays", client.id)

@@ -43,7 +43,7 @@ class ClientHub(AuthorizationHub, Protocol):
         """The number of the last event handed to every client or its queue."""
 
     def position_frame(self, type: str, number: int, incomplete: bool, ref: str | None = None) -> Frame:
-        """Return a message that carries a position; ``incomplete`` tells the client that it lost something."""
+        """Return a message that carries a position; ``incomplete`` notifies the client that it lost events."""
 
     def client_arrived(self, client: Client) -> bool:
         """Count a client as present; False when its descriptor is closed already."""
@@ -144,7 +144,7 @@ class Client:
         return dict(self._filters.held)
 
     def set_filter(self, key: str, value: Any) -> None:
-        """Hold a filter, in place of the values held for its key; Go's ``SetFilter``.
+        """Set the values of one filter key, in place of those held before; Go's ``SetFilter``.
 
         Takes effect in the hub thread, before any event that is broadcast after this call. A client that is left without a
         filter receives only ``broadcast_message``, and leaves the rooms where it was present. Runs on any thread.
@@ -245,7 +245,7 @@ class Client:
             self._end_logged = True
             code, reason = self.connection.close_code, self.connection.close_reason
             level = logging.DEBUG if code is None or is_ordinary(code) else logging.INFO
-            self.hub.logger.log(level, "cartows: client %s goes: %s %s", self.id, code, printable(reason))
+            self.hub.logger.log(level, "cartows: client %s is closed: %s %s", self.id, code, printable(reason))
 
     # The connection's owner (connection.Owner) ----------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ from ..websocket.frames import Entity, Frame
 
 __all__ = ["CoalescingQueue", "Notice", "merge"]
 
-# Makes the frame, without a number of its own, that tells a client of lost events; called with the notice's number.
+# Makes the frame, without a number of its own, that reports lost events to a client; called with the notice's number.
 Notice = Callable[[int], Frame]
 
 

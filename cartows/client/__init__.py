@@ -1,7 +1,8 @@
-"""One client: its connection, its send queue and its commands.
+"""One client: its connection, its send queue, its authorization and its commands.
 
-Owns all state of one connection. The hub thread offers events, the reader thread parses and handles what the client sends, and
-a writer thread sends what the socket would not take at once.
+The package owns all state of one connection. The hub thread offers events to it; the client's reader thread parses and handles
+what the peer sends; its writer thread, started on first need, sends what the socket did not take at once. Any thread may send
+to a client or close it.
 """
 
 from __future__ import annotations

@@ -1,132 +1,218 @@
-"""What a client may say, and what it is answered: the messages of the wire that come from clients.
+"""What a client may say, and how it is answered: the messages of the wire that clients send.
 
 Threads: the client's reader thread.
-Locks: none of its own.
-Blocks: as long as the app's functions do.
+Blocks: for as long as the app's functions do.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from ..errors import AuthError
-from ..message import MessageType, decode_object, new_error_message, new_message
-from ..rooms import room_value
+from ..hooks import AppHooks
+from ..message import Message, MessageType, decode_object, encoded_size, new_error_message, new_message
+from ..rooms import Room, room_value
 from ..websocket.close_codes import CloseCode
-from .subscriptions import BadMessage, Subscription, TooManyRooms, parse
+from .authorization import Authorization
+from .connection import Connection
+from .subscriptions import ClientFilters, SubscriptionRequest, TooManyRooms
 
-if TYPE_CHECKING:
-    from .client import Client
+__all__ = ["CommandClient", "Commands", "InvalidMessage", "parse_subscription"]
 
-__all__ = ["answer"]
-
-# The most characters by which a client may call its messages.
+# How many characters a client's own name for a message may have.
 _MAX_REF = 64
 
-# Messages in a row that make no sense: it is not going to get better.
-_MAX_NONSENSE = 10
+# After so many invalid messages in a row the client is disconnected.
+_MAX_INVALID = 10
 
-# How long such a client has to read why it goes.
-_NONSENSE_WAIT = 1.0
+# How many seconds such a client has to read the reason.
+_INVALID_WAIT = 1.0
 
-# So many rooms in one message count for one message more: each is asked for, joined and told of, here and in the hub thread.
+# So many rooms in one message count as one message more: each room is authorized, joined and answered.
 _ROOMS_PER_MESSAGE = 10
 
+# How many bytes, as JSON, a client's presence entry may have.
+MAX_META = 1024
 
-def answer(client: Client, data: str | bytes) -> None:
-    """Do what a client asks for in one message, or say why not."""
-    message = decode_object(data)
-    ref = message.get("ref") if message is not None else None
-    # Any other is left out of the answer: it is a help to clients, and no reason to refuse them.
-    ref = ref if isinstance(ref, str) and len(ref) <= _MAX_REF else None
-    try:
-        _do(client, message, ref)
-        client.nonsense = 0
-    except BadMessage as error:
-        client.nonsense += 1
-        if client.nonsense >= _MAX_NONSENSE:
-            client.disconnect(
-                CloseCode.POLICY_VIOLATION, f"{_MAX_NONSENSE} messages in a row made no sense", within=_NONSENSE_WAIT
-            )
+# How many characters a room's name may have. The bound in bits is for integers: Python refuses to write very large ones.
+MAX_NAME = 256
+_MAX_BITS = 3 * MAX_NAME
+
+
+class InvalidMessage(ValueError):
+    """A message breaks the protocol; ``details`` names the place."""
+
+    def __init__(self, message: str, details: str = "") -> None:
+        super().__init__(message)
+        self.details = details
+
+
+class CommandClient(Protocol):
+    """What commands need of the client that sends them."""
+
+    connection: Connection
+    #: The app's functions; None where it has none.
+    hooks: AppHooks | None
+
+    def send(self, message: Message) -> bool:
+        """Send a message to this client alone."""
+
+    def send_pong(self, ref: str | None) -> None:
+        """Answer a ping with the client's position."""
+
+    def handling_failed(self, ref: str | None) -> None:
+        """Log the exception that is being handled, and send ``error INTERNAL``."""
+
+
+class Commands:
+    """Do what one client asks for in its messages, and answer."""
+
+    __slots__ = ("_authorization", "_client", "_filters", "_invalid")
+
+    def __init__(self, client: CommandClient, authorization: Authorization, filters: ClientFilters) -> None:
+        self._client = client
+        self._authorization = authorization
+        self._filters = filters
+        #: Invalid messages in a row.
+        self._invalid = 0
+
+    def handle(self, data: str | bytes) -> None:
+        """Do what one message asks for, or answer why not."""
+        message = decode_object(data)
+        ref = message.get("ref") if message is not None else None
+        # Any other ref is left out of the answer, and no reason to refuse the message.
+        ref = ref if isinstance(ref, str) and len(ref) <= _MAX_REF else None
+        try:
+            self._dispatch(message, ref)
+            self._invalid = 0
+        except InvalidMessage as error:
+            self._invalid += 1
+            if self._invalid >= _MAX_INVALID:
+                reason = f"{_MAX_INVALID} invalid messages in a row"
+                self._client.connection.disconnect(CloseCode.POLICY_VIOLATION, reason, within=_INVALID_WAIT)
+            else:
+                self._refuse(ref, "INVALID_MESSAGE", str(error), error.details)
+        except Exception:
+            self._client.handling_failed(ref)
+
+    def _refuse(self, ref: str | None, code: str, message: str, details: str = "") -> None:
+        self._client.send(new_error_message(code, message, details, ref=ref))
+
+    def _dispatch(self, message: Mapping[str, Any] | None, ref: str | None) -> None:
+        kind = message.get("type") if message is not None else None
+        if message is None or not isinstance(kind, str) or not kind:
+            raise InvalidMessage('A message must be one JSON object with a "type".')
+        data, hooks = message.get("data"), self._client.hooks
+        if kind == MessageType.PING:
+            self._client.send_pong(ref)
+        elif kind in (MessageType.SUBSCRIBE, MessageType.UNSUBSCRIBE):
+            self._change_rooms(data, ref, joins=kind == MessageType.SUBSCRIBE)
+        elif kind == MessageType.AUTH_REFRESH:
+            self._refresh(data, ref)
+        elif hooks is not None and kind in hooks.hooks.messages:
+            hooks.call(hooks.hooks.messages[kind], self._client, new_message(kind, data, ref=ref))
+        elif kind != MessageType.PONG:
+            self._refuse(ref, "UNKNOWN_TYPE", "The server has no handler for this message type.", kind[:100])
+
+    def _change_rooms(self, data: Any, ref: str | None, *, joins: bool) -> None:
+        connection = self._client.connection
+        options = connection.options
+        cost = options.max_filters // _ROOMS_PER_MESSAGE
+        try:
+            max_rooms = options.max_filters if joins else None
+            request = parse_subscription(data, options.filter_keys, joins=joins, max_rooms=max_rooms)._replace(ref=ref)
+            named = len(request.rooms)
+            # A presence entry costs more: the client is sent each room's entries, and the room is sent the new one.
+            cost = named // _ROOMS_PER_MESSAGE if request.meta is None else named
+            if joins:
+                self._join(request)
+            else:
+                self._filters.leave(request)
+        except TooManyRooms:
+            self._refuse(ref, "FORBIDDEN", f"A client may hold {options.max_filters} rooms at most.", "max_filters")
+        if connection.limit is not None:
+            # Never more than the burst: a client that has been quiet may send any message.
+            connection.limit.charge(min(cost, options.rate_burst))
+
+    def _join(self, request: SubscriptionRequest) -> None:
+        """Join rooms that the app allows, all or none. Asks again if its answer may be out of date by then."""
+        authorization, connection = self._authorization, self._client.connection
+        joined = False
+        while not joined and not connection.closing:
+            mark = authorization.revocation_mark()
+            for key, value in request.rooms:
+                if not authorization.is_allowed(key, value):
+                    self._refuse(request.ref, "FORBIDDEN", "You may not subscribe to this room.", f"{key}={value[:100]}")
+                    return
+            is_revoked = partial(authorization.revoked_since, mark)
+            joined = self._filters.join(request, connection.options.max_filters, is_revoked)
+
+    def _refresh(self, data: Any, ref: str | None) -> None:
+        """Accept a new token of the same user."""
+        token = data.get("token") if isinstance(data, Mapping) else None
+        if not isinstance(token, str):
+            raise InvalidMessage('Its "data" must be an object with a "token".')
+        try:
+            fresh = self._authorization.check_token(token)
+        except AuthError as error:
+            self._refuse(ref, "FORBIDDEN", "The new credentials are not accepted.", str(error))
+            return
+        left = self._authorization.renew(fresh)
+        answer = {} if left is None else {"expires_in_ms": round(left * 1000)}
+        self._client.send(new_message(MessageType.AUTH_REFRESHED, answer, ref=ref))
+
+
+def parse_subscription(data: Any, keys: Collection[str], *, joins: bool, max_rooms: int | None = None) -> SubscriptionRequest:
+    """Return the request in the ``data`` of a message; ``joins`` for ``subscribe``.
+
+    Raises InvalidMessage, and TooManyRooms for more than ``max_rooms`` before any of them is checked.
+    """
+    allowed = ", ".join(sorted(keys))
+    if not isinstance(data, Mapping):
+        raise InvalidMessage(f'Its "data" must be an object that names rooms, by {allowed}.')
+    rooms: dict[Room, None] = {}
+    since = meta = None
+    named = [_count(value) for key, value in data.items() if key in keys]
+    if max_rooms is not None and sum(named) > max_rooms:
+        raise TooManyRooms
+    for key, value in data.items():
+        if key in keys:
+            rooms.update(dict.fromkeys((key, each) for each in _values(key, value)))
+        elif key == "since" and joins:
+            # Of whatever type: an id that is none of the hub's is answered with recovered: false.
+            since = value if isinstance(value, str) else ""
+        elif key == "presence" and joins:
+            meta = _meta(value)
         else:
-            _refuse(client, ref, "INVALID_MESSAGE", str(error), error.details)
-    except Exception:
-        client.failed(ref)
+            raise InvalidMessage(f"Rooms are named by {allowed}.", key[:100])
+    if not rooms:
+        raise InvalidMessage(f"It names no room; rooms are named by {allowed}.")
+    return SubscriptionRequest(tuple(rooms), since, meta)
 
 
-def _refuse(client: Client, ref: str | None, code: str, message: str, details: str = "") -> None:
-    client.send(new_error_message(code, message, details, ref=ref))
-
-
-def _do(client: Client, message: Mapping[str, Any] | None, ref: str | None) -> None:
-    kind = message.get("type") if message is not None else None
-    if message is None or not isinstance(kind, str) or not kind:
-        raise BadMessage('A message must be one JSON object with a "type".')
-    data = message.get("data")
-    if kind == MessageType.PING:
-        build = partial(client.hub.position_frame, MessageType.PONG.value, ref=ref)
-        client.handle_send_result(client.connection.offer_position(build, client.hub.position))
-    elif kind in (MessageType.SUBSCRIBE, MessageType.UNSUBSCRIBE):
-        _change_rooms(client, data, ref, joins=kind == MessageType.SUBSCRIBE)
-    elif kind == MessageType.AUTH_REFRESH:
-        _refresh(client, data, ref)
-    elif client.hooks is not None and kind in client.hooks.hooks.messages:
-        client.hooks.call(client.hooks.hooks.messages[kind], client, new_message(kind, data, ref=ref))
-    elif kind != MessageType.PONG:
-        _refuse(client, ref, "UNKNOWN_TYPE", "The server knows no message of this type.", kind[:100])
-
-
-def _change_rooms(client: Client, data: Any, ref: str | None, *, joins: bool) -> None:
-    options = client.connection.options
-    cost = options.max_filters // _ROOMS_PER_MESSAGE
+def _count(value: Any) -> int:
+    """Return how many rooms a value names; an invalid one is found later."""
     try:
-        most = options.max_filters if joins else None
-        subscription = parse(data, options.filter_keys, joins=joins, most=most)._replace(ref=ref)
-        named = len(subscription.rooms)
-        # Whoever shows itself in a room is told who is there, and they are told of it.
-        cost = named // _ROOMS_PER_MESSAGE if subscription.meta is None else named
-        if joins:
-            _join(client, subscription)
-        else:
-            client.leave_rooms(subscription)
-    except TooManyRooms:
-        _refuse(client, ref, "FORBIDDEN", f"A client may hold {options.max_filters} rooms at most.", "max_filters")
-    if client.connection.limit is not None:
-        # At most what may be said at once: whoever has been quiet may say anything.
-        client.connection.limit.charge(min(cost, options.rate_burst))
+        return len(set(value)) if isinstance(value, list) else 1
+    except TypeError:
+        return 1
 
 
-def _join(client: Client, subscription: Subscription) -> None:
-    """Join rooms that the app allows, all or none; ask again when it has changed its mind meanwhile."""
-    joined = False
-    while not joined and not client.connection.closing:
-        asked_at = client.hub.revocation_mark()
-        for key, value in subscription.rooms:
-            if client.hooks is not None and not client.hooks.is_allowed(client.credentials, client.identity, key, value):
-                _refuse(client, subscription.ref, "FORBIDDEN", "You may not hear this room.", f"{key}={value[:100]}")
-                return
-        joined = client.join_rooms(subscription, asked_at)
+def _values(key: str, value: Any) -> list[str]:
+    values = value if isinstance(value, list) else [value]
+    if not all(isinstance(each, str) or (isinstance(each, int) and not isinstance(each, bool)) for each in values):
+        raise InvalidMessage("A room is named by a string or an integer, or by a list of them.", key)
+    if not all(each.bit_length() <= _MAX_BITS if isinstance(each, int) else len(each) <= MAX_NAME for each in values):
+        raise InvalidMessage(f"The name of a room may have {MAX_NAME} characters.", key)
+    return [room_value(each) for each in values]
 
 
-def _refresh(client: Client, data: Any, ref: str | None) -> None:
-    """Take a new token for the same user."""
-    token = data.get("token") if isinstance(data, Mapping) else None
-    if not isinstance(token, str):
-        raise BadMessage('Its "data" must be an object with a "token".')
-    try:
-        if client.hooks is None:
-            raise AuthError("Credentials are not refreshed here: connect again.")
-        fresh = client.hooks.refresh(token)
-        if fresh.identity is None or room_value(fresh.identity) != client.identity_key:
-            raise AuthError("They are not this user's.")
-    except AuthError as error:
-        _refuse(client, ref, "FORBIDDEN", "The new credentials are not accepted.", str(error))
-        return
-    changed = fresh.allowed_rooms != client.credentials.allowed_rooms
-    left = client.renew(fresh)
-    if changed:
-        client.reauthorize()
-    told = {} if left is None else {"expires_in_ms": round(left * 1000)}
-    client.send(new_message(MessageType.AUTH_REFRESHED, told, ref=ref))
+def _meta(value: Any) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise InvalidMessage("A presence entry must be an object.", "presence")
+    size = encoded_size(value)
+    if size > MAX_META:
+        raise InvalidMessage(f"A presence entry may have {MAX_META} bytes as JSON, not {size}.", "presence")
+    return value

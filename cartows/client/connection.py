@@ -1,21 +1,23 @@
-"""One client's connection: a Sender, what the client says, and how the two of them end.
+"""One client's connection: a Sender, the messages that the peer sends, and the ways in which the connection ends.
 
 Threads: the reader thread runs ``messages`` and ``finish``; the hub thread ``open``; any thread may ping, close or abort.
-Locks: the send lock (see ``sending``). News go to the owner once it is released.
+Locks: the send lock (see ``sender``). The owner is called once it is released.
 Blocks: ``messages`` on the socket, ``finish`` on the writer's end; nothing else.
 """
 
 from __future__ import annotations
 
 import os
+import random
 import threading
 import time
 from collections.abc import Iterator
 from typing import Protocol
 
 from ..history.replay import Replay
+from ..message import MessageType, new_message
 from ..options import Options
-from ..websocket.close_codes import CloseCode
+from ..websocket.close_codes import CloseCode, is_final
 from ..websocket.frames import Frame, close_frame
 from ..websocket.parser import Closed, Extensions, Inbound, Overhead, Pinged
 from .rate_limit import ADMIT, END, RateLimit
@@ -24,38 +26,45 @@ from .transport import Transport
 
 __all__ = ["Connection", "Owner"]
 
-# How long the reader gives its answer to the peer's close frame to leave.
+# How many seconds the peer has to read that the server failed.
+ERROR_WAIT = 1.0
+
+# How many seconds the answer to the peer's close frame has to be sent.
 _ANSWER_WAIT = 1.0
 
-# How long a peer that broke the protocol is listened to, so that it can read why it is put out (RFC 6455, section 7.1.7).
+# When a client that sent too many messages may reconnect, and how many seconds it has to read that.
+_FLOODING_RETRY_MS = 5000
+_FLOODING_WAIT = 1.0
+
+# How long clients are asked to stay away from a server that restarts: each a random time between these.
+_RETRY_AFTER_MS = (500, 3000)
+
+# How many seconds a peer that broke the protocol is still read from, so that it can read why (RFC 6455, section 7.1.7).
 _LINGER = 2.0
 
-# What is thrown away is read in so large pieces, and so many seconds apart: a flood is the peer's to wait for, not ours.
-_DISCARDED = 64 * 1024
+# What is discarded is read in pieces of this size with pauses in seconds between them: a flood must cost the peer, not us.
+_DISCARD_SIZE = 64 * 1024
 _DISCARD_PAUSE = 0.01
 
 
 class Owner(Protocol):
-    """Be told, with no lock held, what a connection cannot do by itself."""
+    """What a connection cannot do by itself; called with no lock held unless stated."""
 
     def start_writer(self) -> None:
-        """See that ``write_pump`` gets a thread."""
+        """Start a thread for ``write_pump``."""
 
     def closing_begun(self, within: float) -> None:
-        """See that the connection is aborted unless it has ended in so many seconds."""
-
-    def flooded(self) -> None:
-        """Put out a client that says more than it may."""
+        """Abort the connection unless it has ended within so many seconds."""
 
     def overflow(self) -> None:
-        """Put out a client that cannot be brought what it has missed."""
+        """Disconnect a client whose send queue, or replay, is over its bound."""
 
     def incomplete_frame(self, number: int) -> Frame:
-        """Return the message that stands for lost events up to a number; called with the send lock held, so take none."""
+        """Return the message that stands for lost events up to a number. The send lock is held, so take none."""
 
 
 class Connection(Sender):
-    """Join a transport, the client's send queue and its inbound side."""
+    """A transport, the client's send queue and its inbound side."""
 
     __slots__ = ("__weakref__", "_inbound", "handling", "last_received", "limit", "owner")
 
@@ -63,23 +72,23 @@ class Connection(Sender):
         extensions = Extensions.agreed(reply)
         super().__init__(transport, lock, options, reply, extensions.reads_deflate)
         self.owner: Owner | None = None
-        # The reader thread's, save that the heartbeat reads the first two.
+        # The reader thread's, except that the heartbeat reads the first two.
         #: When bytes last came, by the monotonic clock.
         self.last_received = time.monotonic()
         #: A message is being handled: the peer's silence does not count.
         self.handling = False
         self._inbound = Inbound(extensions, options.max_message_size)
-        #: How much the peer may say, None for any amount.
+        #: How many messages the peer may send; None for any number.
         self.limit = None if options.rate_limit is None else RateLimit(options.rate_limit, options.rate_burst)
         _open_connections[id(self)] = self
 
-    # Opening, control frames, closing ------------------------------------------------------------------------------
+    # Opening and control frames -----------------------------------------------------------------------------------
 
     def open(self, greeting: Frame | None, seen: int = 0, replay: Replay | None = None) -> None:
-        """Send the handshake's reply and the greeting, ahead of everything that was queued, then a replay. Hub thread.
+        """Send the handshake's reply and the greeting, ahead of everything queued, then a replay. Hub thread.
 
-        Events up to number ``seen`` are not for this client: it has had them, or came after them. Nothing happens when it is
-        open: a peer that went before the hub came to it has been answered.
+        Events up to number ``seen`` are not for this client: it has received them, or subscribed after them. Does nothing when
+        the connection is open: a peer that closed before the hub opened it has been answered.
         """
         with self.lock:
             if self._opened:
@@ -87,18 +96,18 @@ class Connection(Sender):
             self._opened = True
             self._out.seen, self._out.replay = seen, replay
             self._out.rest, self._reply = self._reply + (greeting.plain if greeting is not None else b""), b""
-            if self._asked is not None and not self.closing:
-                self._position_locked(self._asked, seen)
-            self._asked = None
+            if self._early_position is not None and not self.closing:
+                self._position_locked(self._early_position, seen)
+            self._early_position = None
             outcome = self._push_locked()
-        self._tell(outcome)
+        self._act_on(outcome)
 
     def ping(self) -> None:
-        """Send a ping, or have one sent as soon as a frame that was cut is whole."""
+        """Send a ping, now or once the rest of a frame that was cut is sent."""
         with self.lock:
             self._out.ping = not self.closing
             outcome = self._push_locked()
-        self._tell(outcome)
+        self._act_on(outcome)
 
     def pong(self, payload: bytes) -> None:
         """Answer a ping."""
@@ -106,7 +115,25 @@ class Connection(Sender):
             if not self.closing:
                 self._out.pong = payload
             outcome = self._push_locked()
-        self._tell(outcome)
+        self._act_on(outcome)
+
+    def _act_on(self, outcome: int) -> None:
+        if outcome == WANTS_WRITER and self.owner is not None:
+            self.owner.start_writer()
+        elif outcome == OVERFLOW:
+            self.overrun()
+
+    def overrun(self) -> None:
+        """See Sender.overrun."""
+        if self.owner is not None:
+            self.owner.overflow()
+
+    def _loss_notice(self, number: int) -> Frame:
+        """See Sender._loss_notice."""
+        assert self.owner is not None
+        return self.owner.incomplete_frame(number)
+
+    # Closing ------------------------------------------------------------------------------------------------------
 
     def close(
         self,
@@ -118,11 +145,11 @@ class Connection(Sender):
         hang_up: bool = False,
         within: float | None = None,
     ) -> bool:
-        """Say goodbye: the advice, then a close frame, behind what is queued or, with ``drop_queue``, instead of it.
+        """Send the closing frames, the advice and then a close frame, after what is queued or, with ``drop_queue``, instead.
 
         With ``hang_up`` a FIN follows. The peer has ``within`` seconds (default: ``write_wait``) to answer before the
-        connection is aborted. False when somebody said goodbye before. Any thread; never waits. Raises ValueError for what is
-        no close code.
+        connection is aborted. Returns False when the connection was closing already. Any thread; never waits. Raises
+        ValueError for a code that no close frame can carry.
         """
         closing_frames = (advice.plain if advice is not None else b"") + close_frame(code, reason)
         with self.lock:
@@ -135,66 +162,83 @@ class Connection(Sender):
             self._hangs_up = hang_up
             self._out.closing_frames = closing_frames
             outcome = self._push_locked()
-        self._tell(outcome)
+        self._act_on(outcome)
         if self.owner is not None:
             self.owner.closing_begun(self.options.write_wait if within is None else within)
         return True
 
-    def _tell(self, outcome: int) -> None:
-        if outcome == WANTS_WRITER and self.owner is not None:
-            self.owner.start_writer()
-        elif outcome == OVERFLOW:
-            self.overrun()
+    def disconnect(self, code: int, reason: str, *, retry_after_ms: int = 0, within: float | None = None) -> bool:
+        """Advise the client whether to reconnect, and close ahead of everything queued. See ``close``."""
+        advice = self._advice(code, reason, reconnect=not is_final(code), retry_after_ms=retry_after_ms)
+        return self.close(code, reason, advice=advice, drop_queue=True, within=within)
 
-    def overrun(self) -> None:
-        """See Sender.overrun."""
-        if self.owner is not None:
-            self.owner.overflow()
+    def close_for_restart(self, within: float | None = None) -> None:
+        """Advise the client when to reconnect, and close with 1012 after everything queued. See ``close``.
 
-    def _notice(self, number: int) -> Frame:
-        """See Sender._notice."""
-        assert self.owner is not None
-        return self.owner.incomplete_frame(number)
+        The times are random, so that clients that are closed together do not return together.
+        """
+        code, reason, retry_after_ms = CloseCode.RESTART, "service restart", random.randint(*_RETRY_AFTER_MS)
+        advice = self._advice(code, reason, reconnect=True, retry_after_ms=retry_after_ms)
+        self.close(code, reason, advice=advice, within=within)
+
+    def close_flooded(self) -> None:
+        """Disconnect a client that keeps sending more than its rate limit."""
+        self.disconnect(
+            CloseCode.TOO_MANY_MESSAGES, "too many messages", retry_after_ms=_FLOODING_RETRY_MS, within=_FLOODING_WAIT
+        )
+
+    def close_on_error(self) -> None:
+        """Close with 1011 after an error of the server's own."""
+        try:
+            self.close(CloseCode.SERVER_ERROR, "server error", drop_queue=True, within=ERROR_WAIT)
+        except Exception:
+            self.abort(CloseCode.SERVER_ERROR, "server error")
+
+    def _advice(self, code: int, reason: str, *, reconnect: bool, retry_after_ms: int) -> Frame | None:
+        """Return the ``disconnect`` message that precedes a close frame; None for a protocol of the app's own."""
+        if not self.options.greeting:
+            return None
+        data = {"code": code, "reason": reason, "reconnect": reconnect, "retry_after_ms": retry_after_ms}
+        return Frame(new_message(MessageType.DISCONNECT, data).encode())
 
     # Reading ------------------------------------------------------------------------------------------------------
 
     def messages(self) -> Iterator[str | bytes]:
-        """Give each whole message until the connection ends, answering pings and the close frame. Reader thread."""
+        """Yield each whole message until the connection ends, answering pings and the close frame. Reader thread."""
         discard = False
         while True:
             try:
-                data = self.transport.receive(_DISCARDED if discard else self.options.read_buffer)
+                data = self.transport.receive(_DISCARD_SIZE if discard else self.options.read_buffer)
             except OSError:
                 data = b""
             if not data:
                 return
             self.last_received = time.monotonic()
             if discard:
-                # What was wrong has been said; closing with bytes unread would reset the connection before it is heard.
+                # Closing with bytes unread would reset the connection before the peer reads why it is closed.
                 time.sleep(_DISCARD_PAUSE)
                 continue
             for item in self._inbound.feed(data):
                 if isinstance(item, Closed):
                     if item.by_peer:
-                        self._answer(item)
+                        self._answer_close(item)
                         return
                     self.close(item.code, item.reason, hang_up=True, within=_LINGER)
                     discard = True
                 elif isinstance(item, (Pinged, Overhead)) or self.closing:
-                    verdict = ADMIT if self.limit is None else self.limit.admit(tells=False)
+                    verdict = ADMIT if self.limit is None else self.limit.admit(notify=False)
                     if verdict == ADMIT and isinstance(item, Pinged):
                         self.pong(item.payload)
                     elif verdict == END:
-                        if self.owner is not None:
-                            self.owner.flooded()
-                        # Reading and throwing away is cheap; taking it apart is what a flood is for.
+                        self.close_flooded()
+                        # Reading and discarding is cheap; parsing is what a flood is meant to make us do.
                         discard = True
                         break
                 else:
                     yield from self._handed_on(item)
 
     def _handed_on(self, message: str | bytes) -> Iterator[str | bytes]:
-        """Give one message, and count neither silence nor what piles up against a peer that waits for its handler."""
+        """Yield one message. Neither the peer's silence nor what it sends meanwhile counts while its handler runs."""
         began = time.monotonic()
         self.handling = True
         yield message
@@ -203,18 +247,20 @@ class Connection(Sender):
         if self.limit is not None:
             self.limit.credit(self.last_received - began)
 
-    def _answer(self, closed: Closed) -> None:
-        """Return the peer's close frame, which nobody waits behind: it reads no message any more."""
+    def _answer_close(self, closed: Closed) -> None:
+        """Answer the peer's close frame, ahead of everything queued: the peer reads no message any more."""
         if self.close(closed.code, closed.reason, drop_queue=True):
             self.flush_close()
 
     def flush_close(self) -> None:
-        """Let the answer to the peer's close frame leave, also where the hub has not opened the connection yet."""
+        """Send the answer to the peer's close frame, also where the hub has not opened the connection yet."""
         self.open(None)
         self.flush(time.monotonic() + _ANSWER_WAIT)
 
+    # Freeing the descriptor ---------------------------------------------------------------------------------------
+
     def finish(self) -> None:
-        """Close the descriptor, once nobody else can be using it. Reader thread, last."""
+        """Close the descriptor, once no other thread can be using it. Reader thread, last."""
         with self.lock:
             self._break_locked("connection lost")
             while self._wakeup is not None and self._writer_active:
@@ -224,14 +270,14 @@ class Connection(Sender):
         _open_connections.pop(id(self), None)
 
     def release(self) -> None:
-        """Give up a connection that has not begun: our descriptor is closed, and the server's own is left as it was."""
+        """Give up a connection that has not begun: close our descriptor, and leave the server's own as it was."""
         with self.lock:
             self.closing = self.ended = self.closed = True
             self.transport.close()
         _open_connections.pop(id(self), None)
 
     def orphan(self) -> None:
-        """Let go of the parent's connection in a forked child, without a byte or a FIN."""
+        """Give up the parent's connection in a forked child, without sending a byte or a FIN."""
         self.lock = threading.Lock()
         self.closing = self.ended = self.closed = True
         if not self.transport.borrowed:
@@ -242,11 +288,11 @@ class Connection(Sender):
 _open_connections: dict[int, Connection] = {}
 
 
-def _let_go_in_child() -> None:
+def _orphan_in_child() -> None:
     for connection in list(_open_connections.values()):
         connection.orphan()
     _open_connections.clear()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_let_go_in_child)
+    os.register_at_fork(after_in_child=_orphan_in_child)

@@ -1,19 +1,19 @@
 """The sending half of a connection: its send queue and the rules of sending. Nothing else writes to the socket.
 
 Threads: the hub thread offers batches; the writer thread runs ``write_pump``; any thread may offer one frame or ``flush``.
-Locks: ``lock``, the send lock, guards every attribute of a Sender. Nobody waits while holding it; the history's lock, a leaf,
-    is the only lock of cartows that is taken while holding it.
+Locks: ``lock``, the send lock, guards every attribute of a Sender. No thread waits while holding it; the history's lock, a
+    leaf, is the only lock of cartows that is taken while holding it.
 Blocks: ``write_pump`` and ``flush`` on room in the socket; nothing else.
 
 The rules of sending:
 
 1. Every send is non-blocking and made under ``lock``; a writer waits for room without it.
-2. ``writer_owns`` is set when a send falls short and cleared only when nothing at all is left; meanwhile others only queue,
-   save that the socket is tried once more before a client is called slow.
-3. The rest of a cut frame goes out before anything else does; what stands behind it is kept as single messages.
-4. A client that replays is offered no events: its cursor follows the history until it meets the head, under ``lock``, and what
-   the cursor has passed is not offered again.
-5. Others end a connection with ``shutdown``; the reader closes the descriptor, last (see ``connection``).
+2. ``writer_owns`` is set when a send falls short and cleared only when nothing at all is left; meanwhile other threads only
+   queue, except that the socket is tried once more before a client is called slow.
+3. The rest of a cut frame goes out before anything else; the frames after it stay single messages.
+4. A client with a replay is offered no events: the replay's cursor follows the history until it meets the head, under
+   ``lock``, and what the cursor has passed is not offered again.
+5. Other threads end a connection with ``shutdown``; the reader closes the descriptor, last (see ``connection``).
 """
 
 from __future__ import annotations
@@ -28,62 +28,38 @@ from ..options import Options
 from ..rooms import Subscriptions
 from ..websocket.close_codes import CloseCode
 from ..websocket.frames import Frame
+from .batch import Batch
 from .outbox import Outbox
 from .transport import Transport
 
-__all__ = ["GONE", "OVERFLOW", "QUEUED", "SENT", "WANTS_WRITER", "Batch", "Sender"]
+__all__ = ["GONE", "OVERFLOW", "QUEUED", "SENT", "WANTS_WRITER", "Sender"]
 
-# What became of an offer.
+# The result of an offer.
 SENT = 0  # the kernel has all of it
-QUEUED = 1  # it waits, and a writer will come to it
-WANTS_WRITER = 2  # it waits, and no writer thread has been started yet
-OVERFLOW = 3  # the queue is over its bound: the owner's policy decides
-GONE = 4  # the connection takes nothing any more
+QUEUED = 1  # it is queued for a writer
+WANTS_WRITER = 2  # it is queued, and no writer thread has been started yet
+OVERFLOW = 3  # the queue is over its bound: the owner decides
+GONE = 4  # the connection is closing
 
-# How much a writer joins for one send: about what a socket takes at once.
+# How many bytes a writer joins for one send: about what a socket takes at once.
 _CHUNK = 64 * 1024
-# OpenSSL must be offered the same bytes again, so a TLS chunk is one record.
+# OpenSSL must be offered the same bytes again after a short send, so a TLS chunk is one record.
 _CHUNK_REPEATED = 16 * 1024
 
-
-# Makes a message of a position, and of whether something was dropped or merged since the last one said so.
-Position = Callable[[int, bool], Frame]
-
-
-class Batch:
-    """Join the frames of one send, once for all clients that hear the same."""
-
-    __slots__ = ("_deflated", "_plain", "compressible", "first", "frames", "last")
-
-    def __init__(self, frames: Sequence[Frame]) -> None:
-        self.frames = frames
-        #: The numbers of the first and the last event; 0 where these are no events.
-        self.first, self.last = frames[0].number, frames[-1].number
-        self.compressible = any(frame.compressible for frame in frames)
-        self._plain = b""
-        self._deflated = b""
-
-    def wire(self, deflate: bool) -> bytes:
-        """Return all frames as one run of bytes."""
-        if deflate and self.compressible:
-            if not self._deflated:
-                self._deflated = b"".join([frame.wire(True) for frame in self.frames])
-            return self._deflated
-        if not self._plain:
-            self._plain = b"".join([frame.plain for frame in self.frames])
-        return self._plain
+# Makes a message from a position, and from whether events were dropped or merged since the last such message.
+BuildPosition = Callable[[int, bool], Frame]
 
 
 class Sender:
-    """Hold what waits for one client's socket, and send it.
+    """Everything queued for one client's socket, and the sending of it.
 
-    ``reply`` is the ``101`` response: it goes out with ``open`` and not before, so that nobody is connected who is not
+    ``reply`` is the ``101`` response: it goes out with ``open`` and not before, so that no client is connected that is not
     registered.
     """
 
     __slots__ = (
-        "_asked",
         "_deflate",
+        "_early_position",
         "_hangs_up",
         "_opened",
         "_out",
@@ -107,12 +83,12 @@ class Sender:
         self.lock = lock
         self._deflate = deflate
         self._reply = reply
-        self._out = Outbox(options, deflate, self._notice if options.greeting else None)
-        #: What was asked of ``offer_position`` before the connection was opened.
-        self._asked: Position | None = None
-        #: Once all is sent, so is a FIN: what was wrong with the peer's bytes has been said.
+        self._out = Outbox(options, deflate, self._loss_notice if options.greeting else None)
+        #: The message that ``offer_position`` was asked for before the connection was opened.
+        self._early_position: BuildPosition | None = None
+        #: A FIN follows once all is sent: the peer broke the protocol, and has been sent the reason.
         self._hangs_up = False
-        #: Others only queue. So it begins: nothing may go out before the reply.
+        #: Other threads only queue. True from the start: nothing may go out before the reply.
         self.writer_owns = True
         #: A writer thread exists or is being started.
         self._writer_active = False
@@ -122,7 +98,7 @@ class Sender:
         self.closing = False
         #: No further byte is written.
         self.ended = False
-        #: The descriptor is gone.
+        #: The descriptor is closed.
         self.closed = False
         self.close_code: int | None = None
         self.close_reason = ""
@@ -130,10 +106,9 @@ class Sender:
     # Offering -----------------------------------------------------------------------------------------------------
 
     def offer(self, batch: Batch) -> int:
-        """Send a batch, or as much of it as the socket takes, and queue the rest; returns SENT … GONE.
+        """Send a batch, or as much of it as the socket takes, and queue the rest; return SENT to GONE.
 
-        A batch holds events, or messages that are none, never both. The caller acts on WANTS_WRITER and OVERFLOW. Any thread;
-        never waits.
+        The caller acts on WANTS_WRITER and OVERFLOW. Any thread; never waits.
         """
         with self.lock:
             if self.closing:
@@ -143,58 +118,60 @@ class Sender:
                 if out.replay is not None:
                     return QUEUED
                 if batch.first <= out.seen:
-                    news = [frame for frame in batch.frames if frame.number > out.seen]
-                    if not news:
+                    unseen = [frame for frame in batch.frames if frame.number > out.seen]
+                    if not unseen:
                         return SENT
-                    batch = Batch(news)
+                    batch = Batch(unseen)
                 out.seen = batch.last
             elif out.replay is not None:
                 return QUEUED if out.queue_messages(out.replay, batch.frames) else OVERFLOW
             return self._offer_locked(batch)
 
-    def offer_position(self, build: Position, position: int) -> int:
-        """Send a message that carries the position, right for its place in the stream; the caller acts as for ``offer``.
+    def offer_position(self, build: BuildPosition, position: int) -> int:
+        """Send a message that carries the client's position at that point of the stream; the caller acts as for ``offer``.
 
-        ``position`` is the hub's. ``build`` makes the message, under the send lock, of the number up to which the client will
-        have had everything when it comes, and of whether something was dropped or merged since the last one said so.
+        ``position`` is the hub's. ``build`` makes the message, under the send lock, from the number up to which the client
+        will have received everything by then, and from whether events were dropped or merged since the last such message.
         """
         with self.lock:
             if self.closing:
                 return GONE
             if not self._opened:
-                # In a route of the app's own a client may speak before it is registered, and its place is not known yet.
-                self._asked = build
+                # In a route of the app's own a client may send before it is registered, and has no position yet.
+                self._early_position = build
                 return QUEUED
             return self._position_locked(build, position)
 
-    def _position_locked(self, build: Position, position: int) -> int:
+    def _position_locked(self, build: BuildPosition, position: int) -> int:
         out = self._out
-        incomplete, out.backlog.incomplete = out.backlog.incomplete, False
+        incomplete, out.queue.incomplete = out.queue.incomplete, False
         if out.replay is not None:
             number = max(position, out.replay.cursor)
             return QUEUED if out.queue_messages(out.replay, (build(number, incomplete),), number) else OVERFLOW
         return self._offer_locked(Batch((build(max(position, out.seen), incomplete),)))
 
     def change_subscriptions(
-        self, history: History, at: int, subscriptions: Subscriptions, frames: Sequence[Frame], past: ReplayRequest | None
+        self, history: History, at: int, subscriptions: Subscriptions, frames: Sequence[Frame], request: ReplayRequest | None
     ) -> int:
-        """Hear something else behind the event numbered ``at``, the head of the history; first bring a past and ``frames``.
+        """Send events by other subscriptions after the event numbered ``at``, the head of the history.
 
-        The caller acts as for ``offer``. Hub thread, between two batches.
+        The replay that is requested and then ``frames`` go out before them. The caller acts as for ``offer``. Hub thread,
+        between two batches.
         """
         with self.lock:
             if self.closing:
                 return GONE
             out = self._out
             if out.replay is None:
-                if past is None:
+                if request is None:
                     return self._offer_locked(Batch(frames)) if frames else SENT
                 out.replay = Replay(history, at, subscriptions)
-            return self._push_locked() if out.change_subscriptions(out.replay, at, subscriptions, frames, past) else OVERFLOW
+            fits = out.change_subscriptions(out.replay, at, subscriptions, frames, request)
+            return self._push_locked() if fits else OVERFLOW
 
     def _offer_locked(self, batch: Batch) -> int:
         if self.writer_owns:
-            self._out.backlog.extend(batch.frames)
+            self._out.queue.extend(batch.frames)
             return self._queued_locked()
         data = batch.wire(self._deflate)
         try:
@@ -204,14 +181,14 @@ class Sender:
             return GONE
         if taken == len(data):
             return SENT
-        self._out.cut(batch.frames, taken)
+        self._out.keep_unsent(batch.frames, taken)
         self.writer_owns = True
         return self._queued_locked()
 
     def _queued_locked(self) -> int:
         out = self._out
         if out.over():
-            # Its writer may only be waiting for the GIL: what counts is whether the socket takes more.
+            # The writer may only be waiting for the GIL: the client is slow if its socket takes nothing more.
             while self._opened and out.pending() and self._write_locked():
                 pass
             if self.ended:
@@ -222,9 +199,9 @@ class Sender:
                 return SENT
         if not self._opened:
             return QUEUED
-        return self._call_writer_locked()
+        return self._wake_writer_locked()
 
-    def _call_writer_locked(self) -> int:
+    def _wake_writer_locked(self) -> int:
         if not self._writer_active:
             return WANTS_WRITER
         if self._wakeup is not None:
@@ -234,30 +211,30 @@ class Sender:
     # Writing ------------------------------------------------------------------------------------------------------
 
     def _push_locked(self) -> int:
-        """Send what waits, unless a writer owns the socket or the connection has not been opened.
+        """Send what is queued, unless a writer owns the socket or the connection has not been opened.
 
-        Of a replay one page is sent: more is a writer's work, lest the hub thread be kept from everybody else.
+        Sends one page of a replay at most: the writer thread sends the others, so that they do not delay the hub thread.
         """
         if self.ended or not self._opened:
             return GONE if self.ended else QUEUED
         if self.transport.repeats or (self.writer_owns and self._writer_active):
-            return self._call_writer_locked()
-        turned = False
+            return self._wake_writer_locked()
+        replayed = False
         while self._out.pending() and not self.ended:
-            turns = self._out.at_page()
-            if (turns and turned) or not self._write_locked():
+            replays = self._out.replay_is_next()
+            if (replays and replayed) or not self._write_locked():
                 self.writer_owns = True
-                return OVERFLOW if self._out.lost else self._call_writer_locked()
-            turned = turned or turns
+                return OVERFLOW if self._out.lost else self._wake_writer_locked()
+            replayed = replayed or replays
         self.writer_owns = False
         return SENT
 
     def _write_locked(self) -> bool:
-        """Make one send of what is next in line; False when the socket takes no more."""
+        """Make one send of what is next; False when the socket takes no more."""
         out, whole = self._out, self.transport.repeats
         pieces, queue = out.next(_CHUNK_REPEATED if whole else _CHUNK, self.closing)
         if not pieces:
-            # Nothing of what was left to replay was for this client.
+            # The rest of the replay had no event for this client.
             self.writer_owns = self.writer_owns and (whole or out.pending())
             return not out.lost
         data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
@@ -266,19 +243,19 @@ class Sender:
         except OSError as error:
             self._break_locked(str(error))
             return True
-        out.took(pieces, queue, taken, whole)
+        out.remove_sent(pieces, queue, taken, whole)
         if not out.pending():
             self.writer_owns = whole
             if self._hangs_up:
                 self.transport.hang_up()
         return taken == len(data)
 
-    def _notice(self, number: int) -> Frame:
-        """Return the message that says, in their place, that events up to a number were dropped or merged."""
+    def _loss_notice(self, number: int) -> Frame:
+        """Return the message that stands for the events, up to a number, that were dropped or merged."""
         raise NotImplementedError
 
     def claim_writer(self) -> bool:
-        """Return whether the caller shall start a thread for ``write_pump``; True once. Any thread."""
+        """Return whether the caller is to start a thread for ``write_pump``; True once. Any thread."""
         with self.lock:
             if self._writer_active or self.ended:
                 return False
@@ -286,17 +263,13 @@ class Sender:
             self._wakeup = self._wakeup or threading.Condition(self.lock)
             return True
 
-    def unclaim_writer(self) -> None:
-        """Take back a claim whose thread could not be started."""
-        self._writer_over()
-
     def write_pump(self) -> None:
-        """Write what others had to leave, until the connection ends. Writer thread."""
+        """Write what other threads had to leave, until the connection ends. Writer thread."""
         try:
             while self._write_more():
                 pass
         finally:
-            self._writer_over()
+            self.unclaim_writer()
 
     def _write_more(self) -> bool:
         with self.lock:
@@ -308,39 +281,40 @@ class Sender:
             moved, lost = self._write_locked(), self._out.lost
         if lost:
             self.overrun()
-        elif not moved and not self.transport.wait_writable(self.options.write_wait) and not self._takes_any():
-            self.abort(CloseCode.SLOW_CONSUMER, f"took nothing for {self.options.write_wait:g} s")
+        elif not moved and not self.transport.wait_writable(self.options.write_wait) and not self._takes_more():
+            self.abort(CloseCode.SLOW_CONSUMER, f"no data accepted for {self.options.write_wait:g} s")
         return True
 
     def overrun(self) -> None:
-        """Act on a replay that the history has left behind; with no lock held."""
+        """Act on a replay whose next events the history has dropped; called with no lock held."""
         raise NotImplementedError
 
-    def _takes_any(self) -> bool:
-        """Try the socket itself: poll speaks of room only when a good part of the buffer is free."""
+    def _takes_more(self) -> bool:
+        """Try the socket itself: poll reports room only when a large part of the buffer is free."""
         with self.lock:
             before = self._out.size()
             return self._out.pending() and (self._write_locked() or self._out.size() != before)
 
-    def _writer_over(self) -> None:
+    def unclaim_writer(self) -> None:
+        """Note that the writer thread has ended, or could not be started."""
         with self.lock:
             self._writer_active = False
             if self._wakeup is not None:
                 self._wakeup.notify_all()
 
     def flush(self, deadline: float) -> bool:
-        """Write what is pending until the monotonic ``deadline``; False when something is left. Any thread."""
+        """Write what is queued until the monotonic ``deadline``; False when something is left. Any thread."""
         while True:
             with self.lock:
                 if self.ended or not self._out.pending():
                     return True
                 if not self._opened:
                     return False
-                turned = self._out.at_page()
+                replays = self._out.replay_is_next()
                 moved, lost = self._write_locked(), self._out.lost
             if lost:
                 self.overrun()
-            elif turned and time.monotonic() >= deadline:
+            elif replays and time.monotonic() >= deadline:
                 return False
             elif not moved:
                 left = deadline - time.monotonic()
@@ -348,13 +322,13 @@ class Sender:
                     return False
 
     def replaying(self) -> bool:
-        """Return whether something of the past is still to be sent."""
+        """Return whether a replay is still going on."""
         return self._out.replay is not None
 
-    def backlog(self) -> tuple[int, int]:
-        """Return how many messages and bytes wait in the send queue."""
+    def queued(self) -> tuple[int, int]:
+        """Return how many messages and bytes are in the send queue."""
         with self.lock:
-            return len(self._out.backlog), self._out.backlog.bytes + len(self._out.rest)
+            return len(self._out.queue), self._out.queue.bytes + len(self._out.rest)
 
     # Ending -----------------------------------------------------------------------------------------------------------
 

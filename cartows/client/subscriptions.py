@@ -1,125 +1,141 @@
-"""What a client asks for in a ``subscribe`` or ``unsubscribe`` message, checked.
+"""What one client is subscribed to: the filters it holds, and each change of them for the hub thread.
 
-Threads: any; everything here is a value.
-Locks: none.
-Blocks: never.
+Threads: any.
+Locks: ``_change_lock``, one for all clients, is held from the change of a client's filters until the hub has queued it, so that
+    the hub receives the changes in their order. The locks of the hub's revocations and of its broadcast queue are taken within
+    it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import os
+import threading
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, NamedTuple
 
-from ..message import encoded_size
-from ..rooms import Filters, Room, Subscriptions, room_value, without_rooms
+from ..message import MessageType
+from ..rooms import Filters, Room, Subscriptions, room_value, with_rooms, without_rooms
 
-__all__ = ["BadMessage", "Change", "Subscription", "TooManyRooms", "parse"]
+__all__ = ["ClientFilters", "SubscriptionChange", "SubscriptionRequest", "TooManyRooms"]
 
-# The most bytes, as JSON, that a client may show of itself in a room.
-MAX_META = 1024
-
-# The most characters that a room's name may have; Python refuses to write very large numbers.
-MAX_NAME = 256
-_MAX_BITS = 3 * MAX_NAME
+_change_lock = threading.Lock()
 
 
-class BadMessage(ValueError):
-    """Say what is wrong with the message; ``details`` names the place."""
-
-    def __init__(self, message: str, details: str = "") -> None:
-        super().__init__(message)
-        self.details = details
-
-
-class Subscription(NamedTuple):
-    """Be one message of the two kinds."""
+class SubscriptionRequest(NamedTuple):
+    """One ``subscribe`` or ``unsubscribe`` message."""
 
     rooms: tuple[Room, ...]
-    #: The id behind which the rooms' past is asked for.
+    #: The id of the event after which the rooms are to be replayed.
     since: str | None = None
-    #: What the client shows of itself in these rooms; None when it shows nothing.
+    #: The client's presence entry in these rooms; None for no entry.
     meta: Mapping[str, Any] | None = None
-    #: What the client calls the message by; stands in the answer.
+    #: The client's own name for the message; the answer repeats it.
     ref: str | None = None
 
 
-class Change(NamedTuple):
-    """Tell the hub thread what a client hears from now on."""
+_NO_REQUEST = SubscriptionRequest(())
+
+
+class SubscriptionChange(NamedTuple):
+    """One change of a client's subscriptions, for the hub thread to apply."""
 
     subscriptions: Subscriptions
     filters: Filters
-    #: What it heard until then.
+    #: The subscriptions until then.
     before: Subscriptions
-    #: The type of the message that answers, None when nobody asked.
+    #: The type of the message that answers; None when the client did not ask for the change.
     answer: str | None = None
-    subscription: Subscription = Subscription(())
-    #: The rooms of the subscription have been taken from it: nothing more of them may reach it.
+    request: SubscriptionRequest = _NO_REQUEST
+    #: The app no longer allows the rooms of the request: none of their events may reach the client after this.
     revoked: bool = False
 
-    def without(self, rooms: Collection[Room]) -> Change:
+    def without(self, rooms: Collection[Room]) -> SubscriptionChange:
         """Return the change without these rooms in any part of it."""
-        asked = tuple([room for room in self.subscription.rooms if room not in rooms])
+        requested = tuple([room for room in self.request.rooms if room not in rooms])
         return self._replace(
             subscriptions=self.subscriptions._replace(rooms=self.subscriptions.rooms.difference(rooms)),
             filters=without_rooms(self.filters, rooms),
             before=self.before._replace(rooms=self.before.rooms.difference(rooms)),
-            subscription=self.subscription._replace(rooms=asked),
+            request=self.request._replace(rooms=requested),
         )
 
 
 class TooManyRooms(Exception):
-    """Say that a message names more rooms than a client may hold."""
+    """A request names more rooms than a client may hold."""
 
 
-def parse(data: Any, keys: Collection[str], *, joins: bool, most: int | None = None) -> Subscription:
-    """Return what a message asks for; ``joins`` for ``subscribe``.
+class ClientFilters:
+    """The filters that one client holds, and the subscriptions that follow from them.
 
-    Raises BadMessage, and TooManyRooms for more than ``most``, before each of them is looked at.
+    ``on_change`` hands each change to the hub.
     """
-    allowed = ", ".join(sorted(keys))
-    if not isinstance(data, Mapping):
-        raise BadMessage(f'Its "data" must be an object that names rooms, by {allowed}.')
-    rooms: dict[Room, None] = {}
-    since = meta = None
-    named = [_count(value) for key, value in data.items() if key in keys]
-    if most is not None and sum(named) > most:
-        raise TooManyRooms
-    for key, value in data.items():
-        if key in keys:
-            rooms.update(dict.fromkeys((key, each) for each in _values(key, value)))
-        elif key == "since" and joins:
-            # Whatever it is: an id that means nothing is answered with recovered: false.
-            since = value if isinstance(value, str) else ""
-        elif key == "presence" and joins:
-            meta = _meta(value)
-        else:
-            raise BadMessage(f"Rooms go by {allowed}.", key[:100])
-    if not rooms:
-        raise BadMessage(f"It names no room; rooms go by {allowed}.")
-    return Subscription(tuple(rooms), since, meta)
+
+    __slots__ = ("_on_change", "_selective", "held")
+
+    def __init__(self, on_change: Callable[[SubscriptionChange], None]) -> None:
+        self._on_change = on_change
+        #: The filters. Each change sets a new mapping, so that readers need no lock.
+        self.held: Filters = {}
+        #: A filter was set or removed once: without filters this client does not receive every event.
+        self._selective = False
+
+    @property
+    def subscriptions(self) -> Subscriptions:
+        """The subscriptions at this moment."""
+        return Subscriptions.of(self.held, self._selective)
+
+    def snapshot(self) -> Subscriptions:
+        """Return the subscriptions once the change that is being made, if any, is complete."""
+        with _change_lock:
+            return self.subscriptions
+
+    def set(self, key: str, value: Any) -> None:
+        """Hold this value, or these values, for the key, in place of those held before."""
+        several = isinstance(value, Iterable) and not isinstance(value, (str, bytes))
+        values = tuple(dict.fromkeys(room_value(each) for each in (value if several else [value])))
+        with _change_lock:
+            filters = {**self.held, key: values}
+            self._change_locked({each: held for each, held in filters.items() if held})
+
+    def join(self, request: SubscriptionRequest, max_filters: int, is_revoked: Callable[[], bool]) -> bool:
+        """Hold more rooms; the hub thread answers the client.
+
+        Returns False, and changes nothing, when ``is_revoked`` returns True. Raises TooManyRooms.
+        """
+        with _change_lock:
+            if is_revoked():
+                return False
+            filters = with_rooms(self.held, request.rooms)
+            if sum([len(values) for values in filters.values()]) > max_filters:
+                raise TooManyRooms
+            self._change_locked(filters, MessageType.SUBSCRIBED.value, request)
+            return True
+
+    def leave(self, request: SubscriptionRequest, *, revoked: bool = False) -> None:
+        """Hold fewer rooms; the hub thread answers the client. With ``revoked`` the app no longer allows them."""
+        rooms = frozenset(request.rooms)
+        with _change_lock:
+            self._change_locked(without_rooms(self.held, rooms), MessageType.UNSUBSCRIBED.value, request, revoked)
+
+    def _change_locked(
+        self,
+        filters: Filters,
+        answer: str | None = None,
+        request: SubscriptionRequest = _NO_REQUEST,
+        revoked: bool = False,
+    ) -> None:
+        before = self.subscriptions
+        self.held = filters
+        # From the first change on: the client may be one that was allowed no room at all.
+        self._selective = True
+        self._on_change(SubscriptionChange(self.subscriptions, filters, before, answer, request, revoked))
 
 
-def _count(value: Any) -> int:
-    """Return how many rooms are named; what can name none is found out later."""
-    try:
-        return len(set(value)) if isinstance(value, list) else 1
-    except TypeError:
-        return 1
+def _unlock_in_child() -> None:
+    # A thread that the child of a fork does not have may have held the lock.
+    global _change_lock
+    _change_lock = threading.Lock()
 
 
-def _values(key: str, value: Any) -> list[str]:
-    values = value if isinstance(value, list) else [value]
-    if not all(isinstance(each, str) or (isinstance(each, int) and not isinstance(each, bool)) for each in values):
-        raise BadMessage("A room is named by a text or a whole number, or by a list of them.", key)
-    if not all(each.bit_length() <= _MAX_BITS if isinstance(each, int) else len(each) <= MAX_NAME for each in values):
-        raise BadMessage(f"The name of a room may have {MAX_NAME} characters.", key)
-    return [room_value(each) for each in values]
-
-
-def _meta(value: Any) -> Mapping[str, Any]:
-    if not isinstance(value, Mapping):
-        raise BadMessage("What is shown of a client must be an object.", "presence")
-    size = encoded_size(value)
-    if size > MAX_META:
-        raise BadMessage(f"What is shown of a client may have {MAX_META} bytes as JSON, not {size}.", "presence")
-    return value
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_unlock_in_child)

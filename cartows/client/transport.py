@@ -1,12 +1,12 @@
-"""The socket of one client: sends that never wait, reads that do, and an end that others may ask for.
+"""The socket of one client: sends that never wait, reads that do, and a shutdown that any thread may ask for.
 
 Threads: ``send``, ``close`` under the connection's send lock, by any thread; ``receive`` on the reader thread; ``shutdown``
     and ``wait_writable`` by any thread.
 Locks: PlainTransport none of its own; SharedTransport takes the connection's send lock around each use of the socket.
 Blocks: ``receive`` until bytes come, ``wait_writable`` until there is room; nothing else.
 
-A send takes about 7 µs, so it keeps the GIL (``ctypes.PyDLL``): giving it up at every send would make the hub wait a switch
-interval per client beside a handler that is busy in Python.
+A send takes about 7 µs, so it keeps the GIL (``ctypes.PyDLL``): if it released the GIL, the hub would wait a switch interval
+per client beside a handler that is busy in Python.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _FLAGS = _DONT_WAIT | getattr(socket, "MSG_NOSIGNAL", 0)
 
 
 def _load_send() -> Callable[[int, bytes, int, int], int] | None:
-    """Return libc's ``send`` as a call that keeps the GIL, or None where it is not to be had."""
+    """Return libc's ``send`` as a call that keeps the GIL, or None where there is none."""
     if os.name != "posix" or not _DONT_WAIT:
         return None
     try:
@@ -47,7 +47,7 @@ _libc_send = _load_send()
 
 
 class Transport:
-    """Own one socket for one connection; ``borrowed`` means that the server closes the descriptor."""
+    """The socket of one connection; ``borrowed`` means that the server closes the descriptor."""
 
     __slots__ = ("borrowed", "fd", "sock")
 
@@ -60,7 +60,7 @@ class Transport:
         self.borrowed = borrowed
 
     def tune(self, write_buffer: int | None) -> None:
-        """Send small frames at once, and cap what the kernel keeps for a peer that does not read."""
+        """Send small frames at once, and bound what the kernel buffers for a peer that does not read."""
         with suppress(OSError):
             self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if write_buffer is not None:
@@ -71,39 +71,39 @@ class Transport:
         raise NotImplementedError
 
     def receive(self, size: int) -> bytes:
-        """Wait for at most ``size`` bytes; b"" or OSError is the end."""
+        """Wait for bytes and return ``size`` of them at most; the end is b"" or OSError."""
         raise NotImplementedError
 
     def wait_writable(self, timeout: float) -> bool:
-        """Wait ``timeout`` seconds for room or the end of the socket; False when neither came."""
+        """Wait ``timeout`` seconds at most for room or the end of the socket; False when neither came."""
         return _wait(self.fd, timeout, write=True)
 
     def hang_up(self) -> None:
-        """Say that nothing more will be sent; what the peer still says can be read."""
+        """Send a FIN; what the peer still sends can be read."""
         with suppress(OSError):
             socket.socket.shutdown(self.sock, socket.SHUT_WR)
 
     def shutdown(self) -> None:
-        """End both directions, which wakes whoever waits on the socket; the descriptor stays open."""
+        """End both directions, which wakes the threads that wait on the socket; the descriptor stays open."""
         with suppress(OSError):
-            # Not SSLSocket.shutdown: that would take the TLS object away under a thread that is reading.
+            # Not SSLSocket.shutdown: it would remove the TLS object from under a thread that is reading.
             socket.socket.shutdown(self.sock, socket.SHUT_RDWR)
 
     def close(self) -> None:
-        """Give the descriptor back; the number is not used again by this transport."""
+        """Close the descriptor unless it is borrowed; this transport does not use its number again."""
         self.fd = -1
         if not self.borrowed:
             self.sock.close()
 
     def forget(self) -> None:
-        """Close a forked child's copy of the descriptor, which leaves the parent's connection alone."""
+        """Close a forked child's copy of the descriptor, which leaves the parent's connection as it is."""
         self.fd = -1
         with suppress(OSError):
             os.close(self.sock.detach())
 
 
 class PlainTransport(Transport):
-    """Send straight through libc on a TCP or Unix socket, without giving up the GIL."""
+    """A TCP or Unix socket; sends through libc and keeps the GIL."""
 
     __slots__ = ("_read_scheduler",)
 
@@ -130,8 +130,8 @@ class PlainTransport(Transport):
         """See Transport.receive."""
         if self._read_scheduler is None:
             return self.sock.recv(size)
-        # One read for each turn, however much has come: a recv that need not wait gives the GIL up too briefly for others to
-        # take it, and starts anew the time after which they may demand it. A few who flood kept the hub from it for 50 ms.
+        # One read per wakeup, however much has come: a recv that need not wait releases the GIL too briefly for other threads
+        # to take it, and restarts their switch interval. A few clients that flood kept the GIL from the hub for 50 ms.
         while self._read_scheduler.wait(self.fd):
             with suppress(BlockingIOError):
                 return self.sock.recv(size, _DONT_WAIT)
@@ -145,7 +145,7 @@ class PlainTransport(Transport):
 
 
 class SharedTransport(Transport):
-    """Use a non-blocking socket under one lock from reader and writer alike: what TLS needs."""
+    """A non-blocking socket that reader and writer use under one lock, as TLS needs it."""
 
     __slots__ = ("_lock", "_wants_read")
 
@@ -154,7 +154,7 @@ class SharedTransport(Transport):
     def __init__(self, sock: socket.socket, lock: threading.Lock, *, borrowed: bool = False) -> None:
         super().__init__(sock, borrowed=borrowed)
         self._lock = lock
-        #: The last send can only go on once the peer has been read from.
+        #: The last send can continue only once bytes of the peer have been read.
         self._wants_read = False
         sock.setblocking(False)
 
@@ -189,7 +189,7 @@ class SharedTransport(Transport):
 
 
 def _wait(fd: int, timeout: float | None, *, write: bool) -> bool:
-    """Wait for a descriptor to be ready or to end; False when the time ran out."""
+    """Wait until a descriptor is ready or at its end; False when the time ran out."""
     if fd < 0:
         return True
     if hasattr(select, "poll"):

@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 from flask import current_app, request
 
 from ..auth.base import Credentials
-from ..client.client import NOBODY, Client
+from ..client.authorization import ANONYMOUS
+from ..client.client import Client
 from ..errors import AuthError, CartowsError
 from ..hooks import AppHooks
 from ..hub.capacity import Slot, SlotLimits
@@ -57,7 +58,7 @@ class Admission(NamedTuple):
     asked_at: int
     #: The functions of the app, which have been asked who it is and what it may hear.
     hooks: AppHooks | None = None
-    credentials: Credentials = NOBODY
+    credentials: Credentials = ANONYMOUS
 
 
 class AdmissionPolicy:
@@ -176,7 +177,7 @@ class AdmissionPolicy:
                 return again
             if again.slot.identity != identity:
                 return Refusal(401, "UNAUTHORIZED", "Who you are has changed while you came in: connect again.", _CHALLENGE)
-            client.credentials, asked_at = again.credentials, again.asked_at
+            client.authorization.credentials, asked_at = again.credentials, again.asked_at
 
     def take_slot(self, slot: Slot) -> Refusal | None:
         """Take a place in the process; returns why there is none."""

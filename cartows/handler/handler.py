@@ -214,7 +214,7 @@ class Handler:
                 self.hub.recheck_every(client, every)
             except RuntimeError as error:
                 self.logger.error("cartows: client %s cannot be looked up again and goes: %s", client.id, error)
-                client.close_on_error()
+                client.connection.close_on_error()
 
     def _hands_off(self, sock: Any) -> bool:
         """Choose between a thread of the client's own and the request's, and say so once."""
@@ -252,7 +252,7 @@ class Handler:
                 client.set_filter(key, values)
             if admission.credentials.identity is not None:
                 client.identity = admission.credentials.identity
-            client.credentials = admission.credentials
+            client.authorization.credentials = admission.credentials
             client.since, client.hooks = admission.since, admission.hooks
             client.before_reading = partial(self._enter, client) if _asks(client) else None
         except BaseException:
@@ -275,7 +275,7 @@ class Handler:
         if not worker.alive:
             for client in self.hub.present_clients():
                 if client.attached:
-                    client.close_for_restart(_WORKER_PATIENCE)
+                    client.connection.close_for_restart(_WORKER_PATIENCE)
                     self.hub.abort_after(client, _WORKER_PATIENCE)
         return True
 

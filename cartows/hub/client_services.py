@@ -94,7 +94,6 @@ class ClientServices:
             self._capacity.release(client.slot)
         self._registry.gone(client)
         self._heartbeat.discard(client)
-        client.log_end()
 
     def identify(self, client: Client, identity_key: str | None) -> None:
         """See ClientHub.identify."""

@@ -12,8 +12,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
+from ..client.batch import Batch
 from ..client.client import Client
-from ..client.sender import QUEUED, Batch
+from ..client.sender import QUEUED
 from ..history.history import Event, History
 from ..options import Options
 from ..rooms import Rooms
@@ -175,4 +176,4 @@ class Dispatcher:
     def close_on_error(self, client: Client) -> None:
         """Log what is being raised while a client is served, and close the client."""
         self._logger.exception("cartows: serving client %s failed; it is disconnected, the others are served", client.id)
-        client.close_on_error()
+        client.connection.close_on_error()

@@ -68,7 +68,7 @@ class Heartbeat:
 
     def recheck_expiry(self, client: Client) -> None:
         """Check a client's credentials when they expire."""
-        left = client.expires_in()
+        left = client.authorization.expires_in()
         if left is not None:
             with self._lock:
                 entry = self._entries.get(client)
@@ -149,7 +149,7 @@ class Heartbeat:
         if connection.closing or entry.next_ping == NEVER:
             return entry.abort_at
         # Not a moment early: until they expire, the same credentials are accepted from the client that connects again.
-        left = entry.client.check_expiry()
+        left = entry.client.authorization.check_expiry()
         if connection.closing:
             return entry.abort_at
         options = connection.options

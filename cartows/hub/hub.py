@@ -19,7 +19,7 @@ from typing import Any
 from ..backplane.base import Backplane, Sink
 from ..broadcaster import Broadcaster, PublishResult, RejectionLog, prepare_event
 from ..client.client import Client
-from ..client.subscriptions import Change
+from ..client.subscriptions import SubscriptionChange
 from ..errors import CartowsError, HubClosed
 from ..message import EncodeHook, Message
 from ..options import Options
@@ -235,7 +235,7 @@ class Hub(Broadcaster, ClientServices):
         """See ClientHub.forget_client."""
         self._pipeline.unregister(client)
 
-    def change_client(self, client: Client, change: Change) -> None:
+    def change_client(self, client: Client, change: SubscriptionChange) -> None:
         """See ClientHub.change_client."""
         self._pipeline.change(client, change)
 

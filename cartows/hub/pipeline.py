@@ -14,7 +14,7 @@ from typing import Any
 from ..backplane.base import Backplane, Sink
 from ..backplane.local import LocalBackplane
 from ..client.client import Client
-from ..client.subscriptions import Change
+from ..client.subscriptions import SubscriptionChange
 from ..options import Options
 from .backplane_sink import BackplaneSink
 from .broadcast_queue import BroadcastQueue
@@ -66,8 +66,8 @@ class Pipeline:
         """Unregister a client on the hub thread."""
         self.queue.put_control(partial(self.sessions.unregister, client))
 
-    def change(self, client: Client, change: Change) -> None:
-        """Change a client's subscriptions on the hub thread, before any event that is queued later."""
+    def change(self, client: Client, change: SubscriptionChange) -> None:
+        """SubscriptionChange a client's subscriptions on the hub thread, before any event that is queued later."""
         self.queue.put_control(partial(self.sessions.change, client, change))
 
     def stats(self) -> dict[str, Any]:

@@ -10,9 +10,9 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from ..client.batch import Batch
 from ..client.client import Client
-from ..client.sender import Batch
-from ..client.subscriptions import Change
+from ..client.subscriptions import SubscriptionChange
 from ..message import new_message
 from ..options import Options
 from ..presence.presence import Presence, PresenceEntry, PresenceReport, PresenceUpdate
@@ -55,12 +55,12 @@ class PresenceNotifier:
 
     # Clients ----------------------------------------------------------------------------------------------------------
 
-    def change(self, client: Client, change: Change) -> None:
+    def change(self, client: Client, change: SubscriptionChange) -> None:
         """Remove a client from the rooms that it has left, by whatever way, and add it where it wants to be seen."""
         self._presence.keep(client, change.subscriptions.rooms)
-        if change.subscription.meta is not None:
-            for room in change.subscription.rooms:
-                self._presence.enter(client, room, change.subscription.meta)
+        if change.request.meta is not None:
+            for room in change.request.rooms:
+                self._presence.enter(client, room, change.request.meta)
 
     def gone(self, client: Client) -> None:
         """Remove a client that has gone from every room."""

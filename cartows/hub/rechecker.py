@@ -39,8 +39,8 @@ class Rechecker:
         if client is None or client.connection.closing:
             return False
         try:
-            if not client.is_valid():
-                client.expire("no longer accepted by the app")
+            if not client.authorization.is_valid():
+                client.authorization.expire("no longer accepted by the app")
         except Exception:
             # A database that is away is no reason to disconnect every client: the check is repeated.
             self._logger.exception("cartows: checking client %s again failed; it stays connected", client.id)

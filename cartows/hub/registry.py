@@ -64,7 +64,7 @@ class Registry:
             self._forget_names_locked(client)
 
     def identify(self, client: Client, identity_key: str | None) -> None:
-        """Change a client's identity key; it is found by that from then on, even if it has not been entered yet."""
+        """SubscriptionChange a client's identity key; it is found by that from then on, even if it has not been entered yet."""
         with self._lock:
             self._forget_identity_locked(client)
             client.identity_key = identity_key
@@ -176,7 +176,7 @@ class Registry:
             # First for clients that are connecting and cannot be found yet.
             self.revocations.add(room_value(identity), disconnects=True)
             clients = self.find_identity(room_value(identity))
-        return sum([client.disconnect(code, reason) for client in clients])
+        return sum([client.connection.disconnect(code, reason) for client in clients])
 
     def reauthorize(self, identity: Any) -> int:
         """Authorize the subscriptions of an identity's clients again; see ``Hub.reauthorize``."""
@@ -184,7 +184,7 @@ class Registry:
         lost, failed = 0, None
         for client in self.find_identity(room_value(identity)):
             try:
-                lost += client.reauthorize()
+                lost += client.authorization.reauthorize()
             except Exception as error:
                 failed = failed or error
         if failed is not None:

@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
+from ..client.batch import Batch
 from ..client.client import Client
-from ..client.sender import Batch
-from ..client.subscriptions import Change
+from ..client.subscriptions import SubscriptionChange
 from ..history.history import DeliveryLog, Event, event_id
 from ..history.replay import Replay, ReplayRequest
 from ..message import Message, MessageType
@@ -57,7 +57,7 @@ class Sessions:
         self._may_come = may_come
         self._delivery_logs: dict[Client, DeliveryLog] = {}
         #: The changes that clients asked for before they were registered.
-        self._pending_changes: dict[Client, list[Change]] = {}
+        self._pending_changes: dict[Client, list[SubscriptionChange]] = {}
         #: The monotonic time until which a registration waits for an event that has not come here.
         self._wait_limits: dict[Client, float] = {}
         #: Events were lost while clients could not be sent a position.
@@ -68,7 +68,7 @@ class Sessions:
     def register(self, client: Client) -> None:
         """Open a client's connection, replay what it has missed, and send it events from then on."""
         if not client.connection.closing:
-            client.check_expiry()
+            client.authorization.check_expiry()
         if client.connection.closing:
             # It was disconnected before it was registered: it is sent the reason, and nothing else.
             client.connection.open(None)
@@ -142,8 +142,8 @@ class Sessions:
 
     # Subscriptions ----------------------------------------------------------------------------------------------------
 
-    def change(self, client: Client, change: Change) -> None:
-        """Change a client's subscriptions from the next event on, and send it the answer."""
+    def change(self, client: Client, change: SubscriptionChange) -> None:
+        """SubscriptionChange a client's subscriptions from the next event on, and send it the answer."""
         log = self._delivery_logs.get(client)
         if log is None:
             self._keep_pending(client, change)
@@ -158,12 +158,12 @@ class Sessions:
             log.replayed(request.after, head, request.subscriptions)
         if change.answer is not None:
             data = {**change.filters, **resume}
-            answer = Message(type=change.answer, id=history.id(head), data=data, ref=change.subscription.ref)
+            answer = Message(type=change.answer, id=history.id(head), data=data, ref=change.request.ref)
             frames = [Frame(answer.encode())]
         client.handle_send_result(client.connection.change_subscriptions(history, head, change.subscriptions, frames, request))
         self._presence.change(client, change)
 
-    def _keep_pending(self, client: Client, change: Change) -> None:
+    def _keep_pending(self, client: Client, change: SubscriptionChange) -> None:
         """Keep a change until the client is registered: in a route of the app's own, a client may ask for one before.
 
         A filter that is set before is part of the registration itself, unless a change that was asked for precedes it.
@@ -175,9 +175,9 @@ class Sessions:
         if len(pending) > client.connection.options.send_queue_size:
             client.overflow()
 
-    def _replay_request(self, log: DeliveryLog, change: Change) -> tuple[ReplayRequest | None, dict[str, Any]]:
+    def _replay_request(self, log: DeliveryLog, change: SubscriptionChange) -> tuple[ReplayRequest | None, dict[str, Any]]:
         """Return what a client is replayed of the rooms that it joins, and what its answer reports of that."""
-        rooms, since = change.subscription.rooms, change.subscription.since
+        rooms, since = change.request.rooms, change.request.since
         if since is None:
             return None, {}
         history = self._history
@@ -220,7 +220,7 @@ class Sessions:
     def _close_replaying(self) -> None:
         for client in self._registry.clients():
             if client.connection.replaying():
-                client.close_for_restart()
+                client.connection.close_for_restart()
 
     def _degraded_frame(self) -> Frame:
         return Frame(Message(type=MessageType.DEGRADED.value, id=self._history.id(self._dispatcher.position)).encode())
@@ -241,13 +241,13 @@ def _has_greeting(client: Client) -> bool:
     return client.connection.options.greeting
 
 
-def _without_revoked(changes: Sequence[Change]) -> list[Change]:
+def _without_revoked(changes: Sequence[SubscriptionChange]) -> list[SubscriptionChange]:
     """Return changes without the rooms that later ones among them revoke."""
     revoked: set[Room] = set()
     found = []
     for change in reversed(changes):
         if change.revoked:
-            revoked.update(change.subscription.rooms)
+            revoked.update(change.request.rooms)
             found.append(change._replace(before=change.before._replace(rooms=change.before.rooms - revoked)))
         else:
             found.append(change.without(revoked))

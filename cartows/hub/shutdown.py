@@ -41,7 +41,7 @@ def shut_down(
         thread.join(timeout / 2)
     clients = registry.present()
     for client in clients:
-        client.close_for_restart(timeout)
+        client.connection.close_for_restart(timeout)
     _flush(clients, deadline - timeout / 4)
     # What was sent is on its way; a peer that does not answer the close frame is not waited for long.
     registry.await_empty(min(deadline - timeout / 10, time.monotonic() + timeout / 4))

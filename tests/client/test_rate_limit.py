@@ -1,4 +1,4 @@
-"""How much one client may say: never more than was agreed, and whoever keeps to that is never told anything."""
+"""The rate limit: never more messages than agreed, and a client that keeps to that is never limited."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cartows.client.rate_limit import ADMIT, DROP, END, TELL, RateLimit
+from cartows.client.rate_limit import ADMIT, DROP, END, NOTIFY, RateLimit
 
 # Sixteenths of a second: sums of them are exact.
 TICK = 1 / 16
@@ -28,19 +28,19 @@ def limited(rate: float, burst: int) -> tuple[RateLimit, Clock]:
     return RateLimit(rate, burst, clock), clock
 
 
-def say(limit: RateLimit, count: int) -> list[int]:
+def send(limit: RateLimit, count: int) -> list[int]:
     return [limit.admit() for _ in range(count)]
 
 
-def test_a_burst_goes_through_and_what_is_over_it_is_told_once_then_dropped_then_the_end() -> None:
+def test_a_burst_is_admitted_then_comes_one_notification_then_drops_then_the_end() -> None:
     limit, _ = limited(1, 3)
-    assert say(limit, 7) == [ADMIT, ADMIT, ADMIT, TELL, DROP, DROP, END]
-    assert limit.admit() == END, "it is not forgiven for having been told"
+    assert send(limit, 7) == [ADMIT, ADMIT, ADMIT, NOTIFY, DROP, DROP, END]
+    assert limit.admit() == END, "a notification does not reset the drops"
 
 
-def test_who_waits_as_long_as_it_is_told_is_heard() -> None:
+def test_a_client_that_waits_as_long_as_it_is_asked_to_is_admitted() -> None:
     limit, clock = limited(4, 2)
-    assert say(limit, 3) == [ADMIT, ADMIT, TELL]
+    assert send(limit, 3) == [ADMIT, ADMIT, NOTIFY]
     assert limit.wait() == pytest.approx(0.25)
     clock.now += limit.wait() / 2
     assert limit.admit() == DROP
@@ -48,73 +48,73 @@ def test_who_waits_as_long_as_it_is_told_is_heard() -> None:
     assert limit.admit() == ADMIT
 
 
-def test_the_wait_is_nothing_for_who_may_speak() -> None:
+def test_there_is_no_wait_for_a_client_that_may_send() -> None:
     limit, clock = limited(4, 2)
     assert limit.wait() == 0
-    say(limit, 5)
+    send(limit, 5)
     clock.now += 100
     limit.admit()
     assert limit.wait() == 0
 
 
-def test_who_has_been_silent_has_a_burst_again_and_no_more() -> None:
+def test_a_client_that_has_been_silent_has_a_burst_again_and_no_more() -> None:
     limit, clock = limited(10, 5)
-    say(limit, 5)
+    send(limit, 5)
     clock.now += 3600
-    assert say(limit, 6) == [ADMIT] * 5 + [TELL]
+    assert send(limit, 6) == [ADMIT] * 5 + [NOTIFY]
 
 
-def test_it_is_said_again_after_a_second() -> None:
+def test_the_client_is_notified_again_after_a_second() -> None:
     limit, clock = limited(0.25, 8)
-    assert say(limit, 10) == [ADMIT] * 8 + [TELL, DROP]
+    assert send(limit, 10) == [ADMIT] * 8 + [NOTIFY, DROP]
     clock.now += 0.9
     assert limit.admit() == DROP
     clock.now += 0.1
-    assert limit.admit() == TELL
+    assert limit.admit() == NOTIFY
 
 
-def test_a_quiet_second_is_forgiveness_and_less_is_not() -> None:
-    for quiet, verdict in ((1.0, TELL), (15 * TICK, END)):
+def test_drops_are_forgotten_after_a_quiet_second_and_not_before() -> None:
+    for quiet, verdict in ((1.0, NOTIFY), (15 * TICK, END)):
         limit, clock = limited(0.001, 4)
-        assert say(limit, 8) == [ADMIT] * 4 + [TELL, DROP, DROP, DROP]
+        assert send(limit, 8) == [ADMIT] * 4 + [NOTIFY, DROP, DROP, DROP]
         clock.now += quiet
         assert limit.admit() == verdict
 
 
-def test_what_is_dropped_costs_nothing_of_what_may_be_said_later() -> None:
+def test_dropped_messages_cost_nothing_of_what_may_be_sent_later() -> None:
     limit, clock = limited(1, 2)
-    assert say(limit, 4) == [ADMIT, ADMIT, TELL, DROP]
+    assert send(limit, 4) == [ADMIT, ADMIT, NOTIFY, DROP]
     clock.now += 1
     assert limit.admit() == ADMIT
 
 
-def test_what_a_message_costs_beyond_one_is_owed_and_others_wait_for_it() -> None:
+def test_what_a_message_costs_beyond_one_is_a_debt_that_others_wait_for() -> None:
     limit, clock = limited(4, 3)
     assert limit.admit() == ADMIT
     limit.charge(4)
     assert limit.wait() == pytest.approx(0.75)
-    assert say(limit, 2) == [TELL, DROP]
+    assert send(limit, 2) == [NOTIFY, DROP]
     clock.now += 0.75
-    assert say(limit, 2) == [ADMIT, DROP]
+    assert send(limit, 2) == [ADMIT, DROP]
 
 
-def test_what_was_owed_is_forgotten_once_it_is_paid() -> None:
+def test_a_debt_is_gone_once_it_is_paid() -> None:
     limit, clock = limited(10, 5)
-    say(limit, 1)
+    send(limit, 1)
     limit.charge(100)
     clock.now += 3600
-    assert say(limit, 6) == [ADMIT] * 5 + [TELL]
+    assert send(limit, 6) == [ADMIT] * 5 + [NOTIFY]
 
 
 def test_a_message_that_costs_nothing_more_changes_nothing() -> None:
     limit, _ = limited(1, 3)
     assert limit.admit() == ADMIT
     limit.charge(0)
-    assert say(limit, 3) == [ADMIT, ADMIT, TELL]
+    assert send(limit, 3) == [ADMIT, ADMIT, NOTIFY]
 
 
 @given(RATES, BURSTS, st.lists(st.tuples(st.integers(0, 64), st.integers(0, 8)), max_size=120))
-def test_no_stretch_of_time_costs_more_than_the_burst_the_pace_and_its_last_message(
+def test_no_stretch_of_time_costs_more_than_the_burst_the_rate_and_its_last_message(
     rate: float, burst: int, messages: list[tuple[int, int]]
 ) -> None:
     limit, clock = limited(rate, burst)
@@ -132,7 +132,7 @@ def test_no_stretch_of_time_costs_more_than_the_burst_the_pace_and_its_last_mess
 
 
 @given(RATES, BURSTS, st.integers(1, 200))
-def test_who_keeps_the_pace_is_never_limited(rate: float, burst: int, count: int) -> None:
+def test_a_client_that_keeps_the_rate_is_never_limited(rate: float, burst: int, count: int) -> None:
     limit, clock = limited(rate, burst)
     for _ in range(count):
         assert limit.admit() == ADMIT
@@ -140,7 +140,7 @@ def test_who_keeps_the_pace_is_never_limited(rate: float, burst: int, count: int
 
 
 @given(RATES, BURSTS, PAUSES)
-def test_no_stretch_of_time_has_more_than_the_burst_and_the_pace(rate: float, burst: int, pauses: list[float]) -> None:
+def test_no_stretch_of_time_has_more_than_the_burst_and_the_rate(rate: float, burst: int, pauses: list[float]) -> None:
     limit, clock = limited(rate, burst)
     admitted = []
     for pause in pauses:
@@ -153,12 +153,12 @@ def test_no_stretch_of_time_has_more_than_the_burst_and_the_pace(rate: float, bu
 
 
 @given(RATES, BURSTS, PAUSES)
-def test_against_the_plainest_of_models(rate: float, burst: int, pauses: list[float]) -> None:
-    """The bucket, the count of what was dropped and the time of the last word, each as a list that is looked through."""
+def test_against_a_plain_model(rate: float, burst: int, pauses: list[float]) -> None:
+    """The bucket, the drops and the times of the notifications, each as a list."""
     limit, clock = limited(rate, burst)
     left, before = float(burst), clock.now
     dropped: list[float] = []
-    told: list[float] = []
+    notified_at: list[float] = []
     for pause in pauses:
         clock.now += pause
         now = clock.now
@@ -171,16 +171,16 @@ def test_against_the_plainest_of_models(rate: float, burst: int, pauses: list[fl
         dropped = [*dropped, now] if dropped and now - dropped[-1] < 1 else [now]
         if len(dropped) > burst:
             assert verdict == END
-        elif any(now - at < 1 for at in told):
+        elif any(now - at < 1 for at in notified_at):
             assert verdict == DROP
         else:
-            assert verdict == TELL
-            told.append(now)
+            assert verdict == NOTIFY
+            notified_at.append(now)
         assert 0 < limit.wait() <= 1 / rate
 
 
 def busy(seconds: int) -> int:
-    """Return how many messages are let through at once after so long at half the pace, all of it in handlers."""
+    """Return how many messages are admitted at once after so long at half the rate, all of it in handlers."""
     limit, clock = limited(16, 32)
     for _ in range(seconds * 8):
         assert limit.admit() == ADMIT

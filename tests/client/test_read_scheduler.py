@@ -1,4 +1,4 @@
-"""The read_scheduler: readers wake a few at a time, whatever number of peers speaks or goes at once."""
+"""The read scheduler: readers wake a few at a time, however many peers send or close at once."""
 
 from __future__ import annotations
 
@@ -8,38 +8,38 @@ from collections.abc import Iterator
 
 import pytest
 
-from cartows.client.read_scheduler import _SLOTS, ReadScheduler
+from cartows.client.read_scheduler import _PERMITS, ReadScheduler
 from cartows.client.transport import PlainTransport
 
 pytestmark = pytest.mark.skipif(not ReadScheduler.available, reason="no epoll here")
 
 
-class CountingSlots(threading.Semaphore):
-    """Remember how many were out at once."""
+class CountingPermits(threading.Semaphore):
+    """Count how many permits are taken at once."""
 
     def __init__(self, value: int) -> None:
         super().__init__(value)
-        self.most = self.out = self.given = 0
+        self.max_taken = self.taken = self.total = 0
         self.guard = threading.Lock()
 
     def acquire(self, blocking: bool = True, timeout: float | None = None) -> bool:
-        taken = super().acquire(blocking, timeout)
+        acquired = super().acquire(blocking, timeout)
         with self.guard:
-            self.out += 1
-            self.given += 1
-            self.most = max(self.most, self.out)
-        return taken
+            self.taken += 1
+            self.total += 1
+            self.max_taken = max(self.max_taken, self.taken)
+        return acquired
 
     def release(self, n: int = 1) -> None:
         with self.guard:
-            self.out -= n
+            self.taken -= n
         super().release(n)
 
 
 @pytest.fixture
 def read_scheduler() -> Iterator[ReadScheduler]:
     made = ReadScheduler()
-    made._slots = CountingSlots(_SLOTS)
+    made._permits = CountingPermits(_PERMITS)
     made.start()
     yield made
     made.stop()
@@ -52,7 +52,7 @@ def reader(read_scheduler: ReadScheduler, sock: socket.socket, got: list[bytes])
     transport.close()
 
 
-def test_a_crowd_that_goes_at_once_is_let_through_a_few_at_a_time(read_scheduler: ReadScheduler) -> None:
+def test_the_readers_of_many_peers_that_close_at_once_wake_a_few_at_a_time(read_scheduler: ReadScheduler) -> None:
     pairs = [socket.socketpair() for _ in range(200)]
     got: list[bytes] = []
     threads = [threading.Thread(target=reader, args=(read_scheduler, mine, got)) for mine, _ in pairs]
@@ -66,14 +66,14 @@ def test_a_crowd_that_goes_at_once_is_let_through_a_few_at_a_time(read_scheduler
         thread.join(20)
         assert not thread.is_alive()
     assert len(got) == 200
-    slots = read_scheduler._slots
-    assert isinstance(slots, CountingSlots)
-    assert 1 <= slots.most <= _SLOTS
-    assert slots.out == 0
-    assert read_scheduler._turns == {}
+    permits = read_scheduler._permits
+    assert isinstance(permits, CountingPermits)
+    assert 1 <= permits.max_taken <= _PERMITS
+    assert permits.taken == 0
+    assert read_scheduler._wakeups == {}
 
 
-def test_a_reader_waits_its_turn_again_though_there_is_more_to_read(read_scheduler: ReadScheduler) -> None:
+def test_a_reader_waits_for_another_wakeup_though_there_is_more_to_read(read_scheduler: ReadScheduler) -> None:
     mine, theirs = socket.socketpair()
     got: list[bytes] = []
     theirs.sendall(b"x" * 10_000)
@@ -83,13 +83,13 @@ def test_a_reader_waits_its_turn_again_though_there_is_more_to_read(read_schedul
     thread.join(5)
     assert not thread.is_alive()
     assert list(map(len, got)) == [4096, 4096, 1808]
-    slots = read_scheduler._slots
-    assert isinstance(slots, CountingSlots)
-    assert slots.given == 4, "one for each read, the end's included"
+    permits = read_scheduler._permits
+    assert isinstance(permits, CountingPermits)
+    assert permits.total == 4, "one for each read, the end's included"
 
 
-def test_a_reader_that_is_slow_with_its_message_holds_up_nobody(read_scheduler: ReadScheduler) -> None:
-    pairs = [socket.socketpair() for _ in range(_SLOTS + 5)]
+def test_a_reader_that_is_slow_with_its_message_holds_up_no_other(read_scheduler: ReadScheduler) -> None:
+    pairs = [socket.socketpair() for _ in range(_PERMITS + 5)]
     release, handled = threading.Event(), threading.Semaphore(0)
 
     def slow_reader(sock: socket.socket) -> None:
@@ -104,7 +104,7 @@ def test_a_reader_that_is_slow_with_its_message_holds_up_nobody(read_scheduler: 
         thread.start()
     for _, theirs in pairs:
         theirs.sendall(b"x")
-    # More of them than there are slots are in their handlers at once.
+    # More of them than there are permits are in their handlers at once.
     for _ in pairs:
         assert handled.acquire(timeout=10)
     release.set()
@@ -120,7 +120,7 @@ def test_the_end_of_a_socket_wakes_its_reader_and_the_thread_outlives_the_last_o
     mine, theirs = socket.socketpair()
     thread = threading.Thread(target=reader, args=(read_scheduler, mine, []))
     thread.start()
-    while not read_scheduler._turns:
+    while not read_scheduler._wakeups:
         threading.Event().wait(0.001)
     read_scheduler.stop()
     assert read_scheduler._thread is not None
@@ -143,7 +143,7 @@ def test_without_its_thread_readers_block_on_their_own_sockets() -> None:
     assert got == [b"hello"]
 
 
-def test_a_turnstile_that_cannot_start_leaves_nothing_behind_and_may_try_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_scheduler_that_cannot_start_leaves_nothing_behind_and_may_try_again(monkeypatch: pytest.MonkeyPatch) -> None:
     read_scheduler = ReadScheduler()
 
     def fail() -> tuple[int, int]:
@@ -152,7 +152,7 @@ def test_a_turnstile_that_cannot_start_leaves_nothing_behind_and_may_try_again(m
     monkeypatch.setattr("cartows.client.read_scheduler.os.pipe", fail)
     with pytest.raises(OSError, match="Too many"):
         read_scheduler.start()
-    assert not read_scheduler.wait(0), "readers must not sleep where nobody wakes them"
+    assert not read_scheduler.wait(0), "readers must not sleep where no thread wakes them"
     monkeypatch.undo()
     read_scheduler.start()
     read_scheduler.stop()

@@ -1,4 +1,4 @@
-"""The rules of sending (cartows.sending): each has a test that fails when the rule is broken."""
+"""The rules of sending (``cartows.client.sender``): each has a test that fails when the rule is broken."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cartows.client.sender import GONE, OVERFLOW, QUEUED, SENT, WANTS_WRITER, Batch
+from cartows.client.batch import Batch
+from cartows.client.sender import GONE, OVERFLOW, QUEUED, SENT, WANTS_WRITER
 from cartows.history.history import Event, History
 from cartows.history.replay import Replay
 from cartows.options import Options, Policy
@@ -44,7 +45,7 @@ def test_a_client_that_keeps_up_is_sent_a_whole_batch_with_one_send() -> None:
     several = frames(20)
     assert connection.offer(Batch(several)) == SENT
     assert transport.sends == [joined(several)]
-    assert connection.backlog() == (0, 0)
+    assert connection.queued() == (0, 0)
     assert owner.writers_wanted == 0
 
 
@@ -62,7 +63,7 @@ def test_nothing_goes_out_before_the_connection_is_opened_and_the_greeting_comes
 # Rule 1
 
 
-def test_every_send_holds_the_lock_and_nobody_waits_with_it() -> None:
+def test_every_send_holds_the_lock_and_no_thread_waits_with_it() -> None:
     connection, transport, _ = scripted()
     transport.takes = [70, 0, 10, 0, 33, 0]
     several = frames(10)
@@ -72,13 +73,13 @@ def test_every_send_holds_the_lock_and_nobody_waits_with_it() -> None:
         connection.ping()
         connection.pong(b"x")
         transport.room.set()
-        until(lambda: connection.backlog() == (0, 0))
+        until(lambda: connection.queued() == (0, 0))
         connection.close(1000)
         until(lambda: transport.taken.endswith(close_frame(1000)))
     assert transport.broken_rules == []
 
 
-def test_a_stalled_socket_holds_up_nobody_who_offers() -> None:
+def test_a_stalled_socket_holds_up_no_thread_that_offers() -> None:
     with on_sockets(Options(write_wait=30, send_queue_size=100_000, send_queue_bytes=100_000_000)) as (connection, _):
         connection.open(None)
         block = Batch(frames(50, 1000))
@@ -102,7 +103,7 @@ def test_after_a_short_send_others_only_queue_until_nothing_is_left() -> None:
     assert connection.offer(Batch(first)) == WANTS_WRITER
     sends = len(transport.sends)
     assert connection.offer(Batch(second)) == WANTS_WRITER
-    assert len(transport.sends) == sends, "the hub sent past the writer"
+    assert len(transport.sends) == sends, "the hub sent ahead of the writer"
     assert connection.writer_owns
     assert connection.flush(time.monotonic() + 5)
     assert not connection.writer_owns
@@ -115,7 +116,7 @@ def test_ownership_is_kept_while_only_the_rest_of_a_frame_is_left() -> None:
     (only,) = frames(1)
     transport.takes = [10, 10, 0]
     connection.offer(Batch([only]))
-    assert connection.backlog() == (0, len(only.plain) - 10)
+    assert connection.queued() == (0, len(only.plain) - 10)
     assert not connection.flush(time.monotonic())
     assert connection.writer_owns
     assert connection.offer(Batch(frames(1, start=1))) == WANTS_WRITER
@@ -142,12 +143,12 @@ def test_a_cut_frame_is_finished_before_anything_else(cut: int) -> None:
         assert piece in rest
 
 
-def test_what_stands_behind_a_cut_frame_is_single_messages_again() -> None:
+def test_what_stands_after_a_cut_frame_is_single_messages_again() -> None:
     connection, transport, _ = scripted()
     several = frames(6)
     transport.takes = [60]
     connection.offer(Batch(several))
-    assert connection.backlog() == (4, 4 * 52 + 44)
+    assert connection.queued() == (4, 4 * 52 + 44)
 
 
 def test_a_writer_that_is_cut_short_again_and_again_tears_nothing() -> None:
@@ -177,7 +178,7 @@ def test_however_sends_fall_short_every_frame_arrives_whole_and_in_order(takes: 
             connection.flush(time.monotonic())
     assert connection.flush(time.monotonic() + 5)
     assert transport.taken == joined(offered)
-    assert connection.backlog() == (0, 0)
+    assert connection.queued() == (0, 0)
     assert not connection.writer_owns
 
 
@@ -192,7 +193,7 @@ def test_the_descriptor_is_closed_by_the_reader_alone_and_never_used_again() -> 
         assert theirs.recv(10) == b"", "abort must end the connection"
         assert connection.transport.fd == number, "abort must leave the descriptor open"
         connection.finish()
-        # The number is free now and goes to somebody else.
+        # The number is free now and goes to another socket.
         ours, other = socket.socketpair()
         with ours, other:
             assert number in (ours.fileno(), other.fileno())
@@ -255,7 +256,7 @@ def test_pings_and_pongs_for_a_stalled_peer_do_not_pile_up() -> None:
     assert transport.taken == joined(frames(1)) + b"\x8a\x049999" + b"\x89\x00"
 
 
-def test_closing_a_slow_client_does_not_wait_behind_its_queue() -> None:
+def test_closing_a_slow_client_does_not_wait_for_its_queue() -> None:
     connection, transport, _ = scripted()
     several, advice = frames(10), Frame(b"advice")
     transport.takes = [60, 0]
@@ -265,13 +266,13 @@ def test_closing_a_slow_client_does_not_wait_behind_its_queue() -> None:
     assert transport.taken == joined(several[:2]) + advice.plain + close_frame(3008, "slow")
 
 
-def test_an_orderly_close_waits_behind_the_queue() -> None:
+def test_an_orderly_close_comes_after_the_queue() -> None:
     connection, transport, owner = scripted(Options(write_wait=7.0))
     several = frames(10)
     transport.takes = [60, 0]
     connection.offer(Batch(several))
     assert connection.close(1012)
-    assert not connection.close(1000), "there is one goodbye"
+    assert not connection.close(1000), "a connection closes once"
     assert connection.offer(Batch(frames(1))) == GONE
     assert connection.flush(time.monotonic() + 5)
     assert transport.taken == joined(several) + close_frame(1012)
@@ -282,14 +283,14 @@ def test_an_orderly_close_waits_behind_the_queue() -> None:
 # Bounds
 
 
-def test_a_full_queue_says_overflow_by_messages() -> None:
+def test_a_queue_full_of_messages_overflows() -> None:
     connection, transport, _ = scripted(Options(send_queue_size=10))
     transport.takes = [0, 0]
     assert connection.offer(Batch(frames(10))) == WANTS_WRITER
     assert connection.offer(Batch(frames(1))) == OVERFLOW
 
 
-def test_a_full_queue_says_overflow_by_bytes() -> None:
+def test_a_queue_full_of_bytes_overflows() -> None:
     connection, transport, _ = scripted(Options(send_queue_bytes=5000))
     transport.takes = [1, 0]
     assert connection.offer(Batch(frames(1, 4000))) == WANTS_WRITER
@@ -314,7 +315,7 @@ def test_room_in_the_queue_comes_back_as_it_is_sent() -> None:
         transport.takes = [0]
         assert connection.offer(Batch(frames(10))) == WANTS_WRITER
         assert connection.flush(time.monotonic() + 5)
-        assert connection.backlog() == (0, 0)
+        assert connection.queued() == (0, 0)
 
 
 # Ends
@@ -329,14 +330,14 @@ def test_a_peer_that_is_gone_ends_the_connection_at_the_next_send() -> None:
     assert connection.offer(Batch(frames(1))) == GONE
 
 
-def test_a_socket_that_takes_nothing_for_write_wait_is_put_out() -> None:
+def test_a_client_whose_socket_takes_nothing_for_write_wait_is_disconnected() -> None:
     connection, transport, _ = scripted(Options(write_wait=0.05))
     transport.takes = [0] * 1000
     connection.offer(Batch(frames(3)))
     with writing(connection):
         assert transport.was_shut_down.wait(10)
     assert connection.close_code == 3008
-    assert connection.backlog() == (0, 0)
+    assert connection.queued() == (0, 0)
 
 
 def test_a_writer_is_claimed_once() -> None:
@@ -438,7 +439,7 @@ def texts(transport: ScriptedTransport) -> list[str]:
     return found
 
 
-def test_who_asks_for_its_position_before_it_is_registered_is_told_that_of_its_place() -> None:
+def test_a_client_that_asks_for_its_position_before_it_is_registered_gets_that_of_its_registration() -> None:
     connection, transport, _ = scripted(opened=False)
     assert connection.offer_position(at, 3) == QUEUED
     connection.open(Frame(b"hello"), 1, Replay(recent(3), 1, Subscriptions()))
@@ -456,7 +457,7 @@ def test_what_a_replay_has_passed_is_not_offered_again() -> None:
     assert texts(transport) == ["event 2", "event 3", "event 4", "at 4"]
 
 
-def test_a_replay_that_the_history_leaves_behind_is_said_once_and_ends_with_the_connection() -> None:
+def test_a_replay_that_the_history_leaves_behind_is_reported_once_and_ends_with_the_connection() -> None:
     connection, transport, owner = scripted(opened=False)
     connection.open(Frame(b"hello"), 1, Replay(recent(9, size=5), 1, Subscriptions()))
     assert owner.overflows == 1
@@ -467,7 +468,7 @@ def test_a_replay_that_the_history_leaves_behind_is_said_once_and_ends_with_the_
 
 
 @pytest.mark.parametrize("policy", ["drop_oldest", "coalesce"])
-def test_where_slow_clients_may_lose_events_a_replay_goes_on_and_says_what_it_lost(policy: Policy) -> None:
+def test_where_slow_clients_may_lose_events_a_replay_goes_on_and_reports_what_it_lost(policy: Policy) -> None:
     connection, transport, owner = scripted(Options(slow_consumer=policy), opened=False)
     connection.open(None, 1, Replay(recent(9, size=5), 1, Subscriptions()))
     assert owner.overflows == 0

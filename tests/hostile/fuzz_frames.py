@@ -21,7 +21,7 @@ with atheris.instrument_imports(include=["cartows", "wsproto"]) if atheris is no
     from werkzeug.wrappers import Request
 
     from cartows.auth import JWTAuth
-    from cartows.client.subscriptions import MAX_NAME, BadMessage, parse
+    from cartows.client.commands import MAX_NAME, InvalidMessage, parse_subscription
     from cartows.errors import AuthError, OptionsError
     from cartows.handler.checks import Refusal, check_filters, check_handshake, check_origin
     from cartows.message import decode_object
@@ -66,8 +66,8 @@ def subscription(data: bytes) -> None:
     for asked in (found, found.get("data") if found else None):
         for joins in (True, False):
             try:
-                wanted = parse(asked, OPTIONS.filter_keys, joins=joins)
-            except BadMessage as error:
+                wanted = parse_subscription(asked, OPTIONS.filter_keys, joins=joins)
+            except InvalidMessage as error:
                 assert len(str(error)) < 500
                 assert len(error.details) <= 200
                 continue

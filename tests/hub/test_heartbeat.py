@@ -5,10 +5,13 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import pytest
 
 from cartows import Client, Credentials, Hub
+from cartows.client.authorization import Authorization
 from tests.hub.conftest import Join, number, until
 
 
@@ -72,19 +75,31 @@ def test_a_writer_that_cannot_be_started_yet_is_started_later(
     assert [number(peer.message()) for _ in range(500)] == list(range(1, 501))
 
 
-class Expiring(Client):
-    """A client that notes when its credentials are checked, and when they are found to have expired."""
+class NotedAuthorization(Authorization):
+    """Notes when the credentials are checked, and when they are found to have expired."""
 
-    checks = 0
-    expired_at: float | None = None
+    __slots__ = ("checks", "expired_at")
 
-    def check_expiry(self, slack: float = 0.0) -> float | None:
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.checks = 0
+        self.expired_at: float | None = None
+
+    def check_expiry(self) -> float | None:
         self.checks += 1
-        return super().check_expiry(slack)
+        return super().check_expiry()
 
     def expire(self, reason: str) -> None:
         self.expired_at = self.expired_at or time.time()
         super().expire(reason)
+
+
+class Expiring(Client):
+    """A client whose authorization takes notes."""
+
+    def __init__(self, hub: Any, connection: Any, id: str) -> None:
+        super().__init__(hub, connection, id)
+        self.noted = self.authorization = NotedAuthorization(self, hub, self._filters, partial(hub.recheck_expiry, self))
 
 
 def test_credentials_do_not_expire_before_their_time_when_other_calls_are_due(hubs: Callable[..., Hub], join: Join) -> None:
@@ -95,11 +110,11 @@ def test_credentials_do_not_expire_before_their_time_when_other_calls_are_due(hu
     # Each wakeup also makes the calls that are due soon after it.
     hub.call_every(0.002, lambda: True)
     expires_at = time.time() + 0.2
-    client.renew(Credentials("ann", expires_at))
+    client.authorization.renew(Credentials("ann", expires_at))
     assert peer.close_code() == 3005
-    assert client.expired_at is not None
-    assert client.expired_at >= expires_at
-    assert client.expired_at < expires_at + 5
+    assert client.noted.expired_at is not None
+    assert client.noted.expired_at >= expires_at
+    assert client.noted.expired_at < expires_at + 5
 
 
 def test_credentials_that_are_checked_too_early_are_not_checked_in_a_busy_loop(hubs: Callable[..., Hub], join: Join) -> None:
@@ -108,13 +123,13 @@ def test_credentials_that_are_checked_too_early_are_not_checked_in_a_busy_loop(h
     client = peer.client
     assert isinstance(client, Expiring)
     left = 0.3
-    client.renew(Credentials("ann", time.time() + left))
-    before = client.checks
+    client.authorization.renew(Credentials("ann", time.time() + left))
+    before = client.noted.checks
     # One call 15 ms before the credentials expire.
     hub.call_every(left - 0.015, lambda: False)
     assert peer.close_code() == 3005
     # Once with that call and once in time; a ping, and a clock that is not quite as fast, may add to that.
-    assert client.checks - before <= 6
+    assert client.noted.checks - before <= 6
 
 
 def test_renewed_credentials_last_until_the_new_time(hubs: Callable[..., Hub], join: Join) -> None:
@@ -122,9 +137,9 @@ def test_renewed_credentials_last_until_the_new_time(hubs: Callable[..., Hub], j
     peer = join(hub, Expiring)
     client = peer.client
     assert isinstance(client, Expiring)
-    client.renew(Credentials("ann", time.time() + 0.1))
+    client.authorization.renew(Credentials("ann", time.time() + 0.1))
     expires_at = time.time() + 0.4
-    client.renew(Credentials("ann", expires_at))
+    client.authorization.renew(Credentials("ann", expires_at))
     assert peer.close_code() == 3005
-    assert client.expired_at is not None
-    assert client.expired_at >= expires_at
+    assert client.noted.expired_at is not None
+    assert client.noted.expired_at >= expires_at

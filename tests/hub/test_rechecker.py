@@ -28,6 +28,7 @@ class Stub:
     def __init__(self, answer: Callable[[], bool] = lambda: True) -> None:
         self.id = "c1"
         self.connection = Connection()
+        self.authorization = self
         self.checks = threading.Semaphore(0)
         self.expired = threading.Event()
         self.threads: set[str] = set()

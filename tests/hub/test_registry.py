@@ -13,12 +13,6 @@ from cartows.hub.capacity import Slot
 from cartows.hub.registry import Registry
 
 
-class Ended:
-    """What the registry needs of a connection."""
-
-    close_code: int | None = 1000
-
-
 class Stub:
     """What the registry needs of a client; ``sent`` and ``closed`` are what was done to it."""
 
@@ -29,7 +23,9 @@ class Stub:
         self.closed: list[tuple[int, str]] = []
         #: What ``reauthorize`` returns, or raises.
         self.loses: bool | Exception = False
-        self.connection = Ended()
+        self.close_code: int | None = 1000
+        # One object stands for all parts of a client.
+        self.connection = self.authorization = self
 
     def send(self, message: object) -> bool:
         self.sent.append(message)

@@ -433,4 +433,4 @@ def test_a_close_reason_makes_no_line_of_its_own_in_the_log(serve: Serve, kind: 
         raw.send_frame(CLOSE, struct.pack("!H", 3000) + reason.encode())
         assert raw.frame().opcode == CLOSE
         raw.close()
-    check_log(server, start, " goes: 3000 bye", len(reasons))
+    check_log(server, start, " is closed: 3000 bye", len(reasons))

@@ -15,7 +15,7 @@ from werkzeug.serving import make_server
 from cartows.servers.detection import configured_workers, find_socket, find_worker, replaced_threads, serving
 from cartows.servers.gunicorn import Gunicorn
 from cartows.servers.werkzeug import Werkzeug
-from tests.support.gunicorn import Arbiter, ThreadedWorker, Worker
+from tests.support.gunicorn import ThreadedWorker, Worker
 
 AT_MOST = 10.0
 

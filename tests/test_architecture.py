@@ -65,7 +65,7 @@ LONGER: dict[str, str] = {}
 
 #: Modules without a test file of their own, and the tests that cover them.
 COVERED_BY: dict[str, str] = {
-    "handler.admission": "tests/integration/test_limits.py",
+    "handler.admission": "tests/integration/test_auth_live.py",
     "handler.handler": "tests/integration/test_http.py",
     "handler.registration": "tests/integration/test_app_handlers.py",
 }

@@ -1,6 +1,6 @@
 """The Flask extension: one line adds the WebSocket route to an app.
 
-Threads: ``init_app`` and the decorators on the thread that makes the app, the route on request threads.
+**Threads**: ``init_app`` and the decorators on the thread that makes the app, the route on request threads.
 """
 
 from __future__ import annotations

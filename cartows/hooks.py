@@ -1,8 +1,8 @@
 """The app's own functions: what ``@ws.on`` and its like register, and how they are called.
 
-Threads: registered while the app is made; called on the reader thread of the client concerned. ``authenticate`` and
-    ``first_refused`` are called on the request's thread, ``is_valid`` on the rechecker's.
-Blocks: as long as the app's function does, which delays its own client only.
+**Threads**: registered while the app is made; called on the reader thread of the client concerned. ``authenticate`` and
+``first_refused`` are called on the request's thread, ``is_valid`` on the rechecker's.
+**Blocks**: as long as the app's function does, which delays its own client only.
 """
 
 from __future__ import annotations

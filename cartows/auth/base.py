@@ -1,7 +1,7 @@
 """Who a client is and for how long: what an authenticator makes of a request.
 
-Threads: any; credentials are values, and several threads may call an Authenticator at once.
-Blocks: as long as the authenticator does.
+**Threads**: any; credentials are values, and several threads may call an Authenticator at once.
+**Blocks**: as long as the authenticator does.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Flask-Login's sessions as credentials: a user who is logged in may connect, and a logout disconnects.
 
-Threads: ``authenticate`` on the request's; ``is_valid`` on the rechecker's; logouts on the thread of the request that logs out.
-Blocks: as long as the app's user loader does.
+**Threads**: ``authenticate`` on the request's; ``is_valid`` on the rechecker's; a logout on that of the request that logs out.
+**Blocks**: as long as the app's user loader does.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """JSON Web Tokens as credentials (RFC 7519): where a request carries one, and whether it is valid.
 
-Threads: any.
-Blocks: while keys are loaded; see ``key_source``.
+**Threads**: any.
+**Blocks**: while keys are loaded; see ``key_source``.
 
 A reason to refuse a token is one of a few fixed sentences. None contains a part of the token or the value of a claim: it is
 sent to the client and written to the log.

@@ -1,9 +1,9 @@
 """Keys that change from time to time: a cache of what a URL or the app's callable returned last.
 
-Threads: any.
-Locks: a KeySource holds its ``_loading`` while it loads keys; whatever the app's callable locks is taken within it.
-Blocks: ``KeySource.keys`` while keys are loaded: the thread that loads them for as long as that takes, all others for at most
-    WAIT_LIMIT seconds while there is no key at all, else until SHORT_WAIT_LIMIT seconds after the loading began.
+**Threads**: any.
+**Locks**: a KeySource holds its ``_loading`` while it loads keys; whatever the app's callable locks is taken within it.
+**Blocks**: ``KeySource.keys`` while keys are loaded: the thread that loads them for as long as that takes, all others at most
+WAIT_LIMIT seconds while there is no key at all, else until SHORT_WAIT_LIMIT seconds after the loading began.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Who may connect by a request, which rooms it may subscribe to, and whether there is a free slot for it.
 
-Threads: the request's own.
-Blocks: as long as the app's functions do.
+**Threads**: the request's own.
+**Blocks**: as long as the app's functions do.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What is checked before the upgrade, while the answer can still be HTTP: the handshake, the origin, the filters.
 
-Threads: the request's own.
-Blocks: as long as an app's own origin check does.
+**Threads**: the request's own.
+**Blocks**: as long as an app's own origin check does.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The handler: the two ways on which a request becomes a client of a hub.
 
-Threads: the request's own; when the client is attached, it becomes the client's reader thread.
-Blocks: ``handle_websocket`` in a route of the app's own, for as long as the client stays.
+**Threads**: the request's own; when the client is attached, it becomes the client's reader thread.
+**Blocks**: ``handle_websocket`` in a route of the app's own, for as long as the client stays.
 
 Go counterpart: ``handler.go``.
 """

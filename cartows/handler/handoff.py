@@ -5,9 +5,9 @@ route a HandshakeSocket stands there: simple-websocket writes its ``101`` into i
 once the handshake is done, and the real socket can be taken. The server keeps a descriptor to shut down and close, but a dead
 one. Where a socket cannot be taken, the client is *attached*: the request's thread becomes its reader.
 
-Threads: the request's own; ``dead_end`` any; the worker is checked on the heartbeat's.
-Locks: ``_lock`` guards the making of the dead end.
-Blocks: an attached response's iteration, for as long as the client stays.
+**Threads**: the request's own; ``dead_end`` any; the worker is checked on the heartbeat's.
+**Locks**: ``_lock`` guards the making of the dead end.
+**Blocks**: an attached response's iteration, for as long as the client stays.
 """
 
 from __future__ import annotations

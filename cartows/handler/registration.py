@@ -1,7 +1,7 @@
 """From a connection to a registered client: make the client, ask the app about it, enter it into the hub.
 
-Threads: the request's own; ``_register`` on the client's reader thread where the app has an ``on_connect``.
-Blocks: as long as the app's functions do.
+**Threads**: the request's own; ``_register`` on the client's reader thread where the app has an ``on_connect``.
+**Blocks**: as long as the app's functions do.
 """
 
 from __future__ import annotations

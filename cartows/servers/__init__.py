@@ -1,6 +1,6 @@
 """What differs from web server to web server: one module each, all of them behind the Protocol ``Server``.
 
-Called on the thread of a request, or on the thread that makes the app.
+Called on the thread of a request, on the one that makes the app, and ``serving`` on any that publishes.
 """
 
 from __future__ import annotations

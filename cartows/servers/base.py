@@ -1,6 +1,6 @@
 """What the library needs of a web server, and what the servers have in common.
 
-Threads: each method on the thread of a request, or on the thread that makes the app.
+**Threads**: any; what runs the app is found from the thread of a request and from the one that makes the app.
 
 gunicorn and Werkzeug give an application no reference to themselves. They are found on the caller's own stack, as the ``self``
 of the frames that load the app or run the request. Other threads' stacks are not read: their frames come and go meanwhile, and

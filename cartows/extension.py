@@ -1,8 +1,6 @@
-"""The Flask extension: one line puts the WebSocket route into an app.
+"""The Flask extension: one line adds the WebSocket route to an app.
 
-Threads: ``init_app`` on the thread that makes the app, the route on request threads.
-Locks: none.
-Blocks: never.
+**Threads**: ``init_app`` and the decorators on the thread that makes the app, the route on request threads.
 """
 
 from __future__ import annotations
@@ -25,23 +23,29 @@ from .handler.handler import Handler
 from .hooks import AppHooks, Hooks
 from .hub.hub import Hub
 from .options import Options
-from .servers.base import configured_workers
+from .servers.detection import configured_workers
 
 __all__ = ["CartoWS"]
 
-# The browser's side.
+# The browser client.
 _STATIC = Path(__file__).with_name("static")
-SCRIPT = "cartows.js"
+_SCRIPT = "cartows.js"
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 Authenticated = TypeVar("Authenticated", bound="Callable[..., Any] | Authenticator")
 
 
 class CartoWS:
-    """Serve a hub's clients from an app: ``CartoWS(app, hub)``, or ``CartoWS(hub=hub)`` and ``init_app`` later.
+    """Serve a hub's clients from a Flask app: ``CartoWS(app, hub)``, or ``CartoWS(hub=hub)`` and ``init_app`` later.
 
-    Makes its own hub when given none. Keyword arguments are settings and win over ``app.config``. Given a Blueprint, the route
-    stands below the blueprint's ``url_prefix`` in each app that registers it.
+    Args:
+        app: The app, or a Blueprint: then the route stands below the blueprint's ``url_prefix`` in each app that registers it.
+        hub: The hub; by default a new one, which is ``ws.hub``.
+        client_class: The class of the clients, for a protocol of the app's own.
+        **options: Settings by the names of the fields of ``Options``; they win over ``app.config``.
+
+    Raises:
+        OptionsError: A setting cannot work.
     """
 
     def __init__(
@@ -62,7 +66,11 @@ class CartoWS:
 
     @property
     def handler(self) -> Handler:
-        """The handler of the app that was initialised last."""
+        """The handler of the app that was initialised last.
+
+        Raises:
+            RuntimeError: ``init_app`` has not been called.
+        """
         if not self._handlers:
             raise RuntimeError("This CartoWS serves no app yet: call init_app(app) first")
         return self._handlers[-1]
@@ -70,10 +78,16 @@ class CartoWS:
     # The app's own functions ----------------------------------------------------------------------------------------
 
     def on(self, type: str) -> Callable[[Function], Function]:
-        """Have ``function(client, message)`` called for each message of a type that a client sends.
+        """Register the handler of a message type, as a decorator: ``@ws.on("chat.say")``.
 
-        Runs on the client's reader thread in an app context. What it raises is logged and answered with ``error INTERNAL``.
-        Raises ValueError for a type that has a handler, or that cartows answers itself.
+        The handler is called as ``function(client, message)`` for each message of the type, on the client's reader thread in
+        an app context. An exception is logged and answered with ``error INTERNAL``; the client stays connected.
+
+        Args:
+            type: The ``type`` of the messages.
+
+        Raises:
+            ValueError: The type has a handler, or is answered by cartows itself.
         """
 
         def add(function: Function) -> Function:
@@ -83,70 +97,98 @@ class CartoWS:
         return add
 
     def on_connect(self, function: Function) -> Function:
-        """Have ``function(client)`` called for each client before it hears anything; False, or a close code, refuses it.
+        """Call a function for each client before it receives its first event, as a decorator.
 
-        Runs on the client's reader thread in an app context; ``client.identity`` is what ``authenticate`` returned. What it
-        raises is logged and answered with ``error INTERNAL``, and the client stays: refuse whom you could not check.
+        Called as ``function(client)`` on the client's reader thread in an app context; ``client.identity`` is what
+        ``authenticate`` returned. An exception is logged and answered with ``error INTERNAL``, and the client stays
+        connected: return False where a check fails.
+
+        Args:
+            function: Returns False to refuse the client with close code 3507, or another close code to refuse it with. Any
+                other result accepts it.
         """
         self._hooks.connect.append(function)
         return function
 
     def on_disconnect(self, function: Function) -> Function:
-        """Have ``function(client)`` called once for each client that has gone; ``client.close_code`` says how.
+        """Call a function once for each client that has gone, as a decorator.
 
-        It is in ``hub.get_clients()`` no more.
-        Runs on the client's reader thread in an app context. What it raises is logged.
+        Called as ``function(client)`` on the client's reader thread in an app context, when the client is no longer in
+        ``hub.get_clients()``. Not called for a client that ``on_connect`` refused. An exception is logged.
+
+        Args:
+            function: ``client.close_code`` and ``client.close_reason`` say how the connection ended. Its result is ignored.
         """
         self._hooks.disconnect.append(function)
         return function
 
     def authenticate(self, function: Authenticated) -> Authenticated:
-        """Have ``function(request) -> identity | None`` asked who connects; None is answered with 401.
+        """Decide who may connect, as a decorator or with an Authenticator: ``ws.authenticate(JWTAuth(secret))``.
 
-        Takes an Authenticator as well, such as ``cartows.auth.JWTAuth(...)``; a function may return Credentials, too.
+        Called as ``function(request)`` before the upgrade, on the request's thread and in its context: ``session`` and ``g``
+        are what they are in a view. Also called for a page that asks by HTTP why it was refused, so it must not consume
+        anything. An exception becomes a 500.
 
-        Runs on the request's thread and in its context, before the upgrade: ``session`` and ``g`` are what they are in a view.
-        Also asked for a page that was refused and wants to know why, by HTTP: so it must not use anything up.
-        The identity becomes ``client.identity``, best the user's id: others know it by its text. What it raises becomes a 500.
-        Raises OptionsError for an Authenticator that cannot work.
+        Args:
+            function: Returns the identity, which becomes ``client.identity`` and is compared by its string, best the user's
+                id; or ``Credentials``; or None to answer with 401. An ``Authenticator`` is taken as well.
+
+        Raises:
+            OptionsError: The ``recheck_interval`` of an Authenticator cannot work.
         """
         if isinstance(function, Authenticator):
-            every = function.recheck_interval
-            if every is not None and not 0 < every < math.inf:
+            interval = function.recheck_interval
+            if interval is not None and not 0 < interval < math.inf:
                 raise OptionsError(
-                    f"recheck_interval={every!r} cannot be used: it must be a number of seconds above 0, or None"
+                    f"recheck_interval={interval!r} cannot be used: it must be a number of seconds above 0, or None"
                 )
             function.init_hub(self.hub)
         self._hooks.authenticate = function
         return function
 
     def authorize(self, function: Function) -> Function:
-        """Have ``function(identity, key, value) -> bool`` asked who may hear a room; (None, None) is to hear everything.
+        """Decide which rooms a client may subscribe to, as a decorator.
 
-        Asked for the filters of the query, on the request's thread and in its context: no is 403. Asked for each room of a
-        ``subscribe``, on the client's reader thread in an app context: no is ``error FORBIDDEN``. Raising is no.
+        Called as ``function(identity, key, value)``. For each filter of the query it is called on the request's thread and in
+        its context, and a refusal is answered with 403. For each room of a ``subscribe`` message it is called on the client's
+        reader thread in an app context, and a refusal is answered with ``error FORBIDDEN``. An exception refuses the room.
+
+        Args:
+            function: Returns whether the client may subscribe to the room. A key and a value of None stand for everything.
         """
         self._hooks.authorize = function
         return function
 
     def project_of_board(self, function: Function) -> Function:
-        """Have ``function(board_id)`` asked for the project of a task event that does not carry it; None where there is none.
+        """Find the project of task events that do not carry it, as a decorator.
 
-        Runs on the publisher's thread in whatever context it has, once for each such event.
+        Called as ``function(board_id)`` once for each such event, on the publisher's thread in whatever context it has.
+
+        Args:
+            function: Returns the id of the board's project, or None where there is none.
         """
         self.hub.project_of_board = function
         return function
 
     def hooks_of(self, app: Flask) -> AppHooks:
-        """Return these functions as they are called for one app."""
+        """Return the registered functions as they are called for one app, for a ``Handler(hooks=...)``.
+
+        Args:
+            app: The app in whose context they are called.
+        """
         return AppHooks(self._hooks, app, self.hub.logger)
 
     # Apps -----------------------------------------------------------------------------------------------------------
 
     def init_app(self, app: Flask | Blueprint) -> None:
-        """Put the route into an app, or into every app that registers this blueprint.
+        """Add the route to an app, or to every app that registers this blueprint.
 
-        Raises OptionsError for a setting that cannot work, ValueError when the app has a cartows route at that path already.
+        Args:
+            app: The app or the Blueprint. Settings are read from its ``CARTOWS_*`` config keys.
+
+        Raises:
+            OptionsError: A setting cannot work.
+            ValueError: The app has a cartows route at that path already.
         """
         if isinstance(app, Blueprint):
             app.record(self._serve_blueprint)
@@ -154,7 +196,7 @@ class CartoWS:
             self._serve(app, "", "")
 
     def _serve_blueprint(self, state: BlueprintSetupState) -> None:
-        # By this prefix Flask finds the blueprint's own before_request and its like, nested and renamed ones too.
+        # By this prefix Flask finds the ``before_request`` and the like of the blueprint, a nested or renamed one too.
         blueprint = f"{state.name_prefix}.{state.name}".lstrip(".")
         self._serve(cast(Flask, state.app), state.url_prefix or "", f"{blueprint}.")
 
@@ -178,12 +220,12 @@ class CartoWS:
             raise ValueError(f"The app {app.name!r} has a cartows route at {path!r} already; give another one its own path=")
         app.view_functions[endpoint] = self._view(handler)
         for websocket in (True, False):
-            # No methods named: every request to the path gets an answer that says what is wrong with it.
+            # Without methods: every request to the path is answered with what is wrong with it.
             app.url_map.add(app.url_rule_class(path, endpoint=endpoint, websocket=websocket))
-        # A colon, since no other endpoint is made with one.
+        # A colon, since no endpoint of the app's own has one.
         script = f"{endpoint}:script"
-        app.view_functions[script] = send_script
-        app.url_map.add(app.url_rule_class(f"{path.rstrip('/')}/{SCRIPT}", endpoint=script, methods=("GET",)))
+        app.view_functions[script] = _send_script
+        app.url_map.add(app.url_rule_class(f"{path.rstrip('/')}/{_SCRIPT}", endpoint=script, methods=("GET",)))
         app.extensions["cartows"] = self
         ours = app.extensions.setdefault(EXTENSIONS, [])
         if self not in ours:
@@ -192,49 +234,49 @@ class CartoWS:
         handler.logger.info("cartows: %s serves up to %d clients per process", path, handler.max_clients)
         workers = configured_workers()
         if workers > 1 and self.hub.options.redis_url is None:
-            warn_of_workers(handler.logger, str(workers))
+            _warn_of_workers(handler.logger, str(workers))
 
     def _options(self, app: Flask) -> Options:
         return Options.from_config(app.config, self.hub.own_options, **self._overrides)
 
     def _view(self, handler: Handler) -> Callable[..., Response]:
-        taken = _Taken()
-        Sock().route(handler.options.path, bp=taken)(handler.handle_websocket)
+        captured = _Capture()
+        Sock().route(handler.options.path, bp=captured)(handler.handle_websocket)
         warned, alone = False, self.hub.options.redis_url is None
 
         def cartows_view(**_: Any) -> Response:
             nonlocal warned
             if alone and not warned and request.environ.get("wsgi.multiprocess") and configured_workers() == 1:
                 warned = True
-                warn_of_workers(handler.logger, "several")
-            return handler.upgrade(taken.view)
+                _warn_of_workers(handler.logger, "several")
+            return handler.upgrade(captured.view)
 
         return cartows_view
 
 
-def send_script(**_: Any) -> Response:
-    """Answer with the browser client, which a browser keeps for as long as it has not changed."""
-    # Its URL has no version: the app's own SEND_FILE_MAX_AGE_DEFAULT is for others.
-    response = send_from_directory(_STATIC, SCRIPT, mimetype="text/javascript", max_age=0)
-    # A module of another host is run only where that host agrees; there is nothing secret in this one.
+def _send_script(**_: Any) -> Response:
+    """Return the browser client; a browser asks each time whether the copy that it has is current."""
+    # The URL has no version, so the app's SEND_FILE_MAX_AGE_DEFAULT must not apply.
+    response = send_from_directory(_STATIC, _SCRIPT, mimetype="text/javascript", max_age=0)
+    # A page of another origin may load a module only where this allows it; nothing in this one is secret.
     response.headers["Access-Control-Allow-Origin"] = "*"
     return response
 
 
-class _Taken:
-    """Stand where flask-sock expects a blueprint, and take the view it has made instead of registering it."""
+class _Capture:
+    """A blueprint, as far as flask-sock uses one, that keeps the view instead of registering it."""
 
     view: Callable[[], Response]
 
     def route(self, path: str, **options: Any) -> Callable[[Callable[[], Response]], None]:
-        def take(view: Callable[[], Response]) -> None:
+        def keep(view: Callable[[], Response]) -> None:
             self.view = view
 
-        return take
+        return keep
 
 
-def warn_of_workers(logger: logging.Logger, workers: str) -> None:
-    """Say what goes wrong when several processes serve one app without a broker between them."""
+def _warn_of_workers(logger: logging.Logger, workers: str) -> None:
+    """Warn that several processes serve one app without a broker between them."""
     logger.warning(
         "cartows: the server runs %s worker processes, and nothing connects them: an event broadcast in one worker reaches "
         "only the browsers that happen to be connected to that worker, and all others miss it, silently. Run one worker with "

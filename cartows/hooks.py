@@ -1,9 +1,8 @@
 """The app's own functions: what ``@ws.on`` and its like register, and how they are called.
 
-Threads: registered while the app is made; called on the reader thread of the client concerned, ``authenticate`` and, for the
-    query, ``authorize`` on the request's thread.
-Locks: none.
-Blocks: as long as the app's function does, which delays its own client only.
+**Threads**: registered while the app is made; called on the reader thread of the client concerned. ``authenticate`` and
+``first_refused`` are called on the request's thread, ``is_valid`` on the rechecker's.
+**Blocks**: as long as the app's function does, which delays its own client only.
 """
 
 from __future__ import annotations
@@ -24,32 +23,32 @@ __all__ = ["AppHooks", "Hooks"]
 
 Authorize = Callable[[Any, "str | None", "str | None"], Any]
 
-# Types that the library answers itself.
+# Message types that the library answers itself.
 RESERVED = frozenset(
     {MessageType.PING, MessageType.PONG, MessageType.SUBSCRIBE, MessageType.UNSUBSCRIBE, MessageType.AUTH_REFRESH}
 )
 
 
 def _checked(credentials: Credentials) -> Credentials:
-    """Return credentials that an authenticator of the app's own may have made."""
+    """Return the credentials, which an authenticator of the app's own may have made. Raises CartowsError."""
     if credentials.expires_at is not None and not math.isfinite(credentials.expires_at):
         raise CartowsError(f"Credentials(expires_at={credentials.expires_at}) cannot be used: it must be Unix time in seconds")
     return credentials
 
 
 class HookClient(Protocol):
-    """What the calls of the app's functions need of a client."""
+    """What a call of the app's functions needs of a client."""
 
     @property
     def id(self) -> str:
         """The client's id."""
 
     def send_internal_error(self) -> None:
-        """Tell the client that the app's own code failed."""
+        """Send the client an ``error INTERNAL``: the app's own code failed."""
 
 
 class Hooks:
-    """Hold the functions that one extension was given."""
+    """The functions that were registered with one extension."""
 
     def __init__(self) -> None:
         self.authenticate: Callable[[Any], Any] | Authenticator | None = None
@@ -59,7 +58,7 @@ class Hooks:
         self.disconnect: list[Callable[..., Any]] = []
 
     def add_message(self, type: str, function: Callable[..., Any]) -> None:
-        """Have messages of a type handled. Raises ValueError for one that has a handler."""
+        """Register the handler of a message type. Raises ValueError for a type that has one."""
         if type in RESERVED:
             raise ValueError(f"@ws.on({type!r}): messages of this type are answered by cartows itself")
         if type in self.messages:
@@ -76,37 +75,60 @@ class AppHooks:
         self._logger = logger
 
     def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Call a function of the app in an app context, an ``async def`` too where Flask can."""
+        """Call a function of the app in an app context; an ``async def`` too, where Flask can."""
         with self._app.app_context():
             return self._app.ensure_sync(function)(*arguments)
 
-    def identify(self, request: Any) -> Credentials:
-        """Ask, in the context of the upgrade request, who sends it. Raises AuthError when it may not come in."""
-        asked = self.hooks.authenticate
-        if asked is None:
-            return Credentials(None)
-        if isinstance(asked, Authenticator):
-            return _checked(asked.authenticate(request))
-        found = self._app.ensure_sync(asked)(request)
-        # False and "" too: the one is how the other functions refuse, the other nobody's name.
-        if found is None or found is False or (isinstance(found, str) and not found):
-            raise AuthError("The app does not know who you are: log in, then connect again.")
-        return _checked(found) if isinstance(found, Credentials) else Credentials(found)
+    def _call_in_request(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Call a function in the request's own context: another one would hide what a ``before_request`` has put into ``g``."""
+        return self._app.ensure_sync(function)(*arguments)
+
+    # Credentials ----------------------------------------------------------------------------------------------------
 
     @property
     def authenticator(self) -> Authenticator | None:
-        """What ``ws.authenticate`` was given, unless that is a plain function."""
-        asked = self.hooks.authenticate
-        return asked if isinstance(asked, Authenticator) else None
+        """The Authenticator that was registered, or None where it is a plain function or nothing."""
+        registered = self.hooks.authenticate
+        return registered if isinstance(registered, Authenticator) else None
+
+    def authenticate(self, request: Any) -> Credentials:
+        """Return the credentials of the sender of an upgrade request, in whose context this is called. Raises AuthError."""
+        registered = self.hooks.authenticate
+        if registered is None:
+            return Credentials(None)
+        if isinstance(registered, Authenticator):
+            return _checked(registered.authenticate(request))
+        found = self._app.ensure_sync(registered)(request)
+        # False too, with which the other functions refuse, and "", which is no user's id.
+        if found is None or found is False or (isinstance(found, str) and not found):
+            raise AuthError("The app could not identify you: log in, then connect again.")
+        return _checked(found) if isinstance(found, Credentials) else Credentials(found)
+
+    def refresh(self, token: str) -> Credentials:
+        """Return the credentials for a connected client's new token. Raises AuthError."""
+        if self.authenticator is None:
+            raise AuthError("Credentials are not refreshed here: connect again.")
+        return _checked(self.call(self.authenticator.refresh, token))
+
+    @property
+    def recheck_interval(self) -> float | None:
+        """The seconds between two calls of ``is_valid`` for one client; None for never."""
+        return None if self.authenticator is None else self.authenticator.recheck_interval
+
+    def is_valid(self, credentials: Credentials) -> bool:
+        """Return whether a client with these credentials may stay."""
+        return self.authenticator is None or bool(self.call(self.authenticator.is_valid, credentials))
+
+    # Rooms ----------------------------------------------------------------------------------------------------------
 
     def is_allowed(self, credentials: Credentials, identity: Any, key: str | None, value: str | None) -> bool:
-        """Ask the credentials, or else the app, whether somebody may hear a room; without either anybody may.
+        """Return whether a client may subscribe to a room; a key and a value of None stand for everything.
 
-        No key and no value stand for everything.
+        Decided by the credentials, or else by the app's ``authorize``; without either every client may.
         """
-        return self._allows(self.call, credentials, identity, key, value)
+        return self._is_allowed(self.call, credentials, identity, key, value)
 
-    def _allows(
+    def _is_allowed(
         self, call: Callable[..., Any], credentials: Credentials, identity: Any, key: str | None, value: str | None
     ) -> bool:
         if credentials.allowed_rooms is not None:
@@ -114,63 +136,52 @@ class AppHooks:
         authorize = self.hooks.authorize
         return authorize is None or bool(call(authorize, identity, key, value))
 
-    def _call_in_request(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Call a function in the request's own context: another would hide what the app's before_request has put into ``g``."""
-        return self._app.ensure_sync(function)(*arguments)
+    def first_refused(self, credentials: Credentials, filters: Filters) -> tuple[str | None, str | None] | None:
+        """Return the first room of an upgrade request's query that is refused, (None, None) for everything, or None.
 
-    def refused(self, credentials: Credentials, filters: Filters) -> tuple[str | None, str | None] | None:
-        """Ask, in the context of the upgrade request, for the filters of its query, or for everything when it names none.
-
-        Returns the first that is refused: a room, or (None, None) for everything.
+        Called in the context of the request. A query without filters asks for everything.
         """
         rooms: list[tuple[str | None, str | None]] = [(key, value) for key, values in filters.items() for value in values]
-        # Who is known and asks for no room hears nothing that could be refused. Whoever is not may be meant to stay outside.
+        # A client with an identity that asks for no room receives nothing that could be refused. One without an identity is
+        # asked about all the same: the app may want to keep it out.
         if not rooms and not (filters and credentials.identity is not None):
             rooms.append((None, None))
         for key, value in rooms:
-            if not self._allows(self._call_in_request, credentials, credentials.identity, key, value):
+            if not self._is_allowed(self._call_in_request, credentials, credentials.identity, key, value):
                 return key, value
         return None
 
-    def refresh(self, token: str) -> Credentials:
-        """Ask what a new token says. Raises AuthError."""
-        if self.authenticator is None:
-            raise AuthError("Credentials are not refreshed here: connect again.")
-        return _checked(self.call(self.authenticator.refresh, token))
+    # Connecting and disconnecting -----------------------------------------------------------------------------------
 
     @property
-    def recheck_interval(self) -> float | None:
-        """How often ``is_valid`` is to be asked, in seconds; None for never."""
-        return None if self.authenticator is None else self.authenticator.recheck_interval
-
-    def is_valid(self, credentials: Credentials) -> bool:
-        """Ask whether somebody may stay."""
-        return self.authenticator is None or bool(self.call(self.authenticator.is_valid, credentials))
+    def has_connect(self) -> bool:
+        """Whether the app has an ``on_connect``, so that it is asked before a client is registered."""
+        return bool(self.hooks.connect)
 
     def connected(self, client: HookClient) -> int | None:
-        """Tell the app of a client that is about to be registered; returns a close code when the app refuses it."""
+        """Call the app's ``on_connect`` functions before a client is registered; returns a close code when one refuses it."""
         for function in self.hooks.connect:
-            said = self._tell(client, function)
-            if said is False:
+            result = self._call_for(client, function)
+            if result is False:
                 return CloseCode.FORBIDDEN
-            if isinstance(said, int) and said is not True:
-                return self._close_code(said)
+            if isinstance(result, int) and result is not True:
+                return self._close_code(result)
         return None
 
-    def _close_code(self, said: int) -> int:
+    def _close_code(self, code: int) -> int:
         try:
-            close_frame(said)
+            close_frame(code)
         except ValueError as error:
-            self._logger.error("cartows: on_connect refused a client with what it cannot be closed with, so 3507: %s", error)
+            self._logger.error("cartows: on_connect refused a client with a code that cannot be sent, so 3507: %s", error)
             return CloseCode.FORBIDDEN
-        return said
+        return code
 
     def disconnected(self, client: HookClient) -> None:
-        """Tell the app of a client that has gone."""
+        """Call the app's ``on_disconnect`` functions for a client that has gone."""
         for function in self.hooks.disconnect:
-            self._tell(client, function)
+            self._call_for(client, function)
 
-    def _tell(self, client: HookClient, function: Callable[..., Any]) -> Any:
+    def _call_for(self, client: HookClient, function: Callable[..., Any]) -> Any:
         try:
             return self.call(function, client)
         except Exception:

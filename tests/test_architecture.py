@@ -80,6 +80,9 @@ COVERED_BY: dict[str, str] = {
     "hub.presence_notifier": "tests/integration/test_presence_live.py",
     # Registration, resume and subscriptions are checked against a model.
     "hub.sessions": "tests/hub/test_resume_model.py",
+    "handler.admission": "tests/integration/test_auth_live.py",
+    "handler.handler": "tests/integration/test_http.py",
+    "handler.registration": "tests/integration/test_app_handlers.py",
 }
 
 

@@ -1,4 +1,4 @@
-"""The extension in its apps: what a request that does not become a connection sees."""
+"""The extension in its apps: the answers to requests that do not become a connection."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def guarded(name: str) -> Blueprint:
     return blueprint
 
 
-def test_a_server_without_sockets_is_told_which_ones_have_them() -> None:
+def test_a_server_without_sockets_is_501_with_the_servers_that_have_them() -> None:
     app = Flask(__name__)
     CartoWS(app)
     answer = ask(app, "/ws")
@@ -78,7 +78,7 @@ def test_a_wrong_setting_fails_at_start() -> None:
         CartoWS(app)
 
 
-def test_a_malformed_origin_is_refused_and_not_told_who_is_welcome() -> None:
+def test_a_malformed_origin_is_refused_without_the_allowed_ones() -> None:
     app = Flask(__name__)
     CartoWS(app, allowed_origins=["https://secret.example"])
     for origin in ("http://[", "https://evil.example"):
@@ -87,7 +87,7 @@ def test_a_malformed_origin_is_refused_and_not_told_who_is_welcome() -> None:
         assert "secret" not in answer.get_data(as_text=True)
 
 
-def test_an_extension_without_an_app_says_so() -> None:
+def test_an_extension_without_an_app_has_no_handler() -> None:
     with pytest.raises(RuntimeError, match="init_app"):
         _ = CartoWS().handler
 
@@ -103,7 +103,7 @@ def test_the_script_is_served_where_the_path_has_a_converter() -> None:
         assert answer.status_code == 200
 
 
-def test_the_script_is_asked_for_anew_whatever_the_app_says_of_other_files() -> None:
+def test_the_script_is_revalidated_whatever_the_app_sets_for_other_files() -> None:
     app = Flask(__name__)
     app.config["SEND_FILE_MAX_AGE_DEFAULT"] = 31536000
     CartoWS(app)
@@ -124,7 +124,7 @@ def test_the_script_takes_no_name_from_the_apps_own_routes() -> None:
             assert answer.mimetype == "text/javascript"
 
 
-def test_a_page_is_told_by_http_that_the_server_cannot_work() -> None:
+def test_a_page_learns_by_http_that_the_server_cannot_work() -> None:
     app = Flask(__name__)
     CartoWS(app)
     answer = app.test_client().get("/ws", headers={"X-Cartows-Explain": "1"})

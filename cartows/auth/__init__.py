@@ -1,10 +1,7 @@
 """Ready-made authenticators for ``ws.authenticate``: JSON Web Tokens, and the sessions of Flask-Login.
 
-Threads: any.
-Locks: see ``keys``.
-Blocks: see each.
-
-Each needs its extra, ``cartows[jwt]`` or ``cartows[login]``, and says so when it is made without it.
+Each needs its extra, ``cartows[jwt]`` or ``cartows[login]``, and raises OptionsError when it is made without it. Called on the
+threads of requests, on the clients' reader threads and on the rechecker's.
 """
 
 from __future__ import annotations

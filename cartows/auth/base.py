@@ -1,8 +1,7 @@
 """Who a client is and for how long: what an authenticator makes of a request.
 
-Threads: any; credentials are values, and an Authenticator must bear being called by several threads at once.
-Locks: none.
-Blocks: as long as the authenticator does.
+**Threads**: any; credentials are values, and several threads may call an Authenticator at once.
+**Blocks**: as long as the authenticator does.
 """
 
 from __future__ import annotations
@@ -12,19 +11,24 @@ from typing import Any, NamedTuple, Protocol
 from ..errors import AuthError
 from ..rooms import Subscriptions
 
-__all__ = ["Authenticator", "Credentials", "Disconnector"]
+__all__ = ["SUBPROTOCOL", "Authenticator", "Credentials", "Disconnector"]
 
 
-#: What a client offers that sends a token as a subprotocol, and is answered.
+#: The subprotocol that a client offers beside its token, and that is named in the answer.
 SUBPROTOCOL = "cartows"
 
 
 class Credentials(NamedTuple):
-    """Say who somebody is; an identity of None lets in somebody whom nobody knows.
+    """Who a client is, until when, and which rooms it may subscribe to.
 
-    ``expires_at`` is Unix time in seconds, None for never. ``allowed_rooms`` stands in for ``@ws.authorize``: the rooms
-    that the client may subscribe to, and whether it may receive everything; None leaves that to ``authorize``.
-    ``subprotocol`` is named in the answer to the handshake, where the client offered it.
+    Args:
+        identity: Becomes ``client.identity``; identities are compared by their strings. None admits a client without an
+            identity.
+        expires_at: When the client is disconnected unless it has refreshed its credentials, as Unix time in seconds; None for
+            never.
+        allowed_rooms: The rooms that the client may subscribe to, and whether it may receive everything; decides in place of
+            ``@ws.authorize``. None leaves that to ``authorize``.
+        subprotocol: Named in the answer to the handshake, where the client offered it.
     """
 
     identity: Any
@@ -37,31 +41,72 @@ class Disconnector(Protocol):
     """What an authenticator needs of a hub."""
 
     def disconnect(self, *, identity: Any, code: int, reason: str) -> int:
-        """Close every client of an identity; returns how many that were."""
+        """Close every client of an identity.
+
+        Args:
+            identity: The identity, compared by its string.
+            code: The close code.
+            reason: The close reason, at most 123 bytes.
+
+        Returns:
+            The number of clients.
+        """
 
 
 class Authenticator:
-    """Be the base of what ``ws.authenticate`` takes beside a plain function: ``ws.authenticate(JWTAuth(...))``."""
+    """The base of what ``ws.authenticate`` takes beside a plain function.
 
-    #: How often, in seconds, ``is_valid`` is asked of each connected client; None for never.
+    A subclass overrides ``authenticate``, and what else it needs. Several threads may call it at once.
+    """
+
+    #: The seconds between two calls of ``is_valid`` for one connected client; None for never.
     recheck_interval: float | None = None
-    #: Parameters of the query that carry a secret: what stands there is hidden from the server's access log.
+    #: The parameters of the query that carry a secret; their values are hidden from the server's access log.
     secret_parameters: tuple[str, ...] = ()
 
     def authenticate(self, request: Any) -> Credentials:
-        """Return who sends an upgrade request, or asks why one was refused. Raises AuthError: 401 with its text.
+        """Return the credentials of the sender of an upgrade request.
 
-        On the request's thread, in its context.
+        Runs on the request's thread and in its context. Also called for a page that asks by HTTP why it was refused, so it
+        must not consume anything.
+
+        Args:
+            request: The Flask request.
+
+        Raises:
+            AuthError: The client may not connect; it is answered with 401 and this text.
         """
         raise NotImplementedError
 
     def refresh(self, token: str) -> Credentials:
-        """Return what a new token of a connected client says. On its reader thread, in an app context. Raises AuthError."""
+        """Return the credentials for the new token that a connected client sent with ``auth.refresh``.
+
+        Runs on the client's reader thread in an app context. By default nothing can be refreshed.
+
+        Args:
+            token: The token, as the client sent it.
+
+        Raises:
+            AuthError: The token is refused; the client is sent this text and keeps its old credentials.
+        """
         raise AuthError("These credentials cannot be refreshed: connect again.")
 
     def is_valid(self, credentials: Credentials) -> bool:
-        """Return whether a connected client may stay. On a thread of the hub's, in an app context."""
+        """Return whether a connected client may stay; False disconnects it with close code 3005.
+
+        Called every ``recheck_interval`` seconds, on the hub's rechecker thread in an app context. An exception is logged, and
+        the client stays. By default every client may stay.
+
+        Args:
+            credentials: What ``authenticate`` or ``refresh`` returned last for the client.
+        """
         return True
 
     def init_hub(self, hub: Disconnector) -> None:
-        """Be told of a hub whose clients this authenticates."""
+        """Prepare for a hub whose clients this authenticates; called once by each ``ws.authenticate``.
+
+        Runs on the thread that makes the app. By default nothing is done. Keep only a weak reference to the hub.
+
+        Args:
+            hub: The hub, of which an authenticator uses ``disconnect``.
+        """

@@ -1,9 +1,7 @@
-"""Flask-Login's sessions as credentials: who is logged in may connect, and who logs out is put out.
+"""Flask-Login's sessions as credentials: a user who is logged in may connect, and a logout disconnects.
 
-Threads: ``authenticate`` on the request's; ``is_valid`` on a thread of the hub's; logouts on the thread of the request that
-    logs out.
-Locks: none.
-Blocks: as long as the app's user loader does.
+**Threads**: ``authenticate`` on the request's; ``is_valid`` on the rechecker's; a logout on that of the request that logs out.
+**Blocks**: as long as the app's user loader does.
 """
 
 from __future__ import annotations
@@ -26,14 +24,18 @@ logger = logging.getLogger("cartows")
 
 
 class FlaskLoginAuth(Authenticator):
-    """Let in who is logged in: ``ws.authenticate(FlaskLoginAuth())``; the identity is the user's id.
+    """Admit users who are logged in with Flask-Login: ``ws.authenticate(FlaskLoginAuth())``.
 
-    Each user is looked up again every ``recheck_interval`` seconds (60; None for never), by the app's ``user_loader``; a user
-    who is gone or inactive is disconnected. ``logout_user()`` disconnects every socket of the user in this process; another
-    browser in which that user is still logged in reconnects by itself.
+    The identity is the user's id, as the session holds it. ``logout_user()`` disconnects every client of the user in this
+    process, with close code 3005; another browser in which that user is still logged in reconnects by itself. Browsers send
+    cookies with every page's requests, so leave ``allowed_origins`` at its default or name only origins of your own.
 
-    A browser sends cookies along for any page, so leave ``allowed_origins`` at its default or name the origins of your own.
-    Raises OptionsError for what cannot work, and without the extra ``cartows[login]``.
+    Args:
+        recheck_interval: The seconds after which each client's user is loaded again by the app's ``user_loader``, 60 by
+            default; None for never. A client whose user is gone or inactive is disconnected.
+
+    Raises:
+        OptionsError: ``recheck_interval`` cannot work, or the extra ``cartows[login]`` is missing.
     """
 
     def __init__(self, recheck_interval: float | None = 60.0) -> None:
@@ -50,19 +52,39 @@ class FlaskLoginAuth(Authenticator):
             )
         self.recheck_interval = None if recheck_interval is None else float(recheck_interval)
         self._flask_login: Any = flask_login
-        # What is called at a logout, one for each hub. Flask-Login's signal holds it weakly: it goes with its hub.
+        # The receivers of Flask-Login's logout signal, one for each hub. The signal refers to them weakly, so that they go with
+        # their hub.
         self._receivers: WeakKeyDictionary[Disconnector, Callable[..., None]] = WeakKeyDictionary()
 
     def authenticate(self, request: Any) -> Credentials:
-        """Return who is logged in. Raises AuthError, and OptionsError when the app has no LoginManager."""
+        """Return the credentials of the user who is logged in.
+
+        Runs on the request's thread and in its context.
+
+        Args:
+            request: The Flask request; the user is that of the current context.
+
+        Raises:
+            AuthError: No user is logged in, or the user is inactive.
+            OptionsError: The app has no LoginManager.
+        """
         manager = _manager(current_app)
         user = self._flask_login.current_user
         if not user.is_authenticated or not user.is_active:
-            raise AuthError("Nobody is logged in: log in, then connect.")
+            raise AuthError("No user is logged in: log in, then connect.")
         return Credentials(_id(manager, user))
 
     def is_valid(self, credentials: Credentials) -> bool:
-        """Return whether the user is there and active; True in an app without a ``user_loader``, which cannot tell."""
+        """Return whether the user exists and is active; True in an app without a ``user_loader``.
+
+        Runs on the hub's rechecker thread in an app context.
+
+        Args:
+            credentials: The credentials of a connected client.
+
+        Raises:
+            OptionsError: The app has no LoginManager.
+        """
         load = _manager(current_app).user_callback
         if load is None:
             return True
@@ -70,7 +92,11 @@ class FlaskLoginAuth(Authenticator):
         return user is not None and bool(user.is_active)
 
     def init_hub(self, hub: Disconnector) -> None:
-        """Have ``logout_user()`` put the user's sockets out of a hub, for as long as there is that hub."""
+        """Disconnect a user's clients of this hub at ``logout_user()``, for as long as the hub exists.
+
+        Args:
+            hub: The hub, which is referred to weakly.
+        """
         # Connecting the same receiver again changes nothing.
         self._flask_login.user_logged_out.connect(self._receivers.setdefault(hub, _receiver(hub)))
 
@@ -84,12 +110,12 @@ def _receiver(hub: Disconnector) -> Callable[..., None]:
         if found is None or user is None or not user.is_authenticated:
             return
         try:
-            # From whichever app of the process: to put out somebody of another app who has the same id costs them a
-            # reconnect, and to keep somebody in would cost more.
+            # Whichever app of the process it is: to disconnect a user of another app who has the same id costs a reconnect,
+            # while to leave a client connected that has logged out would be a security hole.
             found.disconnect(identity=_id(_manager(app), user), code=CloseCode.EXPIRED, reason="logged out")
         except Exception:
-            # The user is logged out all the same: it is no reason to answer with a 500.
-            logger.exception("cartows: could not put out the sockets of a user who has logged out")
+            # The user is logged out all the same, so the request must not fail.
+            logger.exception("cartows: could not disconnect the clients of a user who has logged out")
 
     return logged_out
 
@@ -102,5 +128,5 @@ def _manager(app: Any) -> Any:
 
 
 def _id(manager: Any, user: Any) -> Any:
-    """Return what Flask-Login keeps in the session, and what the user loader is given."""
+    """Return the id that Flask-Login keeps in the session and passes to the user loader."""
     return getattr(user, manager.id_attribute)()

@@ -1,15 +1,15 @@
-"""JSON Web Tokens as credentials (RFC 7519): where a request carries one, and whether it is good.
+"""JSON Web Tokens as credentials (RFC 7519): where a request carries one, and whether it is valid.
 
-Threads: any; a JWTAuth is never changed once it is made.
-Locks: none of its own; see ``keys``.
-Blocks: while keys are fetched; see ``keys``.
+**Threads**: any.
+**Blocks**: while keys are loaded; see ``key_source``.
 
-A reason to refuse a token is one of a few fixed sentences. None holds a part of the token or the value of a claim: the client
-reads it, and so may whoever reads the log.
+A reason to refuse a token is one of a few fixed sentences. None contains a part of the token or the value of a claim: it is
+sent to the client and written to the log.
 """
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -17,17 +17,20 @@ from typing import Any
 from ..errors import AuthError, OptionsError
 from ..rooms import Room, Subscriptions, room_value
 from .base import SUBPROTOCOL, Authenticator, Credentials
-from .keys import ALGORITHMS, HMAC, PAUSE, Key, KeySource, fetcher, logger, pyjwt, read_keys
+from .key_source import LOAD_INTERVAL, KeySource, fetcher
+from .keys import ALGORITHMS, HMAC, Key, pyjwt, read_keys
 
 __all__ = ["JWTAuth"]
 
-# What a token among the subprotocols begins with; it is never repeated in the answer.
+logger = logging.getLogger("cartows")
+
+# The prefix of a token among the subprotocols; it is never repeated in the answer.
 BEARER = "bearer."
 
-# The most characters that a token may have: a server takes no longer header, and auth.refresh is to take nothing else.
+# The maximum characters of a token: a server accepts no longer header, and ``auth.refresh`` accepts the same tokens.
 MAX_TOKEN = 16384
 
-# The end of the year 9999: whatever is later is no time.
+# The end of the year 9999; a later time is malformed.
 _LAST_SECOND = 253_402_300_800
 
 EXPIRED = "The token has expired."
@@ -43,21 +46,33 @@ NO_KEYS = "Tokens cannot be checked at the moment: try again later."
 
 
 class JWTAuth(Authenticator):
-    """Let in who carries a good token: ``ws.authenticate(JWTAuth(secret))``.
+    """Admit clients that carry a valid JSON Web Token: ``ws.authenticate(JWTAuth(secret))``.
 
-    ``key`` is an HMAC secret (text or bytes, 32 bytes at least), an RSA, EC or Ed25519 public key in PEM, a JWK or a JWK Set as
-    a dict, a list of those, or a callable that returns one. ``jwks_url`` has a JWK Set fetched instead, within
-    ``fetch_timeout`` (5 s). The callable or the URL is asked again after ``key_lifespan`` (300 s), and when a token names a key
-    (``kid``) that is not known, but at most once in 10 s; while that fails the old keys stand.
+    A client sends its token as ``Authorization: Bearer TOKEN`` or, from a browser, in the subprotocols
+    ``cartows, bearer.TOKEN``. RFC 7519 decides whether it is valid.
 
-    ``algorithms`` defaults to those that each key fits, which is the most that it may name. A token that names an audience is
-    refused unless ``audience``, a text or several, has it; ``issuer``, a text or several, must be the token's. ``leeway`` (0 s)
-    is for clocks that differ. The claims in ``require`` must be there, ``identity_claim`` too. ``rooms_claim`` names a claim
-    that stands in for ``authorize``: ``{"board_id": ["b1", "b2"], "project_id": "p1"}``, or ``"*"`` for everything; without it
-    a token then hears nothing. ``query_parameter``, None by default, names one that a token may come in: it then stands in the
-    logs of every proxy on the way.
+    Args:
+        key: An HMAC secret (a string or bytes, at least 32 bytes), an RSA, EC or Ed25519 public key in PEM, a JWK or a JWK Set
+            as a dict, a list of those, or a callable that returns one. Either this or ``jwks_url``.
+        jwks_url: The URL of a JWK Set.
+        algorithms: The algorithms that a token may use, among those that the keys fit; all of those by default.
+        audience: One or several audiences, of which a token must name one; with None, a token must name no audience.
+        issuer: One or several issuers, of which a token must name one; None for any.
+        leeway: The seconds by which clocks may differ, 0 by default.
+        identity_claim: The claim that is the identity, ``sub`` by default; it is always required.
+        require: The names of further claims that must be present, ``exp`` by default.
+        rooms_claim: The name of a claim that decides in place of ``authorize``, such as
+            ``{"board_id": ["b1", "b2"], "project_id": "p1"}``, or ``"*"`` for everything. A token without it may subscribe to
+            nothing. None by default.
+        query_parameter: The name of a query parameter that a token may stand in. It is hidden from the server's access log,
+            but not from the logs of proxies. None by default.
+        key_lifespan: The seconds after which the callable or the URL is asked again, 300 by default and at least 10. It is
+            also asked when a token names a ``kid`` that is not known, but at most once in 10 s. While it fails, the old keys
+            stay in force.
+        fetch_timeout: The seconds within which the URL must answer, 5 by default.
 
-    Raises OptionsError for what cannot work, and without the extra ``cartows[jwt]``.
+    Raises:
+        OptionsError: An argument cannot work, or the extra ``cartows[jwt]`` is missing.
     """
 
     def __init__(
@@ -80,7 +95,7 @@ class JWTAuth(Authenticator):
         if (key is None) == (jwks_url is None):
             raise OptionsError("JWTAuth takes either a key or jwks_url=...: one of the two")
         self._leeway = _number("leeway", leeway, 0.0)
-        lifespan = _number("key_lifespan", key_lifespan, PAUSE)
+        lifespan = _number("key_lifespan", key_lifespan, LOAD_INTERVAL)
         timeout = _number("fetch_timeout", fetch_timeout, 0.1)
         self._identity_claim = _name("identity_claim", identity_claim)
         self._rooms_claim = None if rooms_claim is None else _name("rooms_claim", rooms_claim)
@@ -89,8 +104,8 @@ class JWTAuth(Authenticator):
         self._audience = None if audience is None else _names("audience", audience)
         self._issuers = None if issuer is None else _names("issuer", issuer)
         self._options = {
-            "require": [*_names("require", require, some=False), self._identity_claim, *(["iss"] if self._issuers else [])],
-            # Looked at below: versions of PyJWT differ in which types they let through.
+            "require": [*_names("require", require, required=False), self._identity_claim, *(["iss"] if self._issuers else [])],
+            # Checked below: versions of PyJWT differ in the types that they accept.
             "verify_iss": False,
             "verify_sub": False,
             "verify_jti": False,
@@ -102,7 +117,7 @@ class JWTAuth(Authenticator):
         if jwks_url is not None:
             if algorithms is not None and self._allowed & HMAC:
                 raise _refuse(
-                    "algorithms", sorted(self._allowed), "without HS256, HS384 and HS512: no secret is had from a URL"
+                    "algorithms", sorted(self._allowed), "without HS256, HS384 and HS512: no secret is taken from a URL"
                 )
             fetch = fetcher(jwks_url, timeout)
             self._source = KeySource(lambda: self._usable(fetch()), lifespan)
@@ -117,30 +132,48 @@ class JWTAuth(Authenticator):
                 )
 
     def __repr__(self) -> str:
-        """Tell what it checks with, and show no key."""
+        """Return how many keys there are, and show none."""
         return f"JWTAuth({'keys that change' if self._source else f'{len(self._keys)} keys'})"
 
     def authenticate(self, request: Any) -> Credentials:
-        """Return who the token of an upgrade request stands for. Raises AuthError."""
+        """Return the credentials for the token of an upgrade request.
+
+        Runs on the request's thread; blocks while keys are loaded.
+
+        Args:
+            request: The Flask request.
+
+        Raises:
+            AuthError: There is no token, or it is not valid.
+        """
         offered = [each.strip() for each in request.headers.get("Sec-WebSocket-Protocol", "").split(",")]
         credentials = self.refresh(self._token(request, offered))
         return credentials._replace(subprotocol=SUBPROTOCOL if SUBPROTOCOL in offered else None)
 
     def refresh(self, token: str) -> Credentials:
-        """Return who a token stands for. Raises AuthError."""
+        """Return the credentials for a token.
+
+        Runs on the client's reader thread; blocks while keys are loaded.
+
+        Args:
+            token: The token, in the compact form of RFC 7515.
+
+        Raises:
+            AuthError: The token is not valid.
+        """
         claims = self._checked(token)
         identity = claims[self._identity_claim]
         if isinstance(identity, bool) or not isinstance(identity, (str, int)) or identity == "":
             raise AuthError(MALFORMED)
         expires_at = None
         if "exp" in claims:
-            # As late as a new connection would still be accepted.
+            # For as long as a new connection would be accepted.
             expires_at = _seconds(claims["exp"]) + self._leeway
-        allowed_rooms = None if self._rooms_claim is None else _hearing(claims.get(self._rooms_claim))
+        allowed_rooms = None if self._rooms_claim is None else _allowed_rooms(claims.get(self._rooms_claim))
         return Credentials(identity, expires_at, allowed_rooms)
 
     def _token(self, request: Any, offered: list[str]) -> str:
-        """Return the token that a request carries: the first there is, good or not."""
+        """Return the first token that a request carries, valid or not. Raises AuthError where there is none."""
         scheme, _, token = request.headers.get("Authorization", "").strip().partition(" ")
         if scheme.lower() == "bearer" and token.strip():
             return str(token.strip())
@@ -155,13 +188,13 @@ class JWTAuth(Authenticator):
         raise AuthError(f"A token is needed: send {ways}.")
 
     def _checked(self, token: Any) -> dict[str, Any]:
-        """Return the claims of a good token."""
+        """Return the claims of a valid token. Raises AuthError."""
         header = self._header(token)
         algorithm, kid = header.get("alg"), header.get("kid")
-        # RFC 7515, section 4.1.11: what a token calls critical must be understood, and nothing of the kind is here.
+        # RFC 7515, section 4.1.11: a critical extension must be understood, and none is supported here.
         if not isinstance(algorithm, str) or "crit" in header or not isinstance(kid, (str, type(None))):
             raise AuthError(MALFORMED)
-        # Before any key is asked for: no made-up token shall cost more than it must.
+        # Before keys are loaded, so that made-up tokens cause no load.
         if algorithm not in self._allowed:
             raise AuthError(ALGORITHM)
         keys = self._keys if self._source is None else self._source.keys(kid)
@@ -191,15 +224,15 @@ class JWTAuth(Authenticator):
             try:
                 header = self._jwt.get_unverified_header(token)
             except Exception:
-                # Not only what PyJWT says that it raises: a header nested deep enough is a RecursionError.
+                # Not only PyJWT's documented errors: a deeply nested header raises RecursionError.
                 header = None
-        # Not within ``except``: PyJWT's errors quote the token, and none of them shall hang on this one.
+        # Not within ``except``: PyJWT's error, which quotes the token, would become this one's context.
         if header is None:
             raise AuthError(MALFORMED)
         return header
 
     def _claims(self, token: str, key: Key, algorithm: str) -> tuple[dict[str, Any], str]:
-        """Return the claims of a token, and why it is refused with this key: nothing when it is good."""
+        """Return the claims of a token, and why it is refused with this key: "" when it is valid."""
         try:
             claims: dict[str, Any] = self._jwt.decode(
                 token,
@@ -214,9 +247,9 @@ class JWTAuth(Authenticator):
         return claims, "" if self._issuers is None or claims["iss"] in self._issuers else ISSUER
 
     def _reason(self, error: Exception) -> str:
-        """Return what is said of PyJWT's error, whose own text may quote the token."""
+        """Return the sentence for PyJWT's error, whose own text may quote the token."""
         if isinstance(error, self._jwt.MissingRequiredClaimError):
-            # A name that this authenticator requires, not one that the token has brought.
+            # A name that this authenticator requires, not one from the token.
             return f'The token lacks the claim "{error.claim}".'  # type: ignore[attr-defined,unused-ignore]
         for kind, reason in (
             (self._jwt.InvalidSignatureError, SIGNATURE),
@@ -233,8 +266,8 @@ class JWTAuth(Authenticator):
         if not self._warned_of_weak and any(key.weak for key in keys):
             self._warned_of_weak = True
             logger.warning(
-                "cartows: a key of JWTAuth can be found out: RFC 7518 asks for 32 random bytes at least for a secret, and for "
-                "2048 bits for RSA. Make one with secrets.token_bytes(64)"
+                "cartows: a key of JWTAuth is so short that it can be guessed: RFC 7518 requires at least 32 random bytes for "
+                "a secret and 2048 bits for RSA. Make one with secrets.token_bytes(64)"
             )
         narrowed = (Key(key.material, key.algorithms & self._allowed, key.kid) for key in keys)
         usable = tuple(key for key in narrowed if key.algorithms)
@@ -247,14 +280,14 @@ class JWTAuth(Authenticator):
 
 
 def _seconds(value: Any) -> float:
-    # Not a number compares as False. PyJWT takes texts as well.
+    # NaN compares as False. PyJWT accepts strings as well.
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not value < _LAST_SECOND:
         raise AuthError(MALFORMED)
     return float(value)
 
 
-def _hearing(claim: Any) -> Subscriptions:
-    """Return what a claim of rooms lets a client hear."""
+def _allowed_rooms(claim: Any) -> Subscriptions:
+    """Return the rooms that a claim allows. Raises AuthError."""
     if claim == "*":
         return Subscriptions(unfiltered=True)
     if claim is None:
@@ -274,26 +307,26 @@ def _refuse(name: str, value: object, allowed: str) -> OptionsError:
     return OptionsError(f"JWTAuth({name}={value!r}) cannot be used: it must be {allowed}")
 
 
-def _number(name: str, value: Any, least: float) -> float:
-    # Not a number compares as False.
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value < math.inf:
-        raise _refuse(name, value, f"a number of seconds from {least:g}")
+def _number(name: str, value: Any, minimum: float) -> float:
+    # NaN compares as False.
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not minimum <= value < math.inf:
+        raise _refuse(name, value, f"a number of seconds from {minimum:g}")
     return float(value)
 
 
 def _name(name: str, value: Any) -> str:
     if not isinstance(value, str) or not value:
-        raise _refuse(name, value, "a text that is not empty")
+        raise _refuse(name, value, "a string that is not empty")
     return value
 
 
-def _names(name: str, value: Any, *, some: bool = True) -> list[str]:
+def _names(name: str, value: Any, *, required: bool = True) -> list[str]:
     try:
         names = [value] if isinstance(value, str) else list(value)
     except TypeError:
         names = [None]
-    if (some and not names) or not all(isinstance(each, str) and each for each in names):
-        raise _refuse(name, value, "a text, or a list of texts, none of them empty")
+    if (required and not names) or not all(isinstance(each, str) and each for each in names):
+        raise _refuse(name, value, "a string, or a list of strings, none of them empty")
     return names
 
 
@@ -301,7 +334,7 @@ def _allowed(algorithms: Any) -> frozenset[str]:
     if algorithms is None:
         return ALGORITHMS
     names = _names("algorithms", algorithms)
-    # In any spelling; "none" would be no signature at all.
+    # "none", in any spelling, would be no signature at all.
     if not ALGORITHMS.issuperset(names):
         raise _refuse("algorithms", names, f"some of {', '.join(sorted(ALGORITHMS))}, and never none")
     return frozenset(names)

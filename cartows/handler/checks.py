@@ -1,8 +1,7 @@
-"""Who may become a client: what is checked before the upgrade, while the answer can still be HTTP.
+"""What is checked before the upgrade, while the answer can still be HTTP: the handshake, the origin, the filters.
 
-Threads: the request's own.
-Locks: none.
-Blocks: never, save for what an app's own origin check does.
+**Threads**: the request's own.
+**Blocks**: as long as an app's own origin check does.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ from collections.abc import Collection
 from typing import Any, NamedTuple
 from urllib.parse import unquote_plus, urlsplit
 
+from ..errors import printable
 from ..options import Options
 
 __all__ = [
@@ -29,36 +29,40 @@ __all__ = [
     "unavailable",
 ]
 
-# Descriptors left to the app, its database and the sockets that a server has accepted but not yet handed on: gunicorn accepts
-# up to 1,000 (worker_connections) and its gthread worker dies when accept finds no descriptor.
+# Descriptors left to the app, its database and the sockets that a server has accepted but not yet given to a thread: gunicorn
+# accepts up to 1,000 (worker_connections), and its gthread worker dies when accept finds no descriptor.
 _HEADROOM = 1064
 
-# Seconds after which somebody who found the house full may ask again.
+# Seconds after which a client that found no free slot may try again.
 _RETRY_AFTER = 5
 
-
-# The code of a request that asks for no connection.
+# The code for a request that is no WebSocket request at all.
 NO_WEBSOCKET = "NOT_A_WEBSOCKET_REQUEST"
 
 
 class Refusal(NamedTuple):
-    """Be an HTTP answer that says why there will be no WebSocket connection."""
+    """An HTTP answer instead of a WebSocket connection."""
 
     status: int
     code: str
     message: str
     headers: tuple[tuple[str, str], ...] = ()
-    #: What the log says beside the message, and the one who is refused is not told.
-    aside: str = ""
+    #: What is logged beside the message and not sent to the client.
+    details: str = ""
+
+    @property
+    def log_text(self) -> str:
+        """The message and the details, on one line."""
+        return printable(f"{self.message} {self.details}".rstrip())
 
 
 def address_of(request: Any) -> str | None:
-    """Return what a visitor's address counts as: of IPv6 the first half, since that is what one visitor is given."""
+    """Return the address that a client is counted by: the /64 network of an IPv6 address, since one user is given all of it."""
     found: str | None = request.remote_addr
     try:
         address = ipaddress.ip_address((found or "").partition("%")[0])
     except ValueError:
-        # A Unix socket's peer has none.
+        # The peer of a Unix socket has no address.
         return found
     if address.version == 4 or address.ipv4_mapped is not None:
         return str(getattr(address, "ipv4_mapped", None) or address)
@@ -79,11 +83,11 @@ def check_handshake(request: Any) -> Refusal | None:
             "between must pass the Upgrade and Connection headers on.",
         )
     if request.environ.get("SERVER_PROTOCOL") in ("HTTP/0.9", "HTTP/1.0"):
-        return Refusal(400, "OLD_HTTP", "A WebSocket connection begins with HTTP/1.1; a proxy in between must speak it too.")
+        return Refusal(400, "OLD_HTTP", "A WebSocket connection begins with HTTP/1.1; a proxy in between must use it too.")
     version = headers.get("Sec-WebSocket-Version", "").strip()
     if version != "13":
         found = f"version {version[:20]!r}" if version else "no Sec-WebSocket-Version header"
-        return Refusal(426, "WRONG_VERSION", f"Only WebSocket version 13 is spoken here, found {found}.", _VERSION_HEADERS)
+        return Refusal(426, "WRONG_VERSION", f"Only WebSocket version 13 is supported, found {found}.", _VERSION_HEADERS)
     try:
         nonce = base64.b64decode(headers.get("Sec-WebSocket-Key", "").strip(), validate=True)
     except (binascii.Error, ValueError):
@@ -97,7 +101,7 @@ _VERSION_HEADERS = (("Sec-WebSocket-Version", "13"), ("Upgrade", "websocket"))
 
 
 def check_origin(request: Any, options: Options) -> Refusal | None:
-    """Return why a page of that origin may not connect; a request without an Origin comes from no browser and may."""
+    """Return why a page of that origin may not connect; a request without an ``Origin`` comes from no browser and may."""
     origin = request.headers.get("Origin")
     if origin is None:
         return None
@@ -113,20 +117,20 @@ def check_origin(request: Any, options: Options) -> Refusal | None:
         wanted = ", ".join(allowed)
     if admitted:
         return None
-    return Refusal(403, "ORIGIN_REFUSED", f"Pages of origin {origin[:200]!r} may not connect.", aside=f"Allowed: {wanted}.")
+    return Refusal(403, "ORIGIN_REFUSED", f"Pages of origin {origin[:200]!r} may not connect.", details=f"Allowed: {wanted}.")
 
 
 def _same_host(origin: str, host: str) -> bool:
     try:
-        asking = _host(urlsplit(origin).netloc)
+        found = _host(urlsplit(origin).netloc)
     except ValueError:
         return False
     # A page without a host has the origin "null".
-    return asking != "" and asking == _host(host)
+    return found != "" and found == _host(host)
 
 
 def _host(netloc: str) -> str:
-    """Return a host without a port that its scheme implies: a proxy may have ended TLS, so either will do."""
+    """Return a host without port 80 or 443; which of them the scheme implies is unknown where a proxy ended TLS."""
     host = netloc.rpartition("@")[2].lower()
     for port in (":80", ":443"):
         host = host.removesuffix(port)
@@ -134,12 +138,12 @@ def _host(netloc: str) -> str:
 
 
 def check_filters(request: Any, options: Options) -> dict[str, tuple[str, ...]] | Refusal:
-    """Return the filters that the query asks for, each key with its values, or why there are too many.
+    """Return the filters that the query names, each key with its values, or why there are too many.
 
-    ``rooms=none`` asks for none: a key without a value stands for that, since a query that says nothing asks for everything.
+    ``rooms=none`` asks for no room. A key without values stands for that, since a query without filters asks for everything.
     """
-    asked = {key: tuple(dict.fromkeys(request.args.getlist(key))) for key in options.filter_keys}
-    filters = {key: values for key, values in asked.items() if values}
+    named = {key: tuple(dict.fromkeys(request.args.getlist(key))) for key in options.filter_keys}
+    filters = {key: values for key, values in named.items() if values}
     count = sum(len(values) for values in filters.values())
     if count > options.max_filters:
         return Refusal(403, "TOO_MANY_FILTERS", f"A client may hold {options.max_filters} filter values, not {count}.")
@@ -149,9 +153,9 @@ def check_filters(request: Any, options: Options) -> dict[str, tuple[str, ...]] 
 
 
 def hide_parameters(request: Any, parameters: Collection[str]) -> None:
-    """Take what carries a secret out of what a server writes into its access log once the request is over, as gunicorn does.
+    """Hide the values of query parameters that carry a secret from the server's access log, which is written afterwards.
 
-    The request itself still has it.
+    The request itself keeps them.
     """
     if not parameters or not request.args:
         return
@@ -170,17 +174,17 @@ def _hidden(query: str, parameters: Collection[str]) -> str:
 
 
 def unavailable(code: str, message: str) -> Refusal:
-    """Return a 503 that says when to try again."""
+    """Return a 503 with a ``Retry-After``."""
     return Refusal(503, code, message, (("Retry-After", str(_RETRY_AFTER)),))
 
 
 def too_many(code: str, message: str) -> Refusal:
-    """Return a 429 that says when to try again."""
+    """Return a 429 with a ``Retry-After``."""
     return Refusal(429, code, message, (("Retry-After", str(_RETRY_AFTER)),))
 
 
 def default_max_clients() -> int:
-    """Return how many clients the process's file limit has room for, headroom left: at least half the limit."""
+    """Return the process's file limit less headroom, and at least half the limit; 500 where there is no such limit."""
     try:
         import resource  # not on Windows
     except ImportError:

@@ -1,8 +1,7 @@
-"""The way in: from an HTTP request to a registered client.
+"""The handler: the two ways on which a request becomes a client of a hub.
 
-Threads: the request's own; in attached mode it becomes the client's reader thread.
-Locks: none of its own.
-Blocks: ``handle_websocket`` in a route of the app's own, and an attached response's iteration, for as long as the client stays.
+**Threads**: the request's own; when the client is attached, it becomes the client's reader thread.
+**Blocks**: ``handle_websocket`` in a route of the app's own, for as long as the client stays.
 
 Go counterpart: ``handler.go``.
 """
@@ -10,30 +9,27 @@ Go counterpart: ``handler.go``.
 from __future__ import annotations
 
 import logging
-import os
 import threading
-import uuid
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 from flask import Response, current_app, request
 
-from ..auth.base import SUBPROTOCOL
 from ..client.client import Client
 from ..client.connection import Connection
 from ..client.simple_websocket import RouteConnection, abort_socket
-from ..client.transport import PlainTransport, SharedTransport, Transport
 from ..errors import CartowsError, HubClosed, printable
-from ..handler import handoff
 from ..hooks import AppHooks
 from ..hub.hub import Hub
 from ..options import Options, OriginCheck
-from ..servers.base import gunicorn_worker
+from ..servers.base import Server
+from ..servers.detection import find_socket
 from ..websocket.close_codes import CloseCode
 from .admission import Admission, AdmissionPolicy
 from .checks import Refusal, unavailable
-from .upgrade import UpgradeResponse
+from .handoff import HandOff, HandshakeSocket, UpgradeResponse, dead_end, is_tls, shake_hands
+from .registration import Registration
 
 __all__ = ["Handler"]
 
@@ -50,24 +46,22 @@ _NO_SOCKET = Refusal(
     "NO_SOCKET",
     "This web server gives an app no access to its sockets, so WebSocket cannot work here. Use gunicorn -k gthread, plain "
     "gunicorn, or flask run.",
-    # Browsers and proxies may keep such an answer.
+    # Browsers and proxies may cache a 501.
     (("Cache-Control", "no-store"),),
 )
-
-# How often an attached client's worker is asked whether it goes on, and how long the client then has to go.
-_WORKER_CHECK = 0.25
-_WORKER_PATIENCE = 0.75
-
-
-def _asks(client: Client) -> bool:
-    return client.hooks is not None and bool(client.hooks.hooks.connect)
 
 
 class Handler:
     """Turn requests into clients of a hub; Go's ``NewHandler``.
 
-    ``options`` defaults to the hub's, ``logger`` to the hub's, ``client_class`` to Client; ``hooks`` to the functions that the
-    app has given to an extension with the same hub.
+    ``CartoWS`` makes one for its own route. Make one for a flask-sock route of the app's own.
+
+    Args:
+        hub: The hub that the clients are registered with.
+        logger: Where refusals and failures are logged; the hub's logger by default.
+        options: The settings of this handler's clients; the hub's by default.
+        client_class: The class of the clients, for a protocol of the app's own.
+        hooks: The app's functions. By default those that were given to the extension with the same hub, if there is one.
     """
 
     def __init__(
@@ -83,211 +77,53 @@ class Handler:
         self.logger = logger or hub.logger
         self.client_class = client_class
         self._admission = AdmissionPolicy(hub, self.logger, options, hooks)
-        #: The process whose worker is checked: the child of a fork has another one.
-        self._checking_in: int | None = None
-        self._modes_said: set[str] = set()
+        self._handoff = HandOff(hub, self.logger)
+        self._registration = Registration(hub, self.logger)
 
     @property
     def options(self) -> Options:
         """The settings in force."""
         return self._admission.options
 
+    @property
+    def max_clients(self) -> int:
+        """The number of clients that this process serves at most."""
+        return self._admission.max_clients
+
     def set_check_origin(self, check: OriginCheck) -> None:
-        """Let ``check(request)`` say which origins may connect, for this handler alone; Go's ``SetCheckOrigin``."""
+        """Decide with a function which origins may connect, for this handler alone; Go's ``SetCheckOrigin``.
+
+        Replaces the option ``allowed_origins``.
+
+        Args:
+            check: Called as ``check(request)`` for each request with an ``Origin`` header, on its thread and in its context;
+                a true result allows the connection.
+        """
         self._admission.change_options(allowed_origins=check)
 
     def set_buffer_sizes(self, read: int, write: int | None) -> None:
-        """Set ``read_buffer`` and ``write_buffer`` in bytes, for this handler alone; Go's ``SetBufferSizes``."""
+        """Set the options ``read_buffer`` and ``write_buffer``, for this handler alone; Go's ``SetBufferSizes``.
+
+        Args:
+            read: The number of bytes asked of the kernel at each read.
+            write: ``SO_SNDBUF`` of each client's socket in bytes; None leaves it to the kernel.
+
+        Raises:
+            OptionsError: A size cannot work.
+        """
         self._admission.change_options(read_buffer=read, write_buffer=write)
 
-    @property
-    def max_clients(self) -> int:
-        """How many clients this process serves."""
-        return self._admission.max_clients
-
-    # Before the upgrade -------------------------------------------------------------------------------------------
-
-    def refuse(self, refusal: Refusal) -> Response:
-        """Return a refusal as HTTP, and log it in one line."""
-        said = printable(f"{refusal.message} {refusal.aside}".rstrip())
-        self.logger.info("cartows: refused %s with %d: %s", request.remote_addr, refusal.status, said)
-        body = {"code": refusal.code, "message": refusal.message}
-        response = current_app.response_class(current_app.json.dumps(body), refusal.status, mimetype="application/json")
-        response.headers.extend(refusal.headers)
-        return response
-
-    def upgrade(self, flask_sock_view: Callable[[], Response]) -> Response:
-        """Answer a request on the extension's route: a refusal, or a response that connects the client when it is sent.
-
-        ``flask_sock_view`` is what flask-sock makes of ``handle_websocket``: it shakes hands, and its response knows how each
-        server wants to be left.
-        """
-        admitted = self._admission.check() or self._admission.admit()
-        if isinstance(admitted, Refusal):
-            return self.refuse(admitted)
-        environ = request.environ
-        found = handoff.find_socket(environ)
-        if found is None:
-            return self.refuse(_NO_SOCKET)
-        asks_only = self._admission.check_question(admitted.slot)
-        if asks_only is not None:
-            return self.refuse(asks_only)
-        key, sock = found
-        stand_in = handoff.HandshakeSocket()
-        environ[key] = stand_in
-        try:
-            response = flask_sock_view()
-        except Exception as error:
-            if stand_in.reply and not stand_in.accepted and isinstance(error, RuntimeError):
-                return self.refuse(unavailable("NO_THREAD", f"The server has no thread left for another client: {error}."))
-            if stand_in.reply:
-                raise
-            return self.refuse(Refusal(400, "BAD_HANDSHAKE", f"The WebSocket handshake failed: {error}"))
-        finally:
-            environ[key] = sock
-        # RFC 6455, section 4.2.2: none but one that the client offers.
-        offered = [each.strip() for each in request.headers.get("Sec-WebSocket-Protocol", "").split(",")]
-        # A browser that is answered with none of those which it offered ends the connection.
-        spoken = next((each for each in (admitted.credentials.subprotocol, SUBPROTOCOL) if each in offered), None)
-        reply = handoff.with_subprotocol(stand_in.reply, spoken)
-        return UpgradeResponse(partial(self.connect, sock, reply, admitted), self.refuse, self.attach, response)
-
-    # Connecting ---------------------------------------------------------------------------------------------------
-
-    def connect(self, sock: Any, reply: bytes, admission: Admission) -> tuple[Client, bool] | Refusal:
-        """Make a client of the server's socket and register it; returns whether its reader runs in a thread of its own."""
-        options = self.options
-        try:
-            self.hub.start()
-            handoff.dead_end()
-        except HubClosed:
-            return unavailable("SHUTTING_DOWN", "The server is restarting; connect again.")
-        except (CartowsError, OSError) as error:
-            return unavailable("NO_RESOURCES", f"The server cannot take another client now: {error}.")
-        full = self._admission.take_slot(admission.slot)
-        if full is not None:
-            return full
-        hands_off = self._hands_off(sock)
-        try:
-            transport, lock = self._transport(sock, hands_off)
-        except OSError as error:
-            self.hub.release_slot(admission.slot)
-            return unavailable("NO_DESCRIPTOR", f"The server has no descriptor left for another client: {error.strerror}.")
-        connection = Connection(transport, lock, options, reply)
-        try:
-            client = self._client(connection, admission)
-        except Exception:
-            self.logger.exception("cartows: the app's client class failed; the client is refused")
-            return Refusal(500, "CLIENT_CLASS", "The server failed to make a client of this connection.")
-        changed = self._admission.recheck(client, admission)
-        if changed is not None:
-            connection.release()
-            self.hub.release_slot(admission.slot, client)
-            return changed
-        if hands_off:
-            try:
-                threading.Thread(target=client.read_pump, name=f"cartows-reader-{client.id}", daemon=True).start()
-            except RuntimeError as error:
-                connection.release()
-                self.hub.release_slot(admission.slot, client)
-                return unavailable("NO_THREAD", f"The server has no thread left for another client: {error}.")
-            handoff.take_over(sock)
-        self._enter_unless_asked(client)
-        return client, hands_off
-
-    def _enter_unless_asked(self, client: Client) -> None:
-        """Register a client, unless the app wants to be asked first, at the beginning of the reader thread."""
-        if not _asks(client):
-            self._enter(client)
-
-    def _enter(self, client: Client) -> None:
-        if not client.accept():
-            return
-        try:
-            self.hub.register_client(client)
-        except CartowsError:
-            client.connection.abort(CloseCode.RESTART, "service restart")
-            return
-        every = None if client.hooks is None else client.hooks.recheck_interval
-        if every is not None:
-            try:
-                self.hub.recheck_every(client, every)
-            except RuntimeError as error:
-                self.logger.error("cartows: client %s cannot be looked up again and goes: %s", client.id, error)
-                client.connection.close_on_error()
-
-    def _hands_off(self, sock: Any) -> bool:
-        """Choose between a thread of the client's own and the request's, and say so once."""
-        wanted, possible = self.options.handoff, handoff.can_hand_off(sock)
-        hands_off = possible and wanted is not False
-        if hands_off:
-            said = "clients are handed off: none of them holds a request thread"
-        else:
-            why = "CARTOWS_HANDOFF is off" if possible else f"a {type(sock).__qualname__} cannot be handed off"
-            said = f"clients are attached, each of them holds a request thread: {why}"
-        if said not in self._modes_said:
-            self._modes_said.add(said)
-            self.logger.log(logging.WARNING if wanted and not possible else logging.INFO, "cartows: %s", said)
-        return hands_off
-
-    def _transport(self, sock: Any, hands_off: bool) -> tuple[Transport, threading.Lock]:
-        lock = threading.Lock()
-        transport: Transport
-        if handoff.is_tls(sock):
-            transport = SharedTransport(sock, lock, borrowed=True)
-        elif hands_off:
-            transport = PlainTransport(handoff.duplicate(sock), self.hub.read_scheduler)
-        else:
-            # A time limit of the server's, or Python's default one, would end a client that is merely quiet.
-            sock.setblocking(True)
-            transport = PlainTransport(sock, self.hub.read_scheduler, borrowed=True)
-        transport.tune(self.options.write_buffer)
-        return transport, lock
-
-    def _client(self, connection: Connection, admission: Admission) -> Client:
-        """Make the client that takes the place which was taken; an app's own class may fail, and leaves nothing behind."""
-        try:
-            client = self.client_class(self.hub, connection, uuid.uuid4().hex)
-            for key, values in admission.filters.items():
-                client.set_filter(key, values)
-            if admission.credentials.identity is not None:
-                client.identity = admission.credentials.identity
-            client.authorization.credentials = admission.credentials
-            client.since, client.hooks = admission.since, admission.hooks
-            client.before_reading = partial(self._enter, client) if _asks(client) else None
-        except BaseException:
-            connection.release()
-            made = connection.owner
-            self.hub.release_slot(admission.slot, made if isinstance(made, Client) else None)
-            raise
-        client.slot = admission.slot
-        return client
-
-    def attach(self, client: Client) -> None:
-        """Have a client that holds a request thread let go when its worker stops, or the worker waits for it in vain."""
-        client.attached = True
-        worker = gunicorn_worker()
-        if worker is not None and self._checking_in != os.getpid():
-            self._checking_in = os.getpid()
-            self.hub.call_every(_WORKER_CHECK, partial(self._check_worker, worker))
-
-    def _check_worker(self, worker: Any) -> bool:
-        if not worker.alive:
-            for client in self.hub.present_clients():
-                if client.attached:
-                    client.connection.close_for_restart(_WORKER_PATIENCE)
-                    self.hub.abort_after(client, _WORKER_PATIENCE)
-        return True
-
-    # A route of the app's own -------------------------------------------------------------------------------------
-
     def handle_websocket(self, ws: Any) -> None:
-        """Serve a connection until it ends: the body of a flask-sock route; Go's ``HandleWebSocket``.
+        """Serve a connection until it ends, as the body of a flask-sock route; Go's ``HandleWebSocket``.
 
-        In a route of the app's own the handshake is over when this runs, so whoever may not come in is shown out with a final
-        close code, and the request's thread stays for as long as the client does.
+        In a route of the app's own the handshake is over when this runs. A client that may not connect is therefore closed
+        with a final close code instead of an HTTP answer. Runs on the request's thread, which becomes the client's reader
+        thread and stays for as long as the client does.
+
+        Args:
+            ws: The ``simple_websocket.Server`` that flask-sock passes to the route.
         """
-        if isinstance(ws.sock, handoff.HandshakeSocket):
+        if isinstance(ws.sock, HandshakeSocket):
             ws.sock.accepted = True
             return
         path = printable(request.path)
@@ -295,13 +131,13 @@ class Handler:
             admitted = self._admission.check_route() or self._admission.admit()
         except Exception:
             # Flask would write its error page into the WebSocket connection.
-            self.logger.exception("cartows: the app failed to say who may connect to %s; the client is refused", path)
+            self.logger.exception("cartows: the app failed to decide who may connect to %s; the client is refused", path)
             ws.close(CloseCode.SERVER_ERROR, "server error")
             return
         if isinstance(admitted, Refusal):
             ws.close(*self._refuse_route(admitted))
             return
-        if handoff.is_tls(ws.sock):
+        if is_tls(ws.sock):
             self.logger.error(
                 "cartows: %s is a flask-sock route of the app's own, which cannot be served over TLS that ends in the worker: "
                 "simple-websocket reads there already, and two threads must not use one TLS object. Use CartoWS, or end TLS "
@@ -325,23 +161,96 @@ class Handler:
             abort_socket(ws)
             return
         try:
-            client = self._client(connection, admitted)
+            client = self._registration.make(self.client_class, connection, admitted)
         except Exception:
-            self.logger.exception("cartows: the app's client class failed; the connection is cut off")
+            self.logger.exception("cartows: the app's client class failed; the connection is aborted")
             abort_socket(ws)
             return
         changed = self._admission.recheck(client, admitted)
         if changed is None:
-            self._enter_unless_asked(client)
+            self._registration.enter(client)
         else:
             client.before_reading = None
             connection.open(None)
             client.close(*self._refuse_route(changed))
-        self.attach(client)
+        self._handoff.attach(client)
         client.read_pump()
 
     def _refuse_route(self, refusal: Refusal) -> tuple[int, str]:
         """Log a refusal, and return the close code and reason that stand for it."""
-        said = printable(f"{refusal.message} {refusal.aside}".rstrip())
-        self.logger.info("cartows: refused %s: %s", request.remote_addr, said)
+        self.logger.info("cartows: refused %s: %s", request.remote_addr, refusal.log_text)
         return _CLOSE_CODES.get(refusal.status, CloseCode.FORBIDDEN), refusal.message[:120]
+
+    # The extension's route ----------------------------------------------------------------------------------------
+
+    def upgrade(self, flask_sock_view: Callable[[], Any]) -> Response:
+        """Answer a request on the extension's route: refuse it, or connect the client when the response is sent.
+
+        Args:
+            flask_sock_view: What flask-sock makes of ``handle_websocket``, which does the handshake.
+
+        Returns:
+            The response, for Flask's own processing.
+        """
+        admitted = self._admission.check() or self._admission.admit()
+        if isinstance(admitted, Refusal):
+            return self._refuse(admitted)
+        found = find_socket(request.environ)
+        if found is None:
+            return self._refuse(_NO_SOCKET)
+        explained = self._admission.explain(admitted.slot)
+        if explained is not None:
+            return self._refuse(explained)
+        server, sock = found
+        reply = shake_hands(request, server, flask_sock_view, admitted.credentials.subprotocol)
+        if isinstance(reply, Refusal):
+            return self._refuse(reply)
+        connect = partial(self._connect, server, sock, reply, admitted)
+        return UpgradeResponse(server, connect, self._refuse, self._handoff.attach)
+
+    def _refuse(self, refusal: Refusal) -> Response:
+        """Return a refusal as HTTP, and log it in one line."""
+        self.logger.info("cartows: refused %s with %d: %s", request.remote_addr, refusal.status, refusal.log_text)
+        body = {"code": refusal.code, "message": refusal.message}
+        response = current_app.response_class(current_app.json.dumps(body), refusal.status, mimetype="application/json")
+        response.headers.extend(refusal.headers)
+        return response
+
+    def _connect(self, server: Server, sock: Any, reply: bytes, admission: Admission) -> tuple[Client, bool] | Refusal:
+        """Make a client of the server's socket and register it; returns whether the socket was taken from the server."""
+        options = self.options
+        try:
+            self.hub.start()
+            dead_end()
+        except HubClosed:
+            return unavailable("SHUTTING_DOWN", "The server is restarting; connect again.")
+        except (CartowsError, OSError) as error:
+            return unavailable("NO_RESOURCES", f"The server cannot take another client now: {error}.")
+        full = self._admission.take_slot(admission.slot)
+        if full is not None:
+            return full
+        taken = self._handoff.takes(sock, server, options.handoff)
+        try:
+            transport, lock = self._handoff.open_transport(sock, taken, options)
+        except OSError as error:
+            self.hub.release_slot(admission.slot)
+            return unavailable("NO_DESCRIPTOR", f"The server has no descriptor left for another client: {error.strerror}.")
+        connection = Connection(transport, lock, options, reply)
+        try:
+            client = self._registration.make(self.client_class, connection, admission)
+        except Exception:
+            self.logger.exception("cartows: the app's client class failed; the client is refused")
+            return Refusal(500, "CLIENT_CLASS", "The server failed to make a client of this connection.")
+        changed = self._admission.recheck(client, admission)
+        if changed is not None:
+            self._registration.undo(admission, connection, client)
+            return changed
+        if taken:
+            try:
+                threading.Thread(target=client.read_pump, name=f"cartows-reader-{client.id}", daemon=True).start()
+            except RuntimeError as error:
+                self._registration.undo(admission, connection, client)
+                return unavailable("NO_THREAD", f"The server has no thread left for another client: {error}.")
+            server.take(sock, dead_end())
+        self._registration.enter(client)
+        return client, taken

@@ -1,42 +1,45 @@
 """Take a socket from the web server, so that a client costs no request thread.
 
-flask-sock makes its ``simple_websocket.Server`` itself, from the socket it finds in the WSGI environ. For our route alone a
-HandshakeSocket stands there: simple-websocket writes its ``101`` into it and finds nothing to read, so it shakes hands and its
-thread ends, and the real socket is ours. The server keeps a descriptor, but a dead one, to shut down and close as it likes.
+flask-sock makes its ``simple_websocket.Server`` itself, from the socket that it finds in the WSGI environ. On the extension's
+route a HandshakeSocket stands there: simple-websocket writes its ``101`` into it and finds nothing to read, so its thread ends
+once the handshake is done, and the real socket can be taken. The server keeps a descriptor to shut down and close, but a dead
+one. Where a socket cannot be taken, the client is *attached*: the request's thread becomes its reader.
 
-Threads: the request's own; ``dead_end`` any.
-Locks: ``_lock`` guards the making of the dead end.
-Blocks: never.
+**Threads**: the request's own; ``dead_end`` any; the worker is checked on the hub's timer thread.
+**Locks**: ``_lock`` guards the making of the dead end.
+**Blocks**: an attached response's iteration, for as long as the client stays.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import ssl
 import threading
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any
 
-__all__ = ["HandshakeSocket", "can_hand_off", "dead_end", "find_socket", "take_over"]
+from flask import Response
 
-# Where the servers that flask-sock knows keep the socket of a request, as far as the hand-off was proved on them.
-_KEYS = ("werkzeug.socket", "gunicorn.socket")
+from ..auth.base import SUBPROTOCOL
+from ..client.client import Client
+from ..client.transport import PlainTransport, SharedTransport, Transport
+from ..hub.hub import Hub
+from ..options import Options
+from ..servers.base import Server, StartResponse, Worker
+from ..servers.detection import find_worker
+from .checks import Refusal, unavailable
+
+__all__ = ["HandOff", "HandshakeSocket", "UpgradeResponse", "dead_end", "is_tls", "shake_hands"]
+
+# How often the worker of attached clients is checked, and how long they may then take to end, in seconds.
+_WORKER_CHECK = 0.25
+_WORKER_STOP_WAIT = 0.75
 
 _lock = threading.Lock()
 _dead: socket.socket | None = None
-
-
-def find_socket(environ: dict[str, Any]) -> tuple[str, socket.socket] | None:
-    """Return the environ's key for the request's socket and the socket, or None on a server that has neither."""
-    for key in _KEYS:
-        if key in environ:
-            return key, environ[key]
-    return None
-
-
-def can_hand_off(sock: Any) -> bool:
-    """Return whether the socket can be taken from its server: a plain one, of the standard library's own class."""
-    return type(sock) is socket.socket and type(sock).__module__ == "socket" and hasattr(os, "dup2")
 
 
 def is_tls(sock: Any) -> bool:
@@ -45,7 +48,7 @@ def is_tls(sock: Any) -> bool:
 
 
 def dead_end() -> socket.socket:
-    """Return the one end of a socket pair whose other end is closed: it gives end-of-file and takes nothing."""
+    """Return the process's one end of a socket pair whose other end is closed: it is at end-of-file and takes nothing."""
     global _dead
     with _lock:
         if _dead is None:
@@ -54,32 +57,21 @@ def dead_end() -> socket.socket:
         return _dead
 
 
-def duplicate(sock: socket.socket) -> socket.socket:
-    """Return our own descriptor of the server's socket, blocking. Raises OSError when there is none left."""
-    mine = sock.dup()
-    mine.setblocking(True)
-    return mine
+def _forget_lock() -> None:
+    # In the child of a fork: a thread that it does not have may have held the lock. The socket itself can be shared.
+    global _lock
+    _lock = threading.Lock()
 
 
-def take_over(sock: socket.socket) -> None:
-    """Leave the server a dead end in place of its descriptor.
-
-    A duplicate alone is not enough: a server may call ``shutdown`` before it closes. Nor may the socket object be detached:
-    a server counts its connections by it.
-    """
-    os.dup2(dead_end().fileno(), sock.fileno(), inheritable=False)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_lock)
 
 
-def with_subprotocol(reply: bytes, subprotocol: str | None) -> bytes:
-    """Return a ``101`` response that names a subprotocol, unless it names one already (RFC 6455, section 4.2.2)."""
-    if subprotocol is None or b"sec-websocket-protocol:" in reply.lower():
-        return reply
-    head, end, rest = reply.partition(b"\r\n\r\n")
-    return b"%s\r\nSec-WebSocket-Protocol: %s%s%s" % (head, subprotocol.encode("latin-1"), end, rest)
+# The handshake ----------------------------------------------------------------------------------------------------
 
 
 class HandshakeSocket:
-    """Stand where simple-websocket expects the client's socket, for the length of the handshake."""
+    """The socket that simple-websocket uses during the handshake."""
 
     def __init__(self) -> None:
         #: The ``101`` response, once ``accepted``.
@@ -87,28 +79,168 @@ class HandshakeSocket:
         self.accepted = False
 
     def send(self, data: bytes) -> int:
-        """Keep the reply; what comes after it (simple-websocket's own goodbye) concerns nobody."""
+        """Keep the reply; simple-websocket's close frame, which comes after it, is dropped."""
         if not self.accepted:
             self.reply += data
         return len(data)
 
     def recv(self, size: int) -> bytes:
-        """Be at the end: simple-websocket's reading thread stops at once."""
+        """Return end-of-file, at which simple-websocket's reading thread ends."""
         return b""
 
     def fileno(self) -> int:
-        """Be a descriptor that is readable and at its end, for an app that sets a ``ping_interval`` for its other routes."""
+        """Return a descriptor that is at end-of-file, for an app that sets a ``ping_interval`` for its other routes."""
         return dead_end().fileno()
 
     def close(self) -> None:
         """Close nothing."""
 
 
-def _forget_dead_end() -> None:
-    # The lock may have been held by a thread that the child does not have; the socket itself can be shared.
-    global _lock
-    _lock = threading.Lock()
+def shake_hands(request: Any, server: Server, view: Callable[[], Any], subprotocol: str | None) -> bytes | Refusal:
+    """Return the ``101`` response to an upgrade request, or why there is none.
+
+    ``view`` is what flask-sock makes of ``handle_websocket``. Of what the client offers, ``subprotocol`` is preferred.
+    """
+    environ = request.environ
+    sock = environ[server.socket_key]
+    stand_in = HandshakeSocket()
+    environ[server.socket_key] = stand_in
+    try:
+        # Its response is of no use: how each server's request is ended is decided in ``servers``.
+        view()
+    except Exception as error:
+        if stand_in.reply and not stand_in.accepted and isinstance(error, RuntimeError):
+            return unavailable("NO_THREAD", f"The server has no thread left for another client: {error}.")
+        if stand_in.reply:
+            raise
+        return Refusal(400, "BAD_HANDSHAKE", f"The WebSocket handshake failed: {error}")
+    finally:
+        environ[server.socket_key] = sock
+    # RFC 6455, section 4.2.2: only one that the client offers. A browser that offers some and is answered with none of them
+    # fails the connection.
+    offered = [each.strip() for each in request.headers.get("Sec-WebSocket-Protocol", "").split(",")]
+    return _with_subprotocol(stand_in.reply, next((each for each in (subprotocol, SUBPROTOCOL) if each in offered), None))
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_dead_end)
+def _with_subprotocol(reply: bytes, subprotocol: str | None) -> bytes:
+    """Return a ``101`` response that names a subprotocol, unless it names one already."""
+    if subprotocol is None or b"sec-websocket-protocol:" in reply.lower():
+        return reply
+    head, end, rest = reply.partition(b"\r\n\r\n")
+    return b"%s\r\nSec-WebSocket-Protocol: %s%s%s" % (head, subprotocol.encode("latin-1"), end, rest)
+
+
+# The response -----------------------------------------------------------------------------------------------------
+
+
+class UpgradeResponse(Response):
+    """A response that connects the client when the server asks for it, once the app is done with the request.
+
+    ``connect`` returns the client and whether its socket was taken; ``attach`` is called with a client whose socket was not.
+    """
+
+    def __init__(
+        self,
+        server: Server,
+        connect: Callable[[], tuple[Client, bool] | Refusal],
+        refuse: Callable[[Refusal], Response],
+        attach: Callable[[Client], None],
+    ) -> None:
+        super().__init__()
+        self._server, self._connect, self._refuse, self._attach = server, connect, refuse, attach
+
+    def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+        """Run as the WSGI application, still within the request's context."""
+        connected = self._connect()
+        if isinstance(connected, Refusal):
+            return self._refuse(connected)(environ, start_response)
+        # What the app wants to be called at the response's close runs now, not when the client goes.
+        self.close()
+        client, taken = connected
+        if taken:
+            return self._server.end_response(start_response, taken=True)
+        self._attach(client)
+        return _AttachedBody(client, lambda: iter(self._server.end_response(start_response, taken=False)))
+
+
+class _AttachedBody:
+    """The body of an attached client's response: its iteration, which begins after Flask's app context ended, is the reader."""
+
+    def __init__(self, client: Client, end: Callable[[], Iterator[bytes]]) -> None:
+        self._client = client
+        self._end = end
+        self._rest: Iterator[bytes] | None = None
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        if self._rest is None:
+            self._rest = iter(())
+            self._client.read_pump()
+            self._rest = self._end()
+        return next(self._rest)
+
+    def close(self) -> None:
+        """End the client where the server has not iterated the body."""
+        if self._rest is None:
+            self._client.connection.abort()
+            self._client.read_pump()
+
+
+# The socket -------------------------------------------------------------------------------------------------------
+
+
+class HandOff:
+    """The choice between taking a socket and attaching its client, for one handler, and what each of the two needs."""
+
+    def __init__(self, hub: Hub, logger: logging.Logger) -> None:
+        self._hub = hub
+        self._logger = logger
+        #: The process whose worker is checked: the child of a fork has another one.
+        self._checking_in: int | None = None
+        self._logged: set[str] = set()
+
+    def takes(self, sock: Any, server: Server, wanted: bool | None) -> bool:
+        """Return whether a socket is to be taken, by the option ``handoff``, and log each mode once."""
+        possible = server.can_take(sock)
+        taken = possible and wanted is not False
+        if taken:
+            mode = "clients are handed off: none of them holds a request thread"
+        else:
+            why = "CARTOWS_HANDOFF is off" if possible else f"a {type(sock).__qualname__} cannot be handed off"
+            mode = f"clients are attached, each of them holds a request thread: {why}"
+        if mode not in self._logged:
+            self._logged.add(mode)
+            self._logger.log(logging.WARNING if wanted and not possible else logging.INFO, "cartows: %s", mode)
+        return taken
+
+    def open_transport(self, sock: Any, taken: bool, options: Options) -> tuple[Transport, threading.Lock]:
+        """Return the transport for a socket, and its connection's send lock. Raises OSError when no descriptor is left."""
+        lock = threading.Lock()
+        transport: Transport
+        if is_tls(sock):
+            transport = SharedTransport(sock, lock, borrowed=True)
+        else:
+            own = sock.dup() if taken else sock
+            # A timeout of the server's, or Python's default one, would end a client that is merely quiet.
+            own.setblocking(True)
+            transport = PlainTransport(own, self._hub.read_scheduler, borrowed=not taken)
+        transport.tune(options.write_buffer)
+        return transport, lock
+
+    def attach(self, client: Client) -> None:
+        """Close a client that holds a request thread for a restart when its worker stops: the worker waits for that thread."""
+        client.attached = True
+        worker = find_worker()
+        if worker is not None and self._checking_in != os.getpid():
+            self._checking_in = os.getpid()
+            self._hub.call_every(_WORKER_CHECK, partial(self._check_worker, worker))
+
+    def _check_worker(self, worker: Worker) -> bool:
+        if not worker.alive:
+            for client in self._hub.present_clients():
+                if client.attached:
+                    client.connection.close_for_restart(_WORKER_STOP_WAIT)
+                    self._hub.abort_after(client, _WORKER_STOP_WAIT)
+        return True

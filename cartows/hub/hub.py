@@ -24,7 +24,7 @@ from ..errors import CartowsError, HubClosed
 from ..message import EncodeHook, Message
 from ..options import Options
 from ..rooms import Audience, room_value
-from ..servers.base import replaced_threads, serving
+from ..servers.detection import replaced_threads, serving
 from ..websocket.close_codes import CloseCode
 from ..websocket.frames import Frame
 from .client_services import ClientServices

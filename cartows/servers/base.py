@@ -1,66 +1,92 @@
-"""What is known of the web servers this runs under: whether one serves here, and when its worker stops.
+"""What the library needs of a web server, and what the servers have in common.
 
-Threads: any.
-Locks: none.
-Blocks: never.
+**Threads**: any; what runs the app is found from the thread of a request and from the one that makes the app.
 
-gunicorn calls no hook of an application on SIGTERM and hands it no reference to its worker; it is read off the caller's own
-stack, where the worker is ``self``: it loads the app and it runs every request. Only the own stack: another thread's frames
-come and go while they are looked at, and a walk along them may never end.
+gunicorn and Werkzeug give an application no reference to themselves. They are found on the caller's own stack, as the ``self``
+of the frames that load the app or run the request. Other threads' stacks are not read: their frames come and go meanwhile, and
+a walk along them may never end.
 """
 
 from __future__ import annotations
 
 import os
+import socket
 import sys
+from collections.abc import Callable, Iterable, Mapping
 from types import FrameType
-from typing import Any
+from typing import Any, Protocol
 
-__all__ = ["configured_workers", "gunicorn_worker", "replaced_threads", "serving"]
+__all__ = ["Server", "SocketServer", "StartResponse", "Worker", "find_on_stack"]
 
-_SERVERS = (
-    ("gunicorn.workers.base", "Worker"),
-    ("gunicorn.arbiter", "Arbiter"),
-    ("werkzeug.serving", "BaseWSGIServer"),
-)
+StartResponse = Callable[..., Any]
 
 
-def serving() -> bool:
-    """Return whether this process belongs to a web server, as far as its environment or the caller's stack shows."""
-    if os.environ.get("SERVER_SOFTWARE", "").startswith("gunicorn") or "WERKZEUG_SERVER_FD" in os.environ:
-        return True
-    return any(_selves(*known) for known in _SERVERS)
+class Worker(Protocol):
+    """A worker process of a web server."""
+
+    @property
+    def alive(self) -> bool:
+        """Whether the worker goes on serving; False once it was asked to stop."""
 
 
-def replaced_threads() -> str | None:
-    """Return the name of the library that has put greenlets in the place of this process's threads, or None.
+class Server(Protocol):
+    """One kind of web server."""
 
-    gevent replaces even ``queue.Queue``, and a thread that waits for a socket in C stops all greenlets.
-    """
-    gevent, eventlet = sys.modules.get("gevent.monkey"), sys.modules.get("eventlet.patcher")
-    if gevent is not None and gevent.is_module_patched("threading"):
-        return "gevent"
-    if eventlet is not None and eventlet.is_monkey_patched("thread"):
-        return "eventlet"
-    return None
+    #: The key of the WSGI environ below which simple-websocket looks for the socket of a request.
+    socket_key: str
+
+    def serves(self) -> bool:
+        """Return whether this process belongs to the server, by its environment or the caller's stack."""
+
+    def find_socket(self, environ: Mapping[str, Any]) -> Any | None:
+        """Return the socket of a request, or None where another server received it."""
+
+    def can_take(self, sock: Any) -> bool:
+        """Return whether ``take`` works for this socket."""
+
+    def take(self, sock: Any, dead_end: socket.socket) -> None:
+        """Leave the server a dead end in place of its descriptor; the caller has a duplicate of it."""
+
+    def end_response(self, start_response: StartResponse, *, taken: bool) -> Iterable[bytes]:
+        """End the response to an upgrade request: the server sends nothing more and logs no error.
+
+        With ``taken``, called as the WSGI application. Otherwise called in the iteration of the response, once the client is
+        gone.
+        """
+
+    def workers(self) -> int | None:
+        """Return how many worker processes are configured, or None where the server neither loads nor runs the app."""
+
+    def threads(self) -> int | None:
+        """Return how many requests one worker process serves at once, or None where that is unknown or unlimited."""
+
+    def find_worker(self) -> Worker | None:
+        """Return the worker that runs the caller's request, or None where no worker waits for its requests when it stops."""
 
 
-def gunicorn_worker() -> Any | None:
-    """Return the gunicorn worker that runs the caller's request, or None; its ``alive`` says whether it goes on."""
-    found = _selves("gunicorn.workers.base", "Worker")
-    return found[0] if found else None
+class SocketServer:
+    """The base of the servers that put the socket of a request into the WSGI environ."""
+
+    socket_key: str
+
+    def find_socket(self, environ: Mapping[str, Any]) -> Any | None:
+        """See Server.find_socket."""
+        return environ.get(self.socket_key)
+
+    def can_take(self, sock: Any) -> bool:
+        """Return whether it is a plain socket of the standard library's own class, which is no more than its descriptor."""
+        return type(sock) is socket.socket and type(sock).__module__ == "socket" and hasattr(os, "dup2")
+
+    def take(self, sock: Any, dead_end: socket.socket) -> None:
+        """Replace the server's descriptor by a copy of the dead end.
+
+        A duplicate alone is not enough, since a server may call ``shutdown`` before it closes. The socket object cannot be
+        detached either: a server counts its connections by it.
+        """
+        os.dup2(dead_end.fileno(), sock.fileno(), inheritable=False)
 
 
-def configured_workers() -> int:
-    """Return how many gunicorn workers are configured, 1 where it is not gunicorn that loads or runs the app."""
-    for owner in _selves("gunicorn.workers.base", "Worker") + _selves("gunicorn.arbiter", "Arbiter"):
-        workers = getattr(getattr(owner, "cfg", None), "workers", None)
-        if isinstance(workers, int):
-            return workers
-    return 1
-
-
-def _selves(module: str, name: str) -> list[Any]:
+def find_on_stack(module: str, name: str) -> list[Any]:
     """Return what is called ``self`` on the caller's stack and is an instance of that class, the innermost first."""
     kind = getattr(sys.modules.get(module), name, None)
     found: list[Any] = []

@@ -1,4 +1,4 @@
-"""Admission: who is refused before the upgrade, with which answer, and how many there is room for."""
+"""What is refused before the upgrade, with which answer, and how many clients the file limit allows."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def handshake(*, method: str = "GET", protocol: str = "HTTP/1.1", **changed: str
 # The opening handshake --------------------------------------------------------------------------------------------
 
 
-def test_an_opening_handshake_is_let_through() -> None:
+def test_an_opening_handshake_is_accepted() -> None:
     for changed in (
         {},
         {"Connection": "keep-alive, Upgrade"},
@@ -69,7 +69,7 @@ def test_an_opening_handshake_is_let_through() -> None:
         assert check_handshake(handshake(**changed)) is None, changed
 
 
-def test_another_method_is_405_and_told_which_is_allowed() -> None:
+def test_another_method_is_405_with_the_allowed_one() -> None:
     for method in ("POST", "HEAD", "PUT", "OPTIONS", "CONNECT"):
         refusal = check_handshake(handshake(method=method))
         assert refusal is not None, method
@@ -101,7 +101,7 @@ def test_http_from_before_there_were_websockets_is_400() -> None:
         assert "HTTP/1.1" in refusal.message
 
 
-def test_another_version_is_426_and_told_which_is_spoken() -> None:
+def test_another_version_is_426_with_the_supported_one() -> None:
     for version in (None, "", "8", "12", "14", "013", "13, 8", "x" * 5000):
         refusal = check_handshake(handshake(Sec_WebSocket_Version=version))
         assert refusal is not None, version
@@ -139,7 +139,7 @@ def admits(origins: Any, origin: str | None, host: str = "app.example.com") -> b
     return False
 
 
-def test_a_request_without_an_origin_comes_from_no_browser_and_may() -> None:
+def test_a_request_without_an_origin_comes_from_no_browser_and_is_admitted() -> None:
     for origins in (None, "*", ["https://app.example.com"], "null", lambda request: False):
         assert admits(origins, None)
 
@@ -194,7 +194,7 @@ def test_a_page_of_another_host_may_not() -> None:
 
 
 def test_a_star_admits_every_page() -> None:
-    for origin in ("https://anybody.example", "null", "", "http://["):
+    for origin in ("https://other.example", "null", "", "http://["):
         assert admits("*", origin), origin
 
 
@@ -291,19 +291,19 @@ def test_a_client_may_hold_as_many_filters_as_allowed_and_no_more(keys: list[str
         assert str(allowed) in refused.message and str(allowed + 1) in refused.message
 
 
-# Room -------------------------------------------------------------------------------------------------------------
+# Capacity -------------------------------------------------------------------------------------------------------------
 
 
-def test_who_finds_no_room_is_told_when_to_try_again() -> None:
-    refusal = unavailable("FULL", "No place left.")
-    assert (refusal.status, refusal.code, refusal.message) == (503, "FULL", "No place left.")
+def test_a_503_names_when_to_try_again() -> None:
+    refusal = unavailable("FULL", "No slot left.")
+    assert (refusal.status, refusal.code, refusal.message) == (503, "FULL", "No slot left.")
     assert int(dict(refusal.headers)["Retry-After"]) > 0
 
 
 resource = pytest.importorskip("resource")
 
 
-def test_the_file_limit_less_headroom_is_how_many_there_is_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_file_limit_less_headroom_is_the_number_of_clients(monkeypatch: pytest.MonkeyPatch) -> None:
     limits = {1: 1, 2: 1, 256: 128, 1024: 512, 2128: 1064, 4096: 3032, 65536: 64472, 1 << 20: (1 << 20) - 1064}
     asked: list[int] = []
 

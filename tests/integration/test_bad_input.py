@@ -419,7 +419,7 @@ def test_a_room_that_is_refused_makes_no_line_of_its_own_in_the_log(serve: Serve
             raw.close()
     finally:
         server.post("/denied", [])
-    check_log(server, start, "You may not hear", len(values))
+    check_log(server, start, "You may not subscribe to", len(values))
 
 
 @pytest.mark.parametrize("kind", [GTHREAD, GTHREAD_ATTACHED, FLASK], ids=str)

@@ -1,0 +1,56 @@
+"""Which web server runs this process or received a request, as far as it can be found out.
+
+A further server is a module of its own beside this one and an entry in ``SERVERS``.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from .base import Server, Worker
+from .gunicorn import Gunicorn
+from .werkzeug import Werkzeug
+
+__all__ = ["SERVERS", "configured_workers", "find_socket", "find_worker", "replaced_threads", "serving"]
+
+#: The servers that the hand-off of a socket was tested on, in the order in which they are asked.
+SERVERS: tuple[Server, ...] = (Werkzeug(), Gunicorn())
+
+
+def serving() -> bool:
+    """Return whether this process belongs to a web server, by its environment or the caller's stack."""
+    return any(server.serves() for server in SERVERS)
+
+
+def find_socket(environ: Mapping[str, Any]) -> tuple[Server, Any] | None:
+    """Return the server that received a request and the request's socket, or None where a server gives access to none."""
+    for server in SERVERS:
+        sock = server.find_socket(environ)
+        if sock is not None:
+            return server, sock
+    return None
+
+
+def find_worker() -> Worker | None:
+    """Return the worker that runs the caller's request, or None where there is none to watch."""
+    return next((worker for server in SERVERS if (worker := server.find_worker()) is not None), None)
+
+
+def configured_workers() -> int:
+    """Return how many worker processes are configured, 1 where no known server loads or runs the app."""
+    return next((count for server in SERVERS if (count := server.workers()) is not None), 1)
+
+
+def replaced_threads() -> str | None:
+    """Return the name of the library that has replaced this process's threads by greenlets, or None.
+
+    gevent replaces even ``queue.Queue``, and a thread that waits for a socket in C stops all greenlets.
+    """
+    gevent, eventlet = sys.modules.get("gevent.monkey"), sys.modules.get("eventlet.patcher")
+    if gevent is not None and gevent.is_module_patched("threading"):
+        return "gevent"
+    if eventlet is not None and eventlet.is_monkey_patched("thread"):
+        return "eventlet"
+    return None

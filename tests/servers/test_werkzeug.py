@@ -1,0 +1,56 @@
+"""Werkzeug: whether it serves here, and how it is made to end a request."""
+
+from __future__ import annotations
+
+import threading
+import urllib.request
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from werkzeug.serving import make_server
+
+from cartows.servers.werkzeug import Werkzeug
+
+AT_MOST = 10.0
+
+server = Werkzeug()
+
+
+@pytest.mark.parametrize("threaded, threads", [(True, None), (False, 1)])
+def test_flasks_own_server_serves_while_it_handles_a_request(threaded: bool, threads: int | None) -> None:
+    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        found = server.find_socket(environ) is not None, server.find_worker()
+        return [f"{server.serves()} {server.workers()} {server.threads()} {found}".encode()]
+
+    made = make_server("127.0.0.1", 0, app, threaded=threaded)
+    thread = threading.Thread(target=made.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{made.port}/", timeout=AT_MOST) as response:
+            assert response.read().decode() == f"True 1 {threads} (True, None)"
+    finally:
+        made.shutdown()
+        thread.join(AT_MOST)
+        made.server_close()
+    assert not server.serves()
+    assert (server.workers(), server.threads()) == (None, None)
+
+
+def test_the_reloader_names_werkzeug_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WERKZEUG_SERVER_FD", "3")
+    assert server.serves()
+
+
+@pytest.mark.parametrize("taken", [False, True])
+def test_a_response_ends_empty(taken: bool) -> None:
+    started: list[tuple[str, list[tuple[str, str]]]] = []
+    for _ in range(2):
+        assert list(server.end_response(lambda status, headers: started.append((status, headers)), taken=taken)) == []
+        # Middleware may add headers of its own, and to this response alone.
+        started[-1][1].append(("X-Own", "1"))
+    for status, headers in started:
+        assert status == "200 OK"
+        assert dict(headers)["Content-Length"] == "0"
+        assert len(headers) == 3

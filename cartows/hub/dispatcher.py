@@ -17,7 +17,8 @@ from typing import Any
 from ..client.client import Client
 from ..client.sender import QUEUED, Batch
 from ..client.subscriptions import Change
-from ..history.history import DeliveryLog, Event, History, event_id
+from ..history.delivery_log import DeliveryLog
+from ..history.history import Event, History, event_id
 from ..history.replay import Replay, ReplayRequest
 from ..message import Message, MessageType, new_message
 from ..options import Options

@@ -34,7 +34,7 @@ _RESERVED_KEYS = frozenset({"since", "presence", "recovered", "replayed", "rooms
 class Options:
     """All options of a hub and its handler. They never change; times are seconds, sizes are bytes.
 
-    Each field is a keyword argument here and of ``CartoWS``, and a key in ``app.config``: ``CARTOWS_`` and its name in capitals.
+    Each field is a keyword argument here and of ``CartoWS``, and an ``app.config`` key: ``CARTOWS_`` and its name in capitals.
 
     Raises:
         OptionsError: If a value, or a pair of values, cannot be used.

@@ -330,7 +330,7 @@ scene('rooms that are refused there are not held, and the page is told', async (
     socket.refuse('FORBIDDEN');
     await world.flush();
     assert.deepEqual(live.filters.board_id, socket.params.getAll('board_id'));
-    assert.ok(world.console.some((line) => line.includes('rooms are not heard')));
+    assert.ok(world.console.some((line) => line.includes('subscription to some rooms has ended')));
 });
 
 // Too many messages ------------------------------------------------------------------------------------------------------

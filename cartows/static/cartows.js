@@ -11,8 +11,8 @@ const DEFAULTS = { pingInterval: 25_000, pongWait: 10_000, connectWait: 15_000, 
 // Milliseconds after which a connection counts as stable, so that the next wait is a short one again.
 const STABLE = 5_000;
 
-// The largest part of a URL for rooms, in characters; servers and proxies reject URLs over 4 or 8 KiB. The remaining rooms follow
-// in a message.
+// The largest part of a URL for rooms, in characters; servers and proxies reject URLs over 4 or 8 KiB. The remaining rooms
+// follow in a message.
 const QUERY_ROOM = 2_000;
 
 // The largest number of events that are held while the page loads; with more of them it loads once more instead.
@@ -395,7 +395,8 @@ export class Connection {
             try {
                 token = await this.#freshToken();
             } catch (error) {
-                if (mine === this.#attempt) this.#lost(undefined, `The page's token function failed: ${error?.message ?? error}`);
+                if (mine !== this.#attempt) return;
+                this.#lost(undefined, `The page's token function failed: ${error?.message ?? error}`);
                 return;
             }
             if (mine !== this.#attempt) return;
@@ -592,7 +593,7 @@ export class Connection {
             // The first time the server may just have started.
             if (this.#failures > 1) {
                 this.#setReason({
-                    reason: 'The server answers, but WebSockets do not get through: a proxy must forward Upgrade and Connection.',
+                    reason: 'The server answers, but no WebSocket gets through: a proxy must forward Upgrade and Connection.',
                 });
             }
         } else {
@@ -751,7 +752,7 @@ export class Connection {
         else if (before === null) this.#reload('first');
     }
 
-    // Sets how many events are still to be replayed. No request is sent meanwhile: its answer would have a position before some.
+    // Sets how many events are still to be replayed. No request is sent meanwhile: the position of its answer would be too old.
     #replayed(left) {
         this.#replaying = left > 0 ? left : 0;
         clearTimeout(this.#resender);

@@ -42,7 +42,7 @@ def receives(filters: dict[str, tuple[str, ...]], selective: bool, audience: Aud
 
 
 class RoomsModel(RuleBasedStateMachine):
-    """Do the same to Rooms and to a plain dict, and compare what each member receives."""
+    """The same calls on Rooms and on a plain dict; what each member receives must agree."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -246,7 +246,7 @@ def test_what_is_no_id_of_this_epoch_has_no_number(id: str) -> None:
 
 
 class Window(RuleBasedStateMachine):
-    """Do the same to a History and to a plain list."""
+    """The same calls on a History and on a plain list."""
 
     size, max_bytes, ttl = 6, 200, 10
 

@@ -99,7 +99,7 @@ def remains(presence: Presence[Client]) -> dict[str, Any]:
 
 
 def enter(presence: Presence[Client], *members: Client, room: Room = BOARD) -> None:
-    """Let members enter, and deliver the updates."""
+    """Put members into a room, and deliver the updates."""
     for member in members:
         presence.enter(member, room, {})
     deliver(presence.take_updates())

@@ -70,7 +70,7 @@ class Roster:
 
 
 class PresenceModel(RuleBasedStateMachine):
-    """Do the same to Presence and to plain lists, and compare what each member has received with the lists."""
+    """The same calls on a Presence and on plain lists; what each member has received must agree with the lists."""
 
     clients = Bundle("clients")
 

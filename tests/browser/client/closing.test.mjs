@@ -136,7 +136,7 @@ scene('a listener that calls close() while close() tells it goes round once', as
     assert.equal(notified, 1);
 });
 
-scene('a listener that calls retry() while close() tells it does not bring it back', async (world) => {
+scene('a listener that calls retry() while close() notifies it does not reconnect', async (world) => {
     const { live } = await world.open();
     live.onState(({ state }) => { if (state === 'closed') live.retry(); });
     live.close();

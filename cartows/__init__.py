@@ -1,6 +1,6 @@
-"""Real-time events for an ordinary Flask app: a hub, its clients and their messages, over WebSocket.
+"""Real-time events for a Flask application: a hub, its clients and their messages, over WebSocket.
 
-The four parts mirror the Go package they come from: ``hub``, ``client``, ``handler`` and ``message``.
+The four main parts mirror the Go package that cartows follows: ``hub``, ``client``, ``handler`` and ``message``.
 """
 
 from .auth.base import Authenticator, Credentials

@@ -1,13 +1,15 @@
 """The exceptions of cartows, all below one root.
 
-    CartowsError
-    ├── OptionsError (also ValueError)    a setting has a value that cannot work
-    ├── AuthError                         an authenticator does not let somebody in
-    ├── MessageError (also ValueError)    an event that no client could ever be sent
-    ├── HubClosed (also RuntimeError)     broadcasting after shutdown()
-    └── PublishRejected                   asked for by PublishResult.raise_for_rejected()
+.. code-block:: text
 
-A client that is too slow or a queue that is full is no exception: the one is a close code, the other a PublishResult.
+    CartowsError
+    ├── OptionsError (also ValueError)    an option has a value that cannot be used
+    ├── AuthError                         an authenticator rejects a client
+    ├── MessageError (also ValueError)    an event cannot be serialised, or is too large for any client
+    ├── HubClosed (also RuntimeError)     broadcasting after ``shutdown()``
+    └── PublishRejected                   raised by ``PublishResult.raise_for_rejected()``
+
+A slow client or a full queue is not an exception: the one is disconnected with a close code, the other is a PublishResult.
 """
 
 from __future__ import annotations
@@ -16,29 +18,35 @@ __all__ = ["AuthError", "CartowsError", "HubClosed", "MessageError", "OptionsErr
 
 
 class CartowsError(Exception):
-    """Be the root of every exception that cartows raises of its own."""
+    """The base class of all exceptions that cartows defines."""
 
 
 class AuthError(CartowsError):
-    """Say, in words that the client is told, why somebody is not let in; never with a token in them."""
+    """Raised by an authenticator that rejects a client.
+
+    The message is sent to the client, so it must never contain a token.
+    """
 
 
 class OptionsError(CartowsError, ValueError):
-    """Say that a setting has a value that cannot work; the text names the key, the value and what is allowed."""
+    """Raised for an option with a value that cannot be used; the message names the key, the value and what is allowed."""
 
 
 class MessageError(CartowsError, ValueError):
-    """Say that an event cannot be serialised, or is larger than any client could be sent; raised in the caller's thread."""
+    """Raised for an event that cannot be serialised, or that is larger than the send queue of any client.
+
+    It is raised on the thread that broadcasts, and nothing is queued.
+    """
 
 
 class HubClosed(CartowsError, RuntimeError):
-    """Say that the hub was shut down, so that nobody will hear what is broadcast."""
+    """Raised by a broadcast after ``Hub.shutdown()``, which no client would receive."""
 
 
 class PublishRejected(CartowsError):
-    """Say why a broadcast was not accepted, for those who prefer an exception to a PublishResult."""
+    """Raised by ``PublishResult.raise_for_rejected()`` with the reason why a broadcast was not accepted."""
 
 
 def printable(text: str) -> str:
-    """Return what a peer may have written as it can stand in a log: on one line, and nothing that a terminal obeys."""
+    """Return a string from a peer in a form that is safe to log: on one line, and without control characters for a terminal."""
     return text if text.isprintable() else "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)

@@ -1,8 +1,4 @@
-"""The envelope and the events that travel in it, encoded once with msgspec.
-
-Threads: any; everything here is a value.
-Locks: none.
-Blocks: never.
+"""The message envelope and the typed events that it carries, encoded once per event with msgspec.
 
 Go counterpart: ``message.go``.
 """
@@ -37,12 +33,12 @@ __all__ = [
 
 EncodeHook = Callable[[Any], Any]
 
-# How deep an error message looks for the value that could not be serialised.
-_DEEPEST_CULPRIT = 20
+# How many levels are searched for the value that could not be serialised.
+_MAX_SEARCH_DEPTH = 20
 
 
 class MessageType(enum.StrEnum):
-    """Name the types that the library itself sends or answers; an app's own types are plain strings."""
+    """The types of messages that cartows itself sends or handles. An application's own types are plain strings."""
 
     TASK_CREATED = "task.created"
     TASK_UPDATED = "task.updated"
@@ -77,16 +73,25 @@ ACTIONS: dict[str, tuple[str, ...]] = {
     MessageType.BOARD_UPDATED.value: ("updated", "reordered"),
 }
 
-#: What an ``error`` may be about.
+#: The codes of an ``error`` message.
 ERROR_CODES = ("INVALID_MESSAGE", "UNKNOWN_TYPE", "FORBIDDEN", "RATE_LIMITED", "INTERNAL")
 
-# Whatever JSON can carry, as msgspec writes it; this is how it looks to those who read it.
+# Any value that msgspec can encode. The schema describes what it is on the wire.
 _Id = Annotated[Any, msgspec.Meta(extra_json_schema={"type": ["string", "number"]})]
 _Changes = Annotated[Any, msgspec.Meta(extra_json_schema={"type": "object"})]
 
 
 class TaskEvent(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """Be the ``data`` of ``task.created``, ``task.updated`` and ``task.deleted``."""
+    """The ``data`` of ``task.created``, ``task.updated`` and ``task.deleted``.
+
+    Args:
+        task_id: The id of the task.
+        board_id: The id of its board.
+        project_id: The id of its project, if there is one.
+        action: "created", "updated", "moved" or "deleted".
+        changes: A mapping from field names to new values, if they are known.
+        task: The whole task: anything that can be encoded as JSON.
+    """
 
     task_id: _Id
     board_id: _Id
@@ -97,7 +102,14 @@ class TaskEvent(msgspec.Struct, kw_only=True, omit_defaults=True):
 
 
 class ProjectEvent(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """Be the ``data`` of ``project.created`` and ``project.updated``."""
+    """The ``data`` of ``project.created`` and ``project.updated``.
+
+    Args:
+        project_id: The id of the project.
+        action: "created" or "updated".
+        changes: A mapping from field names to new values, if they are known.
+        project: The whole project: anything that can be encoded as JSON.
+    """
 
     project_id: _Id
     action: str
@@ -106,7 +118,15 @@ class ProjectEvent(msgspec.Struct, kw_only=True, omit_defaults=True):
 
 
 class BoardEvent(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """Be the ``data`` of ``board.updated``."""
+    """The ``data`` of ``board.updated``.
+
+    Args:
+        board_id: The id of the board.
+        project_id: The id of its project, if there is one.
+        action: "updated" or "reordered".
+        changes: A mapping from field names to new values, if they are known.
+        board: The whole board: anything that can be encoded as JSON.
+    """
 
     board_id: _Id
     project_id: _Id = None
@@ -116,7 +136,13 @@ class BoardEvent(msgspec.Struct, kw_only=True, omit_defaults=True):
 
 
 class ErrorEvent(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """Be the ``data`` of ``error``."""
+    """The ``data`` of ``error``.
+
+    Args:
+        code: What kind of error it is, e.g. "FORBIDDEN".
+        message: A sentence about it.
+        details: What the error is about, e.g. the name of a field.
+    """
 
     code: str
     message: str
@@ -124,10 +150,15 @@ class ErrorEvent(msgspec.Struct, kw_only=True, omit_defaults=True):
 
 
 class Message(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """Be the envelope of everything on the wire (SPEC: the wire).
+    """The envelope of everything on the wire; Go's ``Message``.
 
-    ``timestamp`` is an aware datetime, the moment of construction by default; ``id`` is set by the hub alone; ``ref``
-    is that of the message which this one answers.
+    Args:
+        type: The type of the message, e.g. "task.created".
+        timestamp: When it was made, now by default. It is converted to UTC; a naive time is taken as UTC.
+        id: The position after an event. Only the hub sets it.
+        data: What the message carries: anything that can be encoded as JSON.
+        error: A sentence, in an ``error`` message.
+        ref: In an answer, the ``ref`` of the message that it answers.
     """
 
     type: str
@@ -140,15 +171,17 @@ class Message(msgspec.Struct, kw_only=True, omit_defaults=True):
     def __post_init__(self) -> None:
         zone = self.timestamp.tzinfo
         if zone is not dt.UTC:
-            # A naive time is taken for UTC.
             aware = self.timestamp.replace(tzinfo=dt.UTC) if zone is None else self.timestamp
             self.timestamp = aware.astimezone(dt.UTC)
 
     def encode(self, enc_hook: EncodeHook | None = None) -> bytes:
-        """Return the message as one JSON object in UTF-8.
+        """Return the message as one JSON object in UTF-8. Any thread.
 
-        ``enc_hook`` is called with each object that msgspec does not know and returns one that it does.
-        Raises MessageError, which names the place in ``data``, when something cannot be serialised.
+        Args:
+            enc_hook: Called with each object that msgspec cannot encode; returns one that it can. None by default.
+
+        Raises:
+            MessageError: If a value cannot be serialised; the message names its place in ``data``.
         """
         return _encode(self, f"a message of type {self.type!r}", self.data, enc_hook)
 
@@ -157,16 +190,16 @@ def _encode(value: Any, what: str, data: Any, enc_hook: EncodeHook | None) -> by
     try:
         return _ENCODER.encode(value) if enc_hook is None else msgspec.json.encode(value, enc_hook=enc_hook)
     except RecursionError:
-        raise MessageError(f"Cannot serialise {what}: it is nested too deeply, or holds itself") from None
+        raise MessageError(f"Cannot serialise {what}: it is nested too deeply, or contains itself") from None
     except Exception as error:
-        place, reason = _culprit(data, enc_hook) or ("data", error)
+        place, reason = _failing_value(data, enc_hook) or ("data", error)
         raise MessageError(
-            f"Cannot serialise {what}: at {place}: {reason}. Pass plain values, or teach it with Hub(enc_hook=...)"
+            f"Cannot serialise {what}: at {place}: {reason}. Pass plain values, or convert others with Hub(enc_hook=...)"
         ) from error
 
 
-def _culprit(data: Any, enc_hook: EncodeHook | None, place: str = "data", depth: int = 0) -> tuple[str, Exception] | None:
-    """Find the innermost value that cannot be encoded; only walked once encoding has failed."""
+def _failing_value(data: Any, enc_hook: EncodeHook | None, place: str = "data", depth: int = 0) -> tuple[str, Exception] | None:
+    """Return the place of the innermost value that cannot be encoded, and its error. Called only after encoding has failed."""
     try:
         msgspec.json.encode(data, enc_hook=enc_hook)
         return None
@@ -181,8 +214,8 @@ def _culprit(data: Any, enc_hook: EncodeHook | None, place: str = "data", depth:
         inner = [(f"{place}.{name}", getattr(data, name)) for name in data.__struct_fields__]
     elif hasattr(data, "__dataclass_fields__"):
         inner = [(f"{place}.{name}", getattr(data, name, None)) for name in data.__dataclass_fields__]
-    for where, value in inner if depth < _DEEPEST_CULPRIT else ():
-        found = _culprit(value, enc_hook, where, depth + 1)
+    for where, value in inner if depth < _MAX_SEARCH_DEPTH else ():
+        found = _failing_value(value, enc_hook, where, depth + 1)
         if found is not None:
             return found
     return f"{place} ({type(data).__name__})", own
@@ -191,35 +224,35 @@ def _culprit(data: Any, enc_hook: EncodeHook | None, place: str = "data", depth:
 _ENCODER = msgspec.json.Encoder()
 _DECODER = msgspec.json.Decoder()
 
-# Opens one level and leaves what is below as it was written: a number that no float can hold passes unharmed.
+# Decodes one level and keeps the values below as they were written, so that a number that no float can hold is not changed.
 OBJECT = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
-# What a typed event is known by: text and numbers, which do not change.
-_KNOWN_BY = frozenset({"task_id", "board_id", "project_id", "action"})
+# The fields that identify a typed event: strings and numbers, which do not change.
+_IDENTIFYING = frozenset({"task_id", "board_id", "project_id", "action"})
 
 
 def snapshot(message: Message, body: bytes) -> Message:
-    """Return the message that was encoded as ``body``, with what was written there in place of the objects it was made of.
+    """Return the message that was encoded as ``body``, with the encoded values in place of the objects that it was made of.
 
-    It says the same from then on, whatever becomes of them. Typed events stay typed; their ids and actions are not replaced.
+    Later changes of those objects do not affect it. Typed events stay typed; their ids and actions are not replaced.
     """
     written = OBJECT.decode(body)
     data = message.data
     if entity_of(data) is not None:
         parts = OBJECT.decode(written["data"])
         fields = zip(data.__struct_fields__, data.__struct_encode_fields__, strict=True)
-        said = {name: parts[key] for name, key in fields if key in parts and name not in _KNOWN_BY}
-        data = msgspec.structs.replace(data, **said)
+        encoded = {name: parts[key] for name, key in fields if key in parts and name not in _IDENTIFYING}
+        data = msgspec.structs.replace(data, **encoded)
     elif data is not None:
         data = written["data"]
     return msgspec.structs.replace(message, data=data)
 
 
 def merge_snapshots(older: Message, newer: Message) -> Message | None:
-    """Return one update that says what two snapshots of updates of one thing say, or None where no one update does.
+    """Return one update in place of two snapshots of updates of one entity, or None where they cannot be merged.
 
-    It is the newer one with the ``changes`` of the older one laid beneath its own, key by key. Two actions do not become one,
-    and neither do changes and the lack of them, which says that all may be different.
+    It is the newer one with the ``changes`` of the older one beneath its own, key by key. Updates with different actions are
+    not merged, nor one with ``changes`` and one without, which means that any field may be different.
     """
     before, after = older.data, newer.data
     if older.type != newer.type or before.action != after.action:
@@ -238,7 +271,7 @@ def merge_snapshots(older: Message, newer: Message) -> Message | None:
 
 
 def merged_changes(older: msgspec.Raw | None, newer: msgspec.Raw | None) -> msgspec.Raw | dict[str, msgspec.Raw] | None:
-    """Return the changes both make, or None when they are the newer's. Raises DecodeError for what is not an object."""
+    """Return the changes of both, or None when they are those of the newer. Raises DecodeError for what is not an object."""
     if older is None or newer is None:
         return older
     before, after = OBJECT.decode(older), OBJECT.decode(newer)
@@ -255,12 +288,12 @@ def decode_object(data: str | bytes) -> dict[str, Any] | None:
 
 
 def encoded_size(value: Any) -> int:
-    """Return how many bytes a value that was decoded from JSON has as JSON."""
+    """Return the size in bytes, as JSON, of a value that was decoded from JSON."""
     return len(_ENCODER.encode(value))
 
 
 def entity_of(data: Any) -> tuple[str, str] | None:
-    """Return the kind and the id, as text, of what one of the typed events is about."""
+    """Return the kind and the id, as strings, of what a typed event is about; None for any other data."""
     if isinstance(data, TaskEvent):
         return "task", str(data.task_id)
     if isinstance(data, ProjectEvent):
@@ -271,7 +304,7 @@ def entity_of(data: Any) -> tuple[str, str] | None:
 
 
 def encode_text(text: str) -> bytes:
-    """Return a text message in UTF-8. Raises MessageError for lone surrogates, which no frame may carry."""
+    """Return a text message in UTF-8. Raises MessageError for lone surrogates, which a text frame must not carry."""
     try:
         return text.encode()
     except UnicodeEncodeError as error:
@@ -279,23 +312,36 @@ def encode_text(text: str) -> bytes:
 
 
 def given(value: Any) -> Any:
-    """Return None for what the wire leaves out: an empty text, mapping or list."""
+    """Return None for a value that is left out on the wire: an empty string, mapping or list."""
     return None if isinstance(value, (Mapping, str, list, tuple)) and not value else value
 
 
 def new_message(type: str, data: Any = None, *, ref: str | None = None) -> Message:
-    """Return a message of that type; Go's ``NewMessage``."""
+    """Return a message of any type; Go's ``NewMessage``.
+
+    Args:
+        type: The type: a string of the application's own, or a ``MessageType``.
+        data: What the message carries: anything that can be encoded as JSON. None by default, which leaves it out.
+        ref: The ``ref`` of the message that this one answers.
+    """
     return Message(type=str(type.value if isinstance(type, enum.Enum) else type), data=data, ref=ref)
 
 
 def new_error_message(code: str, message: str, details: str = "", *, ref: str | None = None) -> Message:
-    """Return an ``error`` message, which says it both in ``error`` and in ``data``; Go's ``NewErrorMessage``."""
+    """Return an ``error`` message, with the sentence both in ``error`` and in ``data``; Go's ``NewErrorMessage``.
+
+    Args:
+        code: What kind of error it is, e.g. "FORBIDDEN".
+        message: A sentence about it.
+        details: What the error is about, e.g. the name of a field. Empty by default.
+        ref: The ``ref`` of the message that this one answers.
+    """
     event = ErrorEvent(code=code, message=message, details=details)
     return Message(type=MessageType.ERROR.value, data=event, error=given(message), ref=ref)
 
 
 def new_task_created_message(task_id: Any, board_id: Any, task: Any, *, project_id: Any = None) -> Message:
-    """Return a ``task.created`` message; Go's ``NewTaskCreatedMessage``."""
+    """Return a ``task.created`` message; Go's ``NewTaskCreatedMessage``. See ``TaskEvent`` for the arguments."""
     event = TaskEvent(task_id=task_id, board_id=board_id, project_id=given(project_id), action="created", task=given(task))
     return Message(type=MessageType.TASK_CREATED.value, data=event)
 
@@ -303,7 +349,11 @@ def new_task_created_message(task_id: Any, board_id: Any, task: Any, *, project_
 def new_task_updated_message(
     task_id: Any, board_id: Any, changes: Any, task: Any = None, *, project_id: Any = None, action: str = "updated"
 ) -> Message:
-    """Return a ``task.updated`` message, ``action`` being "updated" or "moved"; Go's ``NewTaskUpdatedMessage``."""
+    """Return a ``task.updated`` message; Go's ``NewTaskUpdatedMessage``. See ``TaskEvent`` for the arguments.
+
+    Args:
+        action: "updated", the default, or "moved".
+    """
     event = TaskEvent(
         task_id=task_id,
         board_id=board_id,
@@ -316,19 +366,19 @@ def new_task_updated_message(
 
 
 def new_task_deleted_message(task_id: Any, board_id: Any, *, project_id: Any = None) -> Message:
-    """Return a ``task.deleted`` message; Go's ``NewTaskDeletedMessage``."""
+    """Return a ``task.deleted`` message; Go's ``NewTaskDeletedMessage``. See ``TaskEvent`` for the arguments."""
     event = TaskEvent(task_id=task_id, board_id=board_id, project_id=given(project_id), action="deleted")
     return Message(type=MessageType.TASK_DELETED.value, data=event)
 
 
 def new_project_created_message(project_id: Any, project: Any) -> Message:
-    """Return a ``project.created`` message; Go's ``NewProjectCreatedMessage``."""
+    """Return a ``project.created`` message; Go's ``NewProjectCreatedMessage``. See ``ProjectEvent`` for the arguments."""
     event = ProjectEvent(project_id=project_id, action="created", project=given(project))
     return Message(type=MessageType.PROJECT_CREATED.value, data=event)
 
 
 def new_project_updated_message(project_id: Any, changes: Any, project: Any = None) -> Message:
-    """Return a ``project.updated`` message; Go's ``NewProjectUpdatedMessage``."""
+    """Return a ``project.updated`` message; Go's ``NewProjectUpdatedMessage``. See ``ProjectEvent`` for the arguments."""
     event = ProjectEvent(project_id=project_id, action="updated", changes=given(changes), project=given(project))
     return Message(type=MessageType.PROJECT_UPDATED.value, data=event)
 
@@ -336,7 +386,11 @@ def new_project_updated_message(project_id: Any, changes: Any, project: Any = No
 def new_board_updated_message(
     board_id: Any, project_id: Any, changes: Any, board: Any = None, *, action: str = "updated"
 ) -> Message:
-    """Return a ``board.updated`` message, ``action`` being "updated" or "reordered"; Go's ``NewBoardUpdatedMessage``."""
+    """Return a ``board.updated`` message; Go's ``NewBoardUpdatedMessage``. See ``BoardEvent`` for the arguments.
+
+    Args:
+        action: "updated", the default, or "reordered".
+    """
     event = BoardEvent(
         board_id=board_id, project_id=given(project_id), action=action, changes=given(changes), board=given(board)
     )

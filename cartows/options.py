@@ -1,8 +1,6 @@
-"""The settings of a hub and its handler: one frozen dataclass, also readable from ``app.config`` as ``CARTOWS_*``.
+"""The options of a hub and its handler: one frozen dataclass, also read from ``app.config`` as ``CARTOWS_*``.
 
-Threads: any, an Options never changes.
-Locks: none.
-Blocks: never.
+The comments above the fields are the text of the reference page.
 """
 
 from __future__ import annotations
@@ -19,87 +17,100 @@ __all__ = ["Options"]
 
 PREFIX = "CARTOWS_"
 
-# What the system's own calls take: seconds for timers and poll, bytes for setsockopt.
-_LONGEST = 1_000_000
-_LARGEST = 2**31 - 1
+# The limits of system calls: seconds for timers and poll, bytes for setsockopt. More would fail on first use.
+_MAX_SECONDS = 1_000_000
+_MAX_INTEGER = 2**31 - 1
 
-# What a handler is asked before the upgrade: the Origin header and the request; True lets the browser in.
+# Called with the request before the upgrade; returns whether its origin is allowed.
 OriginCheck = Callable[[Any], bool]
 
-# A slow client is disconnected, or loses the oldest events that wait, or has waiting updates of one thing merged.
 Policy = Literal["disconnect", "drop_oldest", "coalesce"]
 
-# What stands beside filters in the messages that name them.
+# Names that stand beside filters in queries and messages, and cannot be filters.
 _RESERVED_KEYS = frozenset({"since", "presence", "recovered", "replayed", "rooms"})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Options:
-    """Hold every setting; times are seconds, sizes are bytes unless a line says otherwise.
+    """All options of a hub and its handler. They never change; times are seconds, sizes are bytes.
 
-    Raises OptionsError when a value, or a pair of values, cannot work.
+    Each field is a keyword argument here and of ``CartoWS``, and an ``app.config`` key: ``CARTOWS_`` and its name in capitals.
+
+    Raises:
+        OptionsError: If a value, or a pair of values, cannot be used.
     """
 
-    #: Where the extension puts its WebSocket route.
+    #: The path of the WebSocket route that the extension adds. Default: ``"/ws"``.
     path: str = "/ws"
-    #: Messages the hub's broadcast channel holds.
+    #: The largest number of messages in the hub's broadcast queue. Default: 256.
     broadcast_queue_size: int = 256
-    #: How long a publisher waits for room in that channel, all told.
+    #: The longest time that a broadcast waits for room in the broadcast queue, in seconds, however many threads wait.
+    #: Default: 1.0.
     publish_timeout: float = 1.0
-    #: Messages one client's send queue holds.
+    #: The largest number of messages in one client's send queue. Default: 256.
     send_queue_size: int = 256
-    #: Bytes one client's send queue holds; whichever bound is reached first.
+    #: The largest number of bytes in one client's send queue; the limit that is reached first applies. Default: 1 MiB.
     send_queue_bytes: int = 1024 * 1024
-    #: What becomes of a client whose queue is over its bound.
+    #: What happens when a client's send queue is full: ``"disconnect"`` closes it with 3008, ``"drop_oldest"`` drops the
+    #: oldest events that wait, ``"coalesce"`` merges updates of the same entity that wait. Default: ``"disconnect"``.
     slow_consumer: Policy = "disconnect"
-    #: Events kept for clients that come back.
+    #: The largest number of events that are kept for clients that resume. Default: 1024.
     history_size: int = 1024
-    #: Bytes of events kept for them, uncompressed; whichever bound is reached first.
+    #: The largest number of bytes of events that are kept, uncompressed; the limit that is reached first applies.
+    #: Default: 8 MiB.
     history_bytes: int = 8 * 1024 * 1024
-    #: How long an event is kept for them.
+    #: How long an event is kept, in seconds. Default: 300.
     history_ttl: float = 300.0
-    #: Where many workers and machines meet, e.g. redis://localhost:6379/0; None for one process by itself.
+    #: The URL of the Redis server that connects several workers or machines, e.g. ``redis://localhost:6379/0``. None is for a
+    #: single process. Default: None.
     redis_url: str | None = dataclasses.field(default=None, repr=False)
-    #: Events, and their bytes, that wait in a process while Redis is away.
+    #: The largest number of events that wait in a process while Redis cannot be reached. Default: 10,000.
     spool_size: int = 10_000
+    #: The largest number of bytes of these events; the limit that is reached first applies. Default: 16 MiB.
     spool_bytes: int = 16 * 1024 * 1024
-    #: How long who has disconnected is still shown as present, so that a reload shows nothing.
+    #: How long a client that has disconnected is still shown as present, in seconds, so that a reload shows nothing.
+    #: Default: 15.
     presence_leave_wait: float = 15.0
-    #: Tabs in a room above which only the number of people is sent.
+    #: The largest number of tabs in a room whose members are sent names; in a larger room they are sent only the number of
+    #: identities. Default: 200.
     presence_room_limit: int = 200
-    #: How long a client's socket may take nothing at all while something waits for it.
+    #: How long a client's socket may take no byte while data waits for it, in seconds. Default: 10.
     write_wait: float = 10.0
-    #: How long a client may be silent before it is put out with 3012.
+    #: How long a client may be silent before it is disconnected with 3012, in seconds. Default: 60.
     pong_wait: float = 60.0
-    #: How often a client is pinged; must be less than pong_wait.
+    #: How often a client is pinged, in seconds; must be less than ``pong_wait``. Default: 54.
     ping_period: float = 54.0
-    #: The largest inbound message, after decompression.
+    #: The largest inbound message in bytes, after decompression; a client that sends a larger one is disconnected with 1009.
+    #: Default: 512 KiB.
     max_message_size: int = 512 * 1024
-    #: Bytes asked of the kernel per read.
+    #: The largest number of bytes that are read from a socket at a time. Default: 4096.
     read_buffer: int = 4096
-    #: SO_SNDBUF of every client's socket; None leaves it to the kernel.
+    #: The size of each client socket's send buffer in the kernel (``SO_SNDBUF``), in bytes; None leaves it to the kernel.
+    #: Default: None.
     write_buffer: int | None = None
-    #: Origins that may connect: None for the same host, "*" for all, a list, or a callable(request) -> bool.
+    #: The origins of pages that may connect: None for the host of the request, ``"*"`` for all, a list of origins, or a
+    #: function that takes the request and returns whether it is allowed. Default: None.
     allowed_origins: str | Sequence[str] | OriginCheck | None = None
-    #: Clients this process serves; None takes it from the process's file limit, less headroom.
+    #: The largest number of clients in this process; None derives it from the process's limit of open files. Default: None.
     max_clients: int | None = None
-    #: Clients from one address, by the request's remote_addr; None for any number.
+    #: The largest number of clients from one address, by the request's ``remote_addr``; None is unlimited. Default: None.
     max_clients_per_ip: int | None = None
-    #: Clients of one identity; None for any number.
+    #: The largest number of clients with one identity; None is unlimited. Default: None.
     max_clients_per_user: int | None = None
-    #: Inbound messages, pings included, that one client may send per second in the long run; None for any number.
+    #: How many inbound messages one client may send per second on average, pings included; None is unlimited. Default: 20.
     rate_limit: float | None = 20.0
-    #: Inbound messages that one client may send at once.
+    #: How many inbound messages one client may send at once. Default: 40.
     rate_burst: int = 40
-    #: Filter values one client may hold.
+    #: The largest number of rooms that one client may be subscribed to. Default: 100.
     max_filters: int = 100
-    #: The query parameters that are filters.
+    #: The query parameters that are filters: a list, or a string with commas. Default: ``("project_id", "board_id")``.
     filter_keys: tuple[str, ...] = ("project_id", "board_id")
-    #: Events of at least so many bytes are compressed for clients that can read it; None never compresses.
+    #: The smallest event that is compressed, in bytes, for clients that can read it; None never compresses. Default: 1024.
     compress_min_size: int | None = 1024
-    #: Send `connected` first; off for a raw protocol.
+    #: Whether ``connected`` is sent first; off for a protocol of the application's own. Default: True.
     greeting: bool = True
-    #: None hands a socket off where that is possible, True too and warns where it is not, False keeps the request's thread.
+    #: Whether sockets are taken over from the server, so that clients hold no request thread: None where it is possible, True
+    #: likewise but with a warning where it is not, False never. Default: None.
     handoff: bool | None = None
 
     def __post_init__(self) -> None:
@@ -108,14 +119,20 @@ class Options:
         if self.ping_period >= self.pong_wait:
             raise OptionsError(
                 f"{_key('ping_period')}={self.ping_period!r} must be less than {_key('pong_wait')}={self.pong_wait!r}: "
-                "a client must have time to answer a ping before it is put out"
+                "a client needs time to answer a ping before it is disconnected"
             )
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], base: Options | None = None, **overrides: Any) -> Options:
-        """Read the ``CARTOWS_*`` keys of a Flask config, on top of ``base``; arguments given here win over them.
+        """Return options from the ``CARTOWS_*`` keys of a Flask config.
 
-        Raises OptionsError for a key that no setting has and for a value that cannot work.
+        Args:
+            config: The config, e.g. ``app.config``. Keys without the prefix are ignored.
+            base: The options that the config overrides; the defaults if None.
+            **overrides: Options that override the config.
+
+        Raises:
+            OptionsError: For a key or an argument that is not an option, and for a value that cannot be used.
         """
         known = {field.name for field in dataclasses.fields(cls)}
         values = {name: getattr(base, name) for name in known} if base is not None else {}
@@ -123,11 +140,11 @@ class Options:
             if key.startswith(PREFIX):
                 name = key[len(PREFIX) :].lower()
                 if name not in known:
-                    raise OptionsError(f"{key} is no setting of cartows. Settings are: {_listing(known)}")
+                    raise OptionsError(f"{key} is not an option of cartows. The options are: {_listing(known)}")
                 values[name] = config[key]
         for name, value in overrides.items():
             if name not in known:
-                raise OptionsError(f"{name}= is no setting of cartows. Settings are: {', '.join(sorted(known))}")
+                raise OptionsError(f"{name}= is not an option of cartows. The options are: {', '.join(sorted(known))}")
             values[name] = value
         return cls(**values)
 
@@ -143,7 +160,7 @@ def _listing(names: set[str]) -> str:
     return ", ".join(sorted(_key(name) for name in names))
 
 
-def _refuse(name: str, value: object, allowed: str) -> OptionsError:
+def _invalid(name: str, value: object, allowed: str) -> OptionsError:
     return OptionsError(f"{_key(name)}={value!r} ({name}=) cannot be used: it must be {allowed}")
 
 
@@ -155,30 +172,30 @@ def _checked(name: str, value: Any) -> Any:
     kinds = _KINDS[name]
     if name == "slow_consumer":
         if value not in kinds:
-            raise _refuse(name, value, f"one of {', '.join(map(repr, kinds))}")
+            raise _invalid(name, value, f"one of {', '.join(map(repr, kinds))}")
         return value
     if value is None and types.NoneType in kinds:
         return None
     if bool in kinds:
         if not isinstance(value, bool):
-            raise _refuse(name, value, "true or false" + (" or None" if types.NoneType in kinds else ""))
+            raise _invalid(name, value, "true or false" + (" or None" if types.NoneType in kinds else ""))
         return value
     if name == "redis_url":
         if not isinstance(value, str) or not value.startswith(_REDIS_SCHEMES):
-            # Not the value, which may hold a password.
+            # Without the value, which may contain a password.
             raise OptionsError(f"{_key(name)} cannot be used: it must be a URL that begins with {', '.join(_REDIS_SCHEMES)}")
         return value
     if str in kinds:
         if not isinstance(value, str) or not value.startswith("/"):
-            raise _refuse(name, value, 'a path that begins with "/"')
+            raise _invalid(name, value, 'a path that begins with "/"')
         return value
     number = float if float in kinds else int
-    most = _LONGEST if number is float else _LARGEST
-    # Not a number compares as False.
-    if isinstance(value, bool) or not isinstance(value, (int, float) if number is float else int) or not 0 < value <= most:
-        kind = "a number" if number is float else "a whole number"
+    largest = _MAX_SECONDS if number is float else _MAX_INTEGER
+    # NaN compares as False.
+    if isinstance(value, bool) or not isinstance(value, (int, float) if number is float else int) or not 0 < value <= largest:
+        kind = "a number" if number is float else "an integer"
         or_none = " or None" if types.NoneType in kinds else ""
-        raise _refuse(name, value, f"{kind} above 0{or_none}, at most {most}")
+        raise _invalid(name, value, f"{kind} above 0{or_none}, at most {largest}")
     return number(value)
 
 
@@ -191,7 +208,7 @@ def _checked_origins(value: Any) -> Any:
     except (TypeError, AttributeError):
         origins = ()
     if not origins or not all(origin == "null" or "://" in origin for origin in origins):
-        raise _refuse("allowed_origins", value, '"*", a callable(request), or a list such as ["https://app.example.com"]')
+        raise _invalid("allowed_origins", value, '"*", a callable(request), or a list such as ["https://app.example.com"]')
     return origins
 
 
@@ -203,13 +220,13 @@ def _checked_filter_keys(value: Any) -> tuple[str, ...]:
         keys = ()
     if not keys or not all(keys) or _RESERVED_KEYS.intersection(keys):
         allowed = f'a list of names such as ["project_id", "board_id"], none of them {", ".join(sorted(_RESERVED_KEYS))}'
-        raise _refuse("filter_keys", value, allowed)
+        raise _invalid("filter_keys", value, allowed)
     return keys
 
 
-def _kinds() -> dict[str, tuple[type, ...]]:
-    """Resolve the annotations once: what each field may hold is written down there and nowhere else."""
+def _resolve_kinds() -> dict[str, tuple[type, ...]]:
+    """Return the types that each field may have, from its annotation, which is resolved once."""
     return {name: typing.get_args(hint) or (hint,) for name, hint in typing.get_type_hints(Options).items()}
 
 
-_KINDS = _kinds()
+_KINDS = _resolve_kinds()

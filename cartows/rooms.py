@@ -1,8 +1,9 @@
-"""Who hears what: an index from filter values to clients, so that an event for one board costs its subscribers.
+"""Rooms and subscriptions: which clients receive an event.
 
-Threads: the hub thread alone.
-Locks: none.
-Blocks: never.
+A room is a filter key with a value, such as ``("board_id", "b1")``. ``Rooms`` is an index from rooms to clients, so that the
+cost of an event for one board depends on the subscribers of that board alone.
+
+Threads: ``Rooms`` belongs to the hub thread; everything else is a value.
 """
 
 from __future__ import annotations
@@ -16,16 +17,18 @@ __all__ = ["Audience", "Filters", "Room", "Rooms", "Subscriptions", "room_value"
 Member = TypeVar("Member")
 Room = tuple[str, str]
 
-# The filters of a client: each key with its values.
+# The filters of a client: each key with its values, in the order in which they were added.
 Filters = Mapping[str, tuple[str, ...]]
 
 
 class Audience(NamedTuple):
-    """Say which clients hear an event: those in ``rooms``, and with ``unfiltered`` those who hold no filter."""
+    """The recipients of an event."""
 
+    #: The rooms whose subscribers receive it.
     rooms: tuple[Room, ...] = ()
+    #: Whether clients without a filter receive it.
     unfiltered: bool = True
-    #: Every client, whatever its filters.
+    #: Whether every client receives it, whatever its filters.
     everyone: bool = False
 
 
@@ -33,29 +36,35 @@ EVERYONE = Audience(everyone=True)
 
 
 class Subscriptions(NamedTuple):
-    """Say what one client hears: the events of its ``rooms``, and with ``unfiltered`` all that an Audience lets it hear."""
+    """The subscriptions of one client."""
 
+    #: The rooms whose events it receives.
     rooms: frozenset[Room] = frozenset()
+    #: Whether it has no filter, and receives every event whose audience includes such clients.
     unfiltered: bool = True
 
     @classmethod
     def of(cls, filters: Mapping[str, Iterable[str]], selective: bool) -> Subscriptions:
-        """Return what a client with these filters hears; one that is ``selective`` hears nothing for want of filters."""
+        """Return the subscriptions of a client with these filters.
+
+        A ``selective`` client has asked for rooms at some time: without filters it has no subscriptions left, while any other
+        client without filters receives everything.
+        """
         rooms = frozenset((key, value) for key, values in filters.items() for value in values)
         return cls(rooms, not rooms and not selective)
 
     def match(self, audience: Audience) -> bool:
-        """Return whether an event is for this client; the same answer that ``Rooms.recipients`` gives."""
+        """Return whether the client receives an event; ``Rooms.recipients`` gives the same answer for many clients."""
         return audience.everyone or (self.unfiltered and audience.unfiltered) or not self.rooms.isdisjoint(audience.rooms)
 
 
 def room_value(value: Any) -> str:
-    """Return a filter value as the text that stands in a URL: ``5``, a UUID or an enum match what a browser asks for."""
+    """Return a filter value as the string that a URL contains, so that ``5``, a UUID or an enum equals what a browser sends."""
     return str(value.value if isinstance(value, enum.Enum) else value)
 
 
 def with_rooms(filters: Filters, rooms: tuple[Room, ...]) -> Filters:
-    """Return the filters with some more rooms, behind those held."""
+    """Return the filters with more rooms, after those that are there."""
     grown = {key: dict.fromkeys(values) for key, values in filters.items()}
     for key, value in rooms:
         grown.setdefault(key, {})[value] = None
@@ -63,13 +72,13 @@ def with_rooms(filters: Filters, rooms: tuple[Room, ...]) -> Filters:
 
 
 def without_rooms(filters: Filters, rooms: Collection[Room]) -> Filters:
-    """Return the filters without these rooms."""
+    """Return the filters without some rooms."""
     left = {key: tuple(value for value in values if (key, value) not in rooms) for key, values in filters.items()}
     return {key: values for key, values in left.items() if values}
 
 
 class Rooms(Generic[Member]):
-    """Hold each member's rooms and each room's members. Dicts stand for ordered sets."""
+    """The rooms of each member, and the members of each room. Dicts are used as ordered sets."""
 
     def __init__(self) -> None:
         self._held: dict[Member, frozenset[Room]] = {}
@@ -81,7 +90,7 @@ class Rooms(Generic[Member]):
         return len(self._held)
 
     def join(self, member: Member, subscriptions: Subscriptions) -> None:
-        """Put a member into the rooms that it hears, and into no others."""
+        """Put a member into the rooms of its subscriptions, and take it out of all others."""
         self.leave(member)
         self._held[member] = subscriptions.rooms
         for room in subscriptions.rooms:
@@ -93,7 +102,7 @@ class Rooms(Generic[Member]):
             self._unfiltered[member] = None
 
     def leave(self, member: Member) -> None:
-        """Take a member out of every room; nothing happens when it is in none."""
+        """Take a member out of all rooms; does nothing if it is in none."""
         for room in self._held.pop(member, ()):
             members = self._members[room]
             members.pop(member, None)
@@ -103,37 +112,37 @@ class Rooms(Generic[Member]):
         self._unfiltered.pop(member, None)
 
     def holds(self, key: str) -> bool:
-        """Return whether anybody holds a filter of that key. Any thread may ask; the answer may be a moment old."""
+        """Return whether any member has a filter with that key. Any thread; the answer may be out of date."""
         return self._rooms_of_key.get(key, 0) > 0
 
     def recipients(self, audiences: Iterable[Audience]) -> dict[int, list[Member]]:
-        """Group the members by what each hears of a run of events.
+        """Return the recipients of a batch of events, grouped by the events that they receive.
 
-        Each key is a set of bits, bit *i* standing for the *i*-th audience; those who hear nothing are left out. Costs the
-        members of the rooms named, not all members.
+        Each key is a recipient mask: bit *i* is set if the members receive the event with the *i*-th audience. Members that
+        receive none are left out. Costs the members of the rooms that are named, not all members.
         """
-        bits: dict[Audience, int] = {}
+        masks: dict[Audience, int] = {}
         for index, audience in enumerate(audiences):
-            bits[audience] = bits.get(audience, 0) | 1 << index
+            masks[audience] = masks.get(audience, 0) | 1 << index
         everyone = unfiltered = 0
         found: dict[Member, int] = {}
-        for audience, heard in bits.items():
+        for audience, mask in masks.items():
             if audience.everyone:
-                everyone |= heard
+                everyone |= mask
                 continue
             if audience.unfiltered:
-                unfiltered |= heard
+                unfiltered |= mask
             for room in audience.rooms:
                 for member in self._members.get(room, ()):
-                    found[member] = found.get(member, 0) | heard
+                    found[member] = found.get(member, 0) | mask
         groups: dict[int, list[Member]] = {}
         if everyone:
             for member in self._held:
                 if member not in self._unfiltered:
                     groups.setdefault(everyone | found.get(member, 0), []).append(member)
         else:
-            for member, heard in found.items():
-                groups.setdefault(heard, []).append(member)
+            for member, mask in found.items():
+                groups.setdefault(mask, []).append(member)
         if self._unfiltered and everyone | unfiltered:
             groups.setdefault(everyone | unfiltered, []).extend(self._unfiltered)
         return groups

@@ -61,7 +61,9 @@ MAX_LINES = 350
 MAX_TEST_LINES = 500
 
 #: Files that may be longer, each with its reason.
-LONGER: dict[str, str] = {}
+LONGER: dict[str, str] = {
+    "cartows/message.py": "One list of event types and their constructors; a third of it is the text of the reference page.",
+}
 
 #: Modules without a test file of their own, and the tests that cover them.
 COVERED_BY: dict[str, str] = {

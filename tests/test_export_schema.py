@@ -1,4 +1,4 @@
-"""The schema of the events, and the files made of it: they say what the structs say, and what is sent is so."""
+"""The schema of the events and the files made from it: both match the structs, and the events that are sent are valid."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ def validator() -> jsonschema.Draft202012Validator:
     return jsonschema.Draft202012Validator(schema.schema())
 
 
-def test_the_files_are_what_the_structs_make_of_them() -> None:
+def test_the_files_match_the_structs() -> None:
     for path, text in schema.files().items():
         assert path.read_text(encoding="utf-8") == text, f"{path.name} is out of date: python tools/export_schema.py"
 
 
-def test_a_field_more_changes_both_files(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_new_field_changes_both_files(monkeypatch: pytest.MonkeyPatch) -> None:
     before = schema.files()
 
     class TaskEvent(made.TaskEvent, kw_only=True, omit_defaults=True):
@@ -57,12 +57,12 @@ def test_a_field_more_changes_both_files(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_writing_changes_nothing_else(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     types = tmp_path / "cartows.d.ts"
-    types.write_text("// before\n// <events>\nold\n// </events>\n// behind\n", encoding="utf-8")
+    types.write_text("// before\n// <events>\nold\n// </events>\n// after\n", encoding="utf-8")
     monkeypatch.setattr(schema, "_STATIC", tmp_path)
     schema.write()
     text = types.read_text(encoding="utf-8")
     assert text.startswith("// before\n// <events>\nexport type Id")
-    assert text.endswith("}\n// </events>\n// behind\n")
+    assert text.endswith("}\n// </events>\n// after\n")
     assert json.loads((tmp_path / "events.schema.json").read_text(encoding="utf-8")) == schema.schema()
 
 
@@ -77,7 +77,7 @@ def wire(message: Message) -> Any:
 
 
 @pytest.mark.parametrize("message", SENT, ids=lambda message: f"{message.type}-{message.data.action}")
-def test_what_is_sent_is_as_the_schema_says(validator: jsonschema.Draft202012Validator, message: Message) -> None:
+def test_the_events_that_are_sent_are_valid(validator: jsonschema.Draft202012Validator, message: Message) -> None:
     message.id = "9f2c61d0.1795"
     validator.validate(wire(message))
 
@@ -93,11 +93,11 @@ def broken() -> Iterator[Any]:
 
 
 @pytest.mark.parametrize("message", list(broken()), ids=lambda message: message["type"])
-def test_what_is_not_an_event_is_refused(validator: jsonschema.Draft202012Validator, message: Any) -> None:
+def test_what_is_not_an_event_is_invalid(validator: jsonschema.Draft202012Validator, message: Any) -> None:
     assert not validator.is_valid(message)
 
 
-def test_the_structs_take_what_they_took() -> None:
-    """The annotations are for readers: a struct checks nothing."""
+def test_a_struct_checks_nothing() -> None:
+    """The annotations are for the schema alone."""
     event = made.TaskEvent(task_id=("a", 1), board_id=None, action="whatever", changes="text")
     assert json.loads(msgspec.json.encode(event))["task_id"] == ["a", 1]

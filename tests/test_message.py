@@ -1,4 +1,4 @@
-"""Messages: the exact shape of each event on the wire, what JSON is made of, and what is said of what it is not made of."""
+"""Messages: the exact shape of each event on the wire, what can be encoded, and the errors for what cannot."""
 
 from __future__ import annotations
 
@@ -63,13 +63,13 @@ class Card:
     due: Any = None
 
 
-class EventWriter(msgspec.Struct):
+class Column(msgspec.Struct):
     name: str
     cards: list[Any] = []
 
 
 class Model:
-    """What JSON knows nothing of: an ORM's row, say."""
+    """An object that JSON cannot encode, such as a row of an ORM."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -113,9 +113,9 @@ EVENTS: list[tuple[Message, str, dict[str, Any]]] = [
         },
     ),
     (
-        new_task_updated_message("t1", "b1", {"lane": 2}, action="moved"),
+        new_task_updated_message("t1", "b1", {"column": 2}, action="moved"),
         "task.updated",
-        {"task_id": "t1", "board_id": "b1", "action": "moved", "changes": {"lane": 2}},
+        {"task_id": "t1", "board_id": "b1", "action": "moved", "changes": {"column": 2}},
     ),
     (
         new_task_deleted_message("t1", "b1", project_id="p1"),
@@ -159,7 +159,7 @@ def test_each_event_has_exactly_this_shape(message: Message, type_: str, data: d
     assert timestamp.endswith("Z") and dt.datetime.fromisoformat(timestamp.replace("Z", "+00:00")) == message.timestamp
 
 
-def test_what_is_empty_is_left_out() -> None:
+def test_empty_values_are_left_out() -> None:
     nothing: list[Any] = [None, {}, ""]
     for empty in nothing:
         messages = [
@@ -181,7 +181,7 @@ def test_zero_and_false_are_not_empty() -> None:
     assert data == {"task_id": 0, "board_id": 0, "project_id": 0, "action": "updated", "changes": {"done": False}}
 
 
-def test_the_envelope_holds_type_and_timestamp_and_nothing_that_is_not_there() -> None:
+def test_the_envelope_holds_type_and_timestamp_and_no_empty_field() -> None:
     assert set(wire(new_message("ping"))) == {"type", "timestamp"}
     found = wire(Message(type="x", timestamp=MOMENT, id="e.1", data=0, error="why"))
     assert found == {"type": "x", "timestamp": "2026-11-23T01:23:45.123456Z", "id": "e.1", "data": 0, "error": "why"}
@@ -194,7 +194,7 @@ def test_a_message_is_stamped_with_the_moment_it_was_made() -> None:
     assert wire(first)["timestamp"] == wire(first)["timestamp"]
 
 
-def test_an_error_says_it_twice_once_for_each_kind_of_client() -> None:
+def test_an_error_has_its_sentence_twice_once_for_each_kind_of_client() -> None:
     found = wire(new_error_message("FORBIDDEN", "No.", "board b1"))
     assert found["error"] == "No."
     assert found["data"] == {"code": "FORBIDDEN", "message": "No.", "details": "board b1"}
@@ -226,7 +226,7 @@ def test_events_can_be_made_by_hand() -> None:
     assert data_of(ErrorEvent(code="X", message="y")) == {"code": "X", "message": "y"}
 
 
-# What JSON is made of -----------------------------------------------------------------------------------------------
+# What can be encoded -----------------------------------------------------------------------------------------------
 
 
 VALUES: list[tuple[Any, Any]] = [
@@ -238,7 +238,7 @@ VALUES: list[tuple[Any, Any]] = [
     (Colour.RED, "red"),
     (Level.HIGH, 3),
     (Card("x", MOMENT), {"title": "x", "due": "2026-11-23T01:23:45.123456Z"}),
-    (EventWriter("x", [Card("y")]), {"name": "x", "cards": [{"title": "y", "due": None}]}),
+    (Column("x", [Card("y")]), {"name": "x", "cards": [{"title": "y", "due": None}]}),
     ((1, 2), [1, 2]),
     ({3}, [3]),
     (frozenset({3}), [3]),
@@ -249,13 +249,13 @@ VALUES: list[tuple[Any, Any]] = [
 ]
 
 
-def test_what_apps_have_goes_out_as_it_is() -> None:
+def test_common_types_of_applications_are_encoded() -> None:
     for value, found in VALUES:
         assert data_of(value) == found, value
         assert data_of({"deep": [value]}) == {"deep": [found]}, value
 
 
-def test_attrs_classes_go_out_as_they_are() -> None:
+def test_attrs_classes_are_encoded() -> None:
     attrs = pytest.importorskip("attrs")
     point = attrs.make_class("Point", ["x", "y"])
     assert data_of([point(1, dt.date(2026, 11, 23))]) == [{"x": 1, "y": "2026-11-23"}]
@@ -275,15 +275,15 @@ def test_any_json_comes_back_as_it_went_in(data: Any) -> None:
 
 @LIGHT
 @given(JSON)
-def test_a_hook_changes_nothing_of_what_json_knows(data: Any) -> None:
+def test_a_hook_changes_nothing_that_json_can_encode(data: Any) -> None:
     def hook(value: Any) -> Any:
-        raise AssertionError(f"asked for {value!r}")
+        raise AssertionError(f"called with {value!r}")
 
     message = new_message("app.event", data)
     assert message.encode(hook) == message.encode()
 
 
-def test_the_hook_is_asked_for_what_json_does_not_know() -> None:
+def test_the_hook_is_called_for_what_json_cannot_encode() -> None:
     asked: list[Any] = []
 
     def hook(value: Any) -> Any:
@@ -295,31 +295,31 @@ def test_the_hook_is_asked_for_what_json_does_not_know() -> None:
     assert asked == [row]
 
 
-# What it is not made of ---------------------------------------------------------------------------------------------
+# What cannot be encoded ---------------------------------------------------------------------------------------------
 
 NESTED: list[tuple[Message, str]] = [
     (new_message("app.event", Model("x")), "data (Model)"),
     (new_message("app.event", {"task": {"tags": [1, Model("x")]}}), "data['task']['tags'][1] (Model)"),
     (new_message("app.event", [0, (1, Model("x"))]), "data[1][1] (Model)"),
     (new_message("app.event", {"card": Card("x", due=[Model("x")])}), "data['card'].due[0] (Model)"),
-    (new_message("app.event", EventWriter("x", [{"card": Model("x")}])), "data.cards[0]['card'] (Model)"),
+    (new_message("app.event", Column("x", [{"card": Model("x")}])), "data.cards[0]['card'] (Model)"),
     (new_task_created_message("t1", "b1", {"owner": Model("x")}), "data.task['owner'] (Model)"),
     (new_task_updated_message("t1", "b1", {"owner": Model("x")}), "data.changes['owner'] (Model)"),
     (new_message("app.event", {"keys": {(1, 2): 3}}), "data['keys'] (dict)"),
 ]
 
 
-def test_what_cannot_be_serialised_is_named_with_its_place_and_the_remedy() -> None:
+def test_a_value_that_cannot_be_serialised_is_named_with_its_place_and_the_remedy() -> None:
     for message, place in NESTED:
         with pytest.raises(MessageError) as raised:
             message.encode()
-        said = str(raised.value)
-        assert f"at {place}:" in said
-        assert repr(message.type) in said and "enc_hook" in said, said
+        text = str(raised.value)
+        assert f"at {place}:" in text
+        assert repr(message.type) in text and "enc_hook" in text, text
         assert raised.value.__cause__ is not None
 
 
-def test_an_error_of_the_hook_is_told_with_the_place() -> None:
+def test_an_error_of_the_hook_is_raised_with_the_place() -> None:
     def hook(value: Any) -> Any:
         raise LookupError(f"no row {value.name}")
 
@@ -327,7 +327,7 @@ def test_an_error_of_the_hook_is_told_with_the_place() -> None:
         new_message("app.event", {"rows": [Model("x")]}).encode(hook)
 
 
-def test_a_hook_that_hands_back_what_it_was_given_is_refused() -> None:
+def test_a_hook_that_returns_its_argument_is_rejected() -> None:
     with pytest.raises(MessageError):
         new_message("app.event", {"row": Model("x")}).encode(lambda value: value)
 
@@ -363,8 +363,8 @@ def _deep() -> Any:
 
 
 @pytest.mark.parametrize("make", [_list_in_itself, _dict_in_itself, _card_in_itself, _deep])
-def test_what_holds_itself_or_is_endlessly_deep_is_refused(make: Callable[[], Any]) -> None:
-    with pytest.raises(MessageError, match="nested too deeply, or holds itself"):
+def test_a_value_that_contains_itself_or_is_too_deep_is_rejected(make: Callable[[], Any]) -> None:
+    with pytest.raises(MessageError, match="nested too deeply, or contains itself"):
         new_message("app.event", make()).encode()
 
 
@@ -372,20 +372,20 @@ def test_what_holds_itself_or_is_endlessly_deep_is_refused(make: Callable[[], An
     "data, place",
     [("a\ud800", "data (str)"), ({"name": ["\udfff"]}, "data['name'][0] (str)"), ({"\ud800": 1}, "data (dict)")],
 )
-def test_half_a_character_is_refused_in_words_that_can_be_logged(data: Any, place: str) -> None:
+def test_a_lone_surrogate_is_rejected_with_a_message_that_can_be_logged(data: Any, place: str) -> None:
     with pytest.raises(MessageError) as raised:
         new_message("app.event", data).encode()
     assert f"at {place}:" in str(raised.value)
     str(raised.value).encode()
 
 
-def test_half_a_character_in_the_type_is_refused() -> None:
+def test_a_lone_surrogate_in_the_type_is_rejected() -> None:
     with pytest.raises(MessageError) as raised:
         new_message("app\ud800").encode()
     str(raised.value).encode()
 
 
-def test_text_of_the_apps_own_is_utf_8_or_refused() -> None:
+def test_a_text_message_is_utf_8_or_rejected() -> None:
     assert encode_text("é😀") == "é😀".encode()
     with pytest.raises(MessageError) as raised:
         encode_text("a\ud800")
@@ -413,7 +413,7 @@ def test_json_with_a_byte_changed_is_an_object_or_none(data: Any, choose: st.Dat
 
 @LIGHT
 @given(JSON)
-def test_only_an_object_is_taken(data: Any) -> None:
+def test_only_an_object_is_accepted(data: Any) -> None:
     for text in (json.dumps(data), json.dumps(data).encode()):
         assert decode_object(text) == (data if isinstance(data, dict) else None)
 

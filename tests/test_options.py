@@ -1,8 +1,11 @@
-"""Options: what each setting may be, and what is said about what it may not be."""
+"""Options: the values that each may have, and the errors for all others."""
 
 from __future__ import annotations
 
+import ast
 import dataclasses
+import inspect
+import re
 from typing import Any
 
 import pytest
@@ -10,32 +13,32 @@ import pytest
 from cartows import Options, OptionsError
 
 NUMBERS = {
-    "broadcast_queue_size": "a whole number above 0",
+    "broadcast_queue_size": "an integer above 0",
     "publish_timeout": "a number above 0",
-    "send_queue_size": "a whole number above 0",
-    "send_queue_bytes": "a whole number above 0",
+    "send_queue_size": "an integer above 0",
+    "send_queue_bytes": "an integer above 0",
     "write_wait": "a number above 0",
     "pong_wait": "a number above 0",
     "ping_period": "a number above 0",
-    "max_message_size": "a whole number above 0",
-    "read_buffer": "a whole number above 0",
-    "write_buffer": "a whole number above 0 or None",
-    "max_clients": "a whole number above 0 or None",
-    "max_filters": "a whole number above 0",
-    "compress_min_size": "a whole number above 0 or None",
-    "max_clients_per_ip": "a whole number above 0 or None",
-    "max_clients_per_user": "a whole number above 0 or None",
+    "max_message_size": "an integer above 0",
+    "read_buffer": "an integer above 0",
+    "write_buffer": "an integer above 0 or None",
+    "max_clients": "an integer above 0 or None",
+    "max_filters": "an integer above 0",
+    "compress_min_size": "an integer above 0 or None",
+    "max_clients_per_ip": "an integer above 0 or None",
+    "max_clients_per_user": "an integer above 0 or None",
     "rate_limit": "a number above 0 or None",
-    "rate_burst": "a whole number above 0",
-    "history_size": "a whole number above 0",
-    "history_bytes": "a whole number above 0",
+    "rate_burst": "an integer above 0",
+    "history_size": "an integer above 0",
+    "history_bytes": "an integer above 0",
     "history_ttl": "a number above 0",
     "presence_leave_wait": "a number above 0",
-    "presence_room_limit": "a whole number above 0",
-    "spool_size": "a whole number above 0",
-    "spool_bytes": "a whole number above 0",
+    "presence_room_limit": "an integer above 0",
+    "spool_size": "an integer above 0",
+    "spool_bytes": "an integer above 0",
 }
-SECONDS = {name for name, allowed in NUMBERS.items() if "whole" not in allowed}
+SECONDS = {name for name, allowed in NUMBERS.items() if "integer" not in allowed}
 
 WRONG: dict[str, tuple[str, list[Any]]] = {
     name: (allowed, [0, -1, "1", True, [1], float("nan"), float("inf")] + ([] if name in SECONDS else [1.5]))
@@ -60,7 +63,7 @@ def key_of(name: str) -> str:
     return f"CARTOWS_{name.upper()}"
 
 
-def test_the_defaults_are_those_of_the_contract() -> None:
+def test_the_defaults() -> None:
     assert dataclasses.asdict(Options()) == {
         "path": "/ws",
         "broadcast_queue_size": 256,
@@ -96,7 +99,7 @@ def test_the_defaults_are_those_of_the_contract() -> None:
     }
 
 
-def test_wrong_values_are_tried_for_every_setting() -> None:
+def test_wrong_values_are_tried_for_every_option() -> None:
     assert set(WRONG) == {field.name for field in dataclasses.fields(Options)}
 
 
@@ -106,16 +109,16 @@ def test_a_wrong_value_fails_with_the_key_the_value_and_what_is_allowed(name: st
     for value in values:
         with pytest.raises(OptionsError) as raised:
             Options(**{name: value})
-        said = str(raised.value)
-        # A URL may hold a password.
-        assert key_of(name) in said and (repr(value) in said or name == "redis_url") and allowed in said, (value, said)
+        text = str(raised.value)
+        # A URL may contain a password.
+        assert key_of(name) in text and (repr(value) in text or name == "redis_url") and allowed in text, (value, text)
         with pytest.raises(OptionsError) as raised:
             Options.from_config({key_of(name): value})
-        assert str(raised.value) == said
+        assert str(raised.value) == text
 
 
 @pytest.mark.parametrize("name", ["send_queue_size", "publish_timeout"])
-def test_a_number_that_no_float_can_hold_fails_like_any_other(name: str) -> None:
+def test_a_number_too_large_for_a_float_fails_like_any_other(name: str) -> None:
     given: dict[str, Any] = {name: 10**400}
     with pytest.raises(OptionsError, match=key_of(name)):
         Options(**given)
@@ -132,12 +135,12 @@ def test_a_number_that_no_float_can_hold_fails_like_any_other(name: str) -> None
         ("write_buffer", 2**31),
     ],
 )
-def test_a_number_that_the_system_cannot_take_fails_at_start_and_not_at_first_use(name: str, value: Any) -> None:
+def test_a_number_that_the_system_cannot_use_fails_at_start_and_not_on_first_use(name: str, value: Any) -> None:
     with pytest.raises(OptionsError, match=key_of(name)):
         Options(**{name: value})
 
 
-def test_the_smallest_value_is_taken() -> None:
+def test_the_smallest_value_is_accepted() -> None:
     for name in sorted(set(NUMBERS) - {"ping_period", "pong_wait"}):
         least: Any = 0.001 if name in SECONDS else 1
         found = getattr(Options(**{name: least}), name)
@@ -145,7 +148,7 @@ def test_the_smallest_value_is_taken() -> None:
     assert Options(ping_period=0.001, pong_wait=0.002).ping_period == 0.001
 
 
-def test_whole_seconds_are_taken_and_kept_as_floats() -> None:
+def test_integer_seconds_are_accepted_and_kept_as_floats() -> None:
     options = Options(ping_period=5, pong_wait=7, write_wait=3, publish_timeout=2)
     assert all(isinstance(getattr(options, name), float) for name in SECONDS)
 
@@ -154,28 +157,28 @@ def test_whole_seconds_are_taken_and_kept_as_floats() -> None:
 def test_a_ping_period_must_be_less_than_the_pong_wait(ping_period: float, pong_wait: float) -> None:
     with pytest.raises(OptionsError) as raised:
         Options(ping_period=ping_period, pong_wait=pong_wait)
-    said = str(raised.value)
-    assert f"CARTOWS_PING_PERIOD={float(ping_period)!r}" in said and f"CARTOWS_PONG_WAIT={float(pong_wait)!r}" in said
-    assert "less than" in said
+    text = str(raised.value)
+    assert f"CARTOWS_PING_PERIOD={float(ping_period)!r}" in text and f"CARTOWS_PONG_WAIT={float(pong_wait)!r}" in text
+    assert "less than" in text
 
 
-def test_a_ping_period_just_below_the_pong_wait_is_taken() -> None:
+def test_a_ping_period_just_below_the_pong_wait_is_accepted() -> None:
     assert Options(ping_period=59.9, pong_wait=60).ping_period == 59.9
 
 
-def test_an_unknown_key_fails_and_names_those_there_are() -> None:
+def test_an_unknown_key_fails_and_the_options_are_named() -> None:
     with pytest.raises(OptionsError) as raised:
         Options.from_config({"CARTOWS_PING_PERIODE": 5})
     assert "CARTOWS_PING_PERIODE" in str(raised.value) and "CARTOWS_PING_PERIOD," in str(raised.value)
 
 
-def test_an_unknown_argument_fails_and_names_those_there_are() -> None:
+def test_an_unknown_argument_fails_and_the_options_are_named() -> None:
     with pytest.raises(OptionsError) as raised:
         Options.from_config({}, ping_periode=5)
     assert "ping_periode=" in str(raised.value) and "ping_period," in str(raised.value)
 
 
-def test_every_setting_is_a_key_and_the_keys_of_others_are_left_alone() -> None:
+def test_every_option_is_a_key_and_keys_without_the_prefix_are_ignored() -> None:
     values: dict[str, Any] = {
         "path": "/live",
         "broadcast_queue_size": 1,
@@ -214,28 +217,28 @@ def test_every_setting_is_a_key_and_the_keys_of_others_are_left_alone() -> None:
     assert dataclasses.asdict(found) == values
 
 
-def test_arguments_win_over_the_config() -> None:
+def test_arguments_override_the_config() -> None:
     found = Options.from_config({"CARTOWS_PATH": "/config", "CARTOWS_MAX_FILTERS": 5}, path="/argument")
     assert (found.path, found.max_filters) == ("/argument", 5)
 
 
-def test_the_config_wins_over_what_it_is_read_on_top_of() -> None:
+def test_the_config_overrides_its_base() -> None:
     base = Options(path="/base", max_filters=7, send_queue_size=3)
     found = Options.from_config({"CARTOWS_PATH": "/config", "CARTOWS_MAX_FILTERS": 5}, base, max_filters=6)
     assert (found.path, found.max_filters, found.send_queue_size) == ("/config", 6, 3)
     assert base == Options(path="/base", max_filters=7, send_queue_size=3)
 
 
-def test_an_argument_mends_what_the_config_has_wrong() -> None:
+def test_an_argument_replaces_a_wrong_value_of_the_config() -> None:
     assert Options.from_config({"CARTOWS_PATH": "config"}, path="/argument").path == "/argument"
 
 
-def test_a_pair_of_values_is_checked_wherever_each_comes_from() -> None:
+def test_a_pair_of_values_is_checked_even_if_they_come_from_two_places() -> None:
     with pytest.raises(OptionsError, match="CARTOWS_PONG_WAIT"):
         Options.from_config({"CARTOWS_PONG_WAIT": 10.0}, ping_period=10.0)
 
 
-def test_a_password_in_a_url_is_shown_nowhere() -> None:
+def test_a_password_in_a_url_is_never_shown() -> None:
     assert "hunter2" not in repr(Options(redis_url="redis://:hunter2@example.com"))
     with pytest.raises(OptionsError) as raised:
         Options(redis_url="rediis://:hunter2@example.com")
@@ -255,7 +258,7 @@ def test_a_copy_is_checked_like_the_original() -> None:
         dataclasses.replace(Options(), send_queue_size=0)
 
 
-def test_origins_are_kept_as_browsers_send_them() -> None:
+def test_origins_are_normalised_as_browsers_send_them() -> None:
     given: list[Any] = [
         "https://App.example.com, http://localhost:5000/",
         ["https://app.example.com/", " HTTP://localhost:5000"],
@@ -276,7 +279,26 @@ def test_an_origin_check_is_kept() -> None:
     assert Options(allowed_origins=check).allowed_origins is check
 
 
-def test_filter_keys_may_be_written_in_one_line() -> None:
+def test_filter_keys_may_be_one_string() -> None:
     given: list[Any] = ["team,board_id", " team , board_id ", ["team", "board_id"], ("team", "board_id")]
     for keys in given:
         assert Options(filter_keys=keys).filter_keys == ("team", "board_id"), keys
+
+
+def test_every_option_has_a_description_that_ends_with_its_default() -> None:
+    lines = inspect.getsource(Options).splitlines()
+    descriptions = {}
+    text: list[str] = []
+    for line in map(str.strip, lines):
+        if line.startswith("#: "):
+            text.append(line[3:])
+        elif text:
+            descriptions[line.partition(":")[0]] = " ".join(text)
+            text = []
+    assert descriptions.keys() == {field.name for field in dataclasses.fields(Options)}
+    sizes = {"1 MiB": 1024**2, "8 MiB": 8 * 1024**2, "16 MiB": 16 * 1024**2, "512 KiB": 512 * 1024, "10,000": 10_000}
+    for field in dataclasses.fields(Options):
+        found = re.search(r" Default: (.+)\.$", descriptions[field.name])
+        assert found, field.name
+        default = found[1].strip("`")
+        assert (sizes[default] if default in sizes else ast.literal_eval(default)) == field.default, field.name

@@ -1,10 +1,6 @@
-"""The typed events as JSON Schema and as TypeScript, both made from the structs that are sent.
+"""Export the typed events as JSON Schema and as TypeScript, both made from the structs that are sent.
 
-``python tools/export_schema.py`` writes both into ``cartows/static``; a test fails where they have parted from the structs.
-
-Threads: any; everything here is a value.
-Locks: none.
-Blocks: while the files are written.
+``python tools/export_schema.py`` writes both into ``cartows/static``; a test fails if they differ from the structs.
 """
 
 from __future__ import annotations
@@ -23,7 +19,7 @@ _STATIC = Path(__file__).parents[1] / "cartows" / "static"
 _SCHEMA, _TYPES = "events.schema.json", "cartows.d.ts"
 _BEGIN, _END = "// <events>\n", "// </events>\n"
 
-#: What each type of event carries.
+#: The struct that is the ``data`` of each type of event.
 EVENTS: dict[MessageType, type[msgspec.Struct]] = {
     MessageType.TASK_CREATED: TaskEvent,
     MessageType.TASK_UPDATED: TaskEvent,
@@ -38,8 +34,11 @@ def schema() -> dict[str, Any]:
     """Return the JSON Schema (2020-12) of the messages that carry a typed event."""
     _, structs = msgspec.json.schema_components([*dict.fromkeys(EVENTS.values())], ref_template="#/$defs/{name}")
     for struct in structs.values():
+        if "description" in struct:
+            # The first line of the docstring: the schema itself describes the arguments.
+            struct["description"] = struct["description"].partition("\n")[0]
         for field in struct["properties"].values():
-            # What holds its default is left out, so nothing on the wire has it.
+            # A field with its default value is left out on the wire.
             field.pop("default", None)
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
@@ -65,11 +64,11 @@ def _message(type: str, struct: str) -> dict[str, Any]:
 
 
 def typescript() -> str:
-    """Return the same as TypeScript, and the codes of an ``error``."""
+    """Return the same types in TypeScript, and the codes of an ``error`` message."""
     structs = schema()["$defs"]
     lines = ["export type Id = string | number;", ""]
     for name, struct in structs.items():
-        # What the app itself puts in, e.g. a task.
+        # The field that the application fills, e.g. a task.
         (own,) = [field for field, kind in struct["properties"].items() if not kind]
         lines += [f"export interface {name}<{own.capitalize()} = any> {{"]
         lines += [_field(field, kind, struct["required"], own) for field, kind in struct["properties"].items()]
@@ -94,7 +93,7 @@ def _union(names: tuple[str, ...]) -> str:
 
 
 def files() -> dict[Path, str]:
-    """Return the files as they should be."""
+    """Return the generated files with their text."""
     types = _STATIC / _TYPES
     before, _, rest = types.read_text(encoding="utf-8").partition(_BEGIN)
     _, _, after = rest.partition(_END)
@@ -105,7 +104,7 @@ def files() -> dict[Path, str]:
 
 
 def write() -> None:
-    """Write the files anew."""
+    """Write the generated files."""
     for path, text in files().items():
         path.write_text(text, encoding="utf-8")
 

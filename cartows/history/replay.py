@@ -1,12 +1,11 @@
-"""What a client that comes back is given from the history before it goes live.
+"""The replay of one client that resumes: the missed events, and the messages that belong between them.
 
-Threads: whoever writes to the client's socket; the hub thread and others add to it.
-Locks: none of its own, the client's send lock guards all of it; it takes the history's.
-Blocks: never.
+Threads: the thread that writes to the client's socket; the hub thread and others add to it.
+Locks: none of its own. The client's send lock guards all of it; it takes the lock of the history.
 
-A replay is a row of parts. Each brings what is heard of one stretch of the history, then the messages that stand behind it. The
-last part has no end: when it meets the head of the history nothing is missing between the replay and the hub's next batch.
-Events do not wait in memory for a client that replays: they are in the history, and it follows them with a cursor.
+A replay is a sequence of segments. Each sends the matching events of one range of the history, then the messages that follow.
+The last segment has no end: when it reaches the head of the history, nothing is missing between the replay and the next batch
+of the hub. Events do not wait in memory for a client that replays: they are in the history, which it reads with a cursor.
 """
 
 from __future__ import annotations
@@ -21,105 +20,105 @@ from .history import Event, History
 
 __all__ = ["Replay", "ReplayRequest"]
 
-# Events looked at in one turn of whoever writes.
-_SCAN = 256
+# Events examined in one iteration of the writer. It holds the send lock meanwhile, and the hub thread may wait for that.
+_SCAN_LIMIT = 256
 
 
 class ReplayRequest(NamedTuple):
-    """What is to be replayed: the events after a number that match, except those that ``delivered`` is true for."""
+    """What to replay: the events after a number that match, except those for which ``delivered`` is true."""
 
     after: int
     subscriptions: Subscriptions
     delivered: Callable[[Event], bool]
 
 
-class _Part:
-    __slots__ = ("cursor", "delivered", "subscriptions", "then", "until")
+class _Segment:
+    __slots__ = ("cursor", "delivered", "messages", "subscriptions", "until")
 
     def __init__(self, cursor: int, subscriptions: Subscriptions, delivered: Callable[[Event], bool] | None = None) -> None:
-        #: The number of the last event that has been looked at.
+        #: The number of the last event that has been examined.
         self.cursor = cursor
         self.subscriptions = subscriptions
         self.delivered = delivered
-        #: The last event of this part, None for the part without an end.
+        #: The number of the last event of this segment, None for the segment without an end.
         self.until: int | None = None
-        #: What is sent once the part is over.
-        self.then: list[Frame] = []
+        #: The messages to send at the end of the segment.
+        self.messages: list[Frame] = []
 
 
 class Replay:
-    """Follow the history behind a number until its head is met."""
+    """A cursor that follows the history from a number until it reaches the head."""
 
-    __slots__ = ("_history", "_parts", "waiting", "waiting_bytes")
+    __slots__ = ("_history", "_segments", "waiting", "waiting_bytes")
 
     def __init__(self, history: History, after: int, subscriptions: Subscriptions) -> None:
         self._history = history
-        self._parts = deque([_Part(after, subscriptions)])
-        #: Messages other than events, and their bytes, which count against the bounds of the send queue.
+        self._segments = deque([_Segment(after, subscriptions)])
+        #: The messages that wait, and their bytes, which count against the limits of the send queue. Events do not wait.
         self.waiting = 0
         self.waiting_bytes = 0
 
     @property
     def cursor(self) -> int:
-        """The number up to which the client has been served once all that is planned has come."""
-        return self._parts[-1].cursor
+        """The number up to which the client is complete once all planned segments have been sent."""
+        return self._segments[-1].cursor
 
     def queue_messages(self, frames: Iterable[Frame], at: int = 0) -> None:
-        """Send messages behind all that is planned, and not before the event numbered ``at`` has had its turn."""
-        tail = self._parts[-1]
+        """Send messages after all that is planned, and not before the event numbered ``at``."""
+        tail = self._segments[-1]
         self._end(at, frames, tail.subscriptions)
 
     def change_subscriptions(
-        self, at: int, subscriptions: Subscriptions, frames: Iterable[Frame], past: ReplayRequest | None
+        self, at: int, subscriptions: Subscriptions, frames: Iterable[Frame], request: ReplayRequest | None
     ) -> None:
-        """Hear something else behind the event numbered ``at``; before that bring a past, and the messages behind it."""
-        if past is not None:
+        """Change the subscriptions after the event numbered ``at``; before that send a requested replay, then the messages."""
+        if request is not None:
             self._end(at, (), subscriptions)
-            self._parts[-1] = _Part(*past)
+            self._segments[-1] = _Segment(*request)
         self._end(at, frames, subscriptions)
 
     def _end(self, at: int, frames: Iterable[Frame], subscriptions: Subscriptions) -> None:
-        tail = self._parts[-1]
+        tail = self._segments[-1]
         tail.until = max(at, tail.cursor)
         for frame in frames:
-            tail.then.append(frame)
+            tail.messages.append(frame)
             self.waiting += 1
             self.waiting_bytes += len(frame.plain)
-        self._parts.append(_Part(tail.until, subscriptions))
+        self._segments.append(_Segment(tail.until, subscriptions))
 
     def next(self, max_bytes: int) -> list[Frame] | None:
-        """Return what comes next, about so many bytes and perhaps nothing yet; None when the history is out of reach."""
+        """Return the next frames, about ``max_bytes``, or none yet; None when events that are due have been dropped."""
         found: list[Frame] = []
         size = 0
         while True:
-            part = self._parts[0]
-            heard = self._history.select(part.cursor, part.until, part.subscriptions, _SCAN)
-            if heard is None:
+            segment = self._segments[0]
+            selected = self._history.select(segment.cursor, segment.until, segment.subscriptions, _SCAN_LIMIT)
+            if selected is None:
                 return found or None
-            events, reached = heard
+            events, reached = selected
             for event in events:
-                if part.delivered is None or not part.delivered(event):
+                if segment.delivered is None or not segment.delivered(event):
                     found.append(event.frame)
                     size += len(event.frame.plain)
                     if size >= max_bytes:
-                        part.cursor = event.frame.number
+                        segment.cursor = event.frame.number
                         return found
-            part.cursor = reached
-            if part.until is None or reached < part.until:
+            segment.cursor = reached
+            if segment.until is None or reached < segment.until:
                 return found
-            for frame in part.then:
+            for frame in segment.messages:
                 self.waiting -= 1
                 self.waiting_bytes -= len(frame.plain)
-            found += part.then
-            self._parts.popleft()
+            found += segment.messages
+            self._segments.popleft()
 
     def is_over(self) -> bool:
-        """Return whether the head of the history is met and nothing is left to send."""
-        return len(self._parts) == 1 and self._parts[0].cursor >= self._history.head
+        """Return whether the head of the history has been reached and nothing is left to send."""
+        return len(self._segments) == 1 and self._segments[0].cursor >= self._history.head
 
     def skip(self) -> int:
-        """Go on with the first event that the history still has; returns the number of the last that is lost."""
+        """Continue with the first event that the history still has; return the number of the last one that is lost."""
         lost = self._history.first() - 1
-        part = self._parts[0]
-        part.cursor = max(part.cursor, lost if part.until is None else min(lost, part.until))
-        return part.cursor
+        segment = self._segments[0]
+        segment.cursor = max(segment.cursor, lost if segment.until is None else min(lost, segment.until))
+        return segment.cursor

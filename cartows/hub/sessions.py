@@ -14,7 +14,8 @@ from typing import Any
 from ..client.batch import Batch
 from ..client.client import Client
 from ..client.subscriptions import SubscriptionChange
-from ..history.history import DeliveryLog, Event, event_id
+from ..history.delivery_log import DeliveryLog
+from ..history.history import Event, event_id
 from ..history.replay import Replay, ReplayRequest
 from ..message import Message, MessageType
 from ..rooms import Room, Subscriptions

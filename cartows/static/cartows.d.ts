@@ -1,4 +1,4 @@
-// The types of cartows.js. What stands between the two marks below is made from the Python structs: see tools/export_schema.py.
+// The types of cartows.js. The part between the two marks is generated from the Python structs: see tools/export_schema.py.
 
 // <events>
 export type Id = string | number;
@@ -43,27 +43,27 @@ export interface TypedEvents {
 }
 // </events>
 
-/** What a room is called: text, or a number that is compared as text. */
+/** The name of a room: a string, or a number that is compared as a string. */
 export type RoomName = string | number;
 
 /** Rooms by their key, e.g. `{board_id: ['b1', 'b2'], project_id: 'p1'}`. */
 export type Rooms = Record<string, RoomName | readonly RoomName[]>;
 
-/** One message of the server. */
+/** One message from the server. */
 export interface Message<Data = any, Type extends string = string> {
     type: Type;
     /** RFC 3339, UTC. */
     timestamp: string;
-    /** The position behind this event; opaque. */
+    /** The position after this event; opaque. */
     id?: string;
     data: Data;
-    /** In an answer: that of the message it answers. */
+    /** In an answer: the `ref` of the message that it answers. */
     ref?: string;
     /** A sentence, in an `error` message. */
     error?: string;
 }
 
-/** The `data` of each type of message that the server sends by itself. */
+/** The `data` of each type of message that the server itself defines. */
 export interface Events extends TypedEvents {
     connected: { client_id: string; id: string; ping_interval_ms: number; recovered?: boolean; replayed?: number };
     disconnect: { code: number; reason: string; reconnect: boolean; retry_after_ms: number };
@@ -84,7 +84,7 @@ export interface Events extends TypedEvents {
     restored: { recovered: boolean };
 }
 
-/** What is wrong with something that was asked of the server: the `data` of an `error` message. */
+/** A request that the server refused: the `data` of its `error` message. */
 export class RefusedError extends Error {
     private constructor();
     code: ErrorEvent['code'];
@@ -93,68 +93,72 @@ export class RefusedError extends Error {
 
 export type State = 'connecting' | 'open' | 'waiting' | 'closed';
 
-/** The state of a connection, and why it is so. */
+/** The state of a connection, and the reason for it. */
 export interface Status {
     state: State;
-    /** Why the last connection ended: a WebSocket close code, or the HTTP status with which the server refused. */
+    /** Why the last connection ended: a WebSocket close code, or the HTTP status with which the server refused it. */
     code?: number;
-    /** The same in words. */
+    /** The reason in words. */
     reason?: string;
-    /** While `waiting`: when the next try is made, as `Date.now()` counts; null while the tab is hidden. */
+    /** While `waiting`: the time of the next attempt, as of `Date.now()`; null while the tab is hidden. */
     retryAt?: number | null;
 }
 
 /**
- * Why the page has to load what it shows: it does for the first time, the server's history does not reach back to where this
- * page was, the server lost something, this page read too slowly, or it asked for it by `reload()`.
+ * Why the page must load what it shows: for the first time (`first`), because the server's history does not reach back to the
+ * position of the page (`history`), because the server lost events (`restored`), because the page read too slowly
+ * (`incomplete`), or because it called `reload()` (`asked`).
  */
 export type LoadReason = 'first' | 'history' | 'restored' | 'incomplete' | 'asked';
 
 export interface Options {
     /**
-     * What to hear. Left out: everything, if the server allows that; `{}`: nothing until `subscribe`. Rooms belong here and not
-     * into the URL, where they are asked for again with each connection.
+     * The rooms to subscribe to. Without it: everything, if the server allows that; `{}`: nothing until `subscribe`. Name rooms
+     * here and not in the URL: those in the URL are requested again with each connection.
      */
     filters?: Rooms;
-    /** A bearer token, or what returns one: asked at first, when the server says that it has expired, and after a refusal. */
+    /**
+     * A bearer token, or a function that returns one: it is called for the first connection, when the token has expired, and
+     * after a refusal.
+     */
     token?: string | null | (() => string | Promise<string>);
-    /** The position behind which to begin: that of a page which the server rendered, or `connection.position` of an earlier one. */
+    /** The position after which to begin: that of a page that the server rendered, or an earlier `connection.position`. */
     since?: string | null;
     /**
-     * Fetch what the page shows. Called once connected, unless `since` is given, and again whenever events were missed for good;
-     * also once the first try has failed, so that a page which cannot connect shows something, unless that was for good.
-     * What it returns is waited for: events that come meanwhile are handed out after it, so that none is lost in between. When it
-     * fails it is tried again, later and later.
+     * Fetch what the page shows. Called once connected, unless `since` is given, and again whenever events were missed for
+     * good; also after a first attempt that failed, unless it was final, so that a page that cannot connect shows something.
+     * The promise that it returns is awaited: events that come meanwhile are delivered after it, so that none is lost. If it
+     * fails it is called again, at growing intervals.
      */
     load?: (reason: LoadReason) => unknown;
-    /** As `load`, for a page that fetches by itself at first: called only when events were missed for good. */
+    /** Like `load`, for a page that already has its first data: called only when events were missed for good. */
     onReload?: (reason: LoadReason) => unknown;
-    /** As `onState`, added once the page's own code has run. */
+    /** Like the method `onState`; added after the page's own code has run. */
     onState?: (status: Status) => void;
-    /** Milliseconds of silence after which the server is asked whether it is there; 25,000. */
+    /** Milliseconds of silence after which a ping is sent. Default: 25,000. */
     pingInterval?: number;
-    /** Milliseconds that it has to answer; 10,000. */
+    /** Milliseconds in which the server must answer a ping. Default: 10,000. */
     pongWait?: number;
-    /** Milliseconds that a connection may take to be made; 15,000. */
+    /** Milliseconds that an attempt to connect may take. Default: 15,000. */
     connectWait?: number;
-    /** The least and the most milliseconds between two tries; [500, 20,000]. */
-    backoff?: readonly [least: number, most: number];
-    /** How many messages of `send` may wait while there is no connection; 100. */
+    /** The shortest and the longest time between two attempts, in milliseconds. Default: [500, 20,000]. */
+    backoff?: readonly [min: number, max: number];
+    /** The largest number of messages of `send` that wait while there is no connection. Default: 100. */
     sendQueue?: number;
 }
 
-/** What one tab of somebody shows. */
+/** The presence entry of one tab. */
 export interface Entry<Meta = any> {
     ref: string;
     meta: Meta;
 }
 
-/** Who is in a room: a live map from identities to their tabs. */
+/** Who is in a room: a live map from each identity to the entries of its tabs. */
 export class Presence<Meta = any> implements ReadonlyMap<string, readonly Entry<Meta>[]> {
     private constructor();
-    /** How many people are there. */
+    /** The number of identities in the room. */
     readonly count: number;
-    /** False while only `count` is known: at first, without a connection for the first time, and in very large rooms. */
+    /** False while only `count` is known: before the first answer of the server, and in very large rooms. */
     readonly complete: boolean;
     readonly size: number;
     get(who: string): readonly Entry<Meta>[] | undefined;
@@ -165,18 +169,21 @@ export class Presence<Meta = any> implements ReadonlyMap<string, readonly Entry<
     forEach(fn: (entries: readonly Entry<Meta>[], who: string, map: ReadonlyMap<string, readonly Entry<Meta>[]>) => void): void;
     [Symbol.iterator](): MapIterator<[string, readonly Entry<Meta>[]]>;
     readonly [Symbol.toStringTag]: string;
-    /** Be told of each tab that comes; `first` when it is that person's only one. Returns what ends this. */
+    /**
+     * Call `fn` for each tab that joins; `first` is whether it is the identity's only tab. Returns a function that removes it.
+     */
     onJoin(fn: (join: Entry<Meta> & { who: string; first: boolean }) => void): () => void;
     /**
-     * Be told of each tab that goes; `last` when nothing is left of that person. Not of those who stay when this page leaves the
-     * room, or is taken out of it: then the map is empty, and `onChange` is told. Returns what ends this.
+     * Call `fn` for each tab that leaves; `last` is whether the identity has no tab left. Not called for the others when this
+     * page leaves the room, or is removed from it: then the map is empty, and `onChange` is called. Returns a function that
+     * removes it.
      */
     onLeave(fn: (leave: Entry<Meta> & { who: string; last: boolean }) => void): () => void;
-    /** Be told once after each change, one that only replaces what somebody shows included. Returns what ends this. */
+    /** Call `fn` once after each change, also of a meta. Returns a function that removes it. */
     onChange(fn: (presence: Presence<Meta>) => void): () => void;
-    /** Show something else of this tab. */
+    /** Replace the meta of this tab. */
     update(meta: Meta): void;
-    /** Leave the room, and hear it no more. */
+    /** Leave the room, and unsubscribe from it. */
     leave(): void;
 }
 
@@ -184,44 +191,46 @@ export class Connection {
     private constructor();
     readonly state: State;
     readonly status: Status;
-    /** The last position; to be kept, e.g. for `since` of the next page. */
+    /** The last position, e.g. for the `since` of the next page. */
     readonly position: string | null;
-    /** The rooms held, null for everything. */
+    /** The rooms subscribed to, null for everything. */
     readonly filters: Record<string, string[]> | null;
-    /** Be told of each message of a type, or of all with `"*"`. Returns what ends this. */
+    /** Call `fn` for each message of a type, or for all with `"*"`. Returns a function that removes it. */
     on<Type extends keyof Events>(type: Type, fn: (message: Message<Events[Type], Type>) => void): () => void;
     on(type: string, fn: (message: Message) => void): () => void;
-    /** Be told of each change of state; called at once with the present one. Returns what ends this. */
+    /** Call `fn` at once with the state, and for each change of it. Returns a function that removes it. */
     onState(fn: (status: Status) => void): () => void;
-    /** Be told when events were missed for good; see `Options.load`. Returns what ends this. */
+    /** Call `fn` when events were missed for good; see `Options.load`. Returns a function that removes it. */
     onReload(fn: (reason: LoadReason) => unknown): () => void;
     /**
-     * Call `load` again, e.g. for another board that is heard now; events wait meanwhile. Resolves when it is done, so `load`
-     * itself must not wait for it.
+     * Call `load` again, e.g. after a change of boards; events wait meanwhile. Resolves when it is done, so `load` itself must
+     * not await it.
      */
     reload(): Promise<void>;
     /**
-     * Hear more rooms, all or none, and no longer everything; with `since` their past behind that position first, less what has
-     * come on this connection. Settles once the server has answered, after a reconnect if need be; rejects with RefusedError, and
-     * when the connection is closed for good. Questions are asked one at a time, at a pace that servers take.
+     * Subscribe to more rooms, all or none of them; this ends a subscription to everything. With `since` the events of these
+     * rooms after that position come first, without those that have come on this connection. Resolves when the server has
+     * answered, after a reconnect if necessary; rejects with RefusedError, and when the connection is closed for good. Requests
+     * are sent one at a time, within the rate limit of the server.
      */
     subscribe(rooms: Rooms, options?: { since?: string | null }): Promise<void>;
-    /** Hear fewer rooms, and leave those where this page is shown. Settles as `subscribe` does. */
+    /** Unsubscribe from rooms, and leave their presence. Resolves and rejects like `subscribe`. */
     unsubscribe(rooms: Rooms): Promise<void>;
     /**
-     * Subscribe to one room, e.g. `{board_id: 'b1'}`, and be shown there as `meta`. The same room gives the same object. What the
-     * server refuses is an `error`, and said on the console.
+     * Subscribe to one room, e.g. `{board_id: 'b1'}`, and show this page there with `meta`. The same room gives the same
+     * object. A refusal of the server is an `error` message, and is logged to the console.
      */
     presence<Meta = any>(room: Record<string, RoomName>, meta?: Meta): Presence<Meta>;
     /**
-     * Send a message of the app's own to its `@ws.on(type)`. Without a connection it waits for one; false when too many do, and
-     * it is not sent. What is under way when a connection breaks may be lost, and so may what is sent faster than the server's
-     * `rate_limit`: an `error` with RATE_LIMITED says so. (It may also speak of a question of this client's, which is asked again.)
+     * Send a message of the application's own, for its `@ws.on(type)`. Without a connection it waits for one; returns false,
+     * and does not send it, when too many wait. A message that is on its way when the connection breaks may be lost. So may one
+     * that is over the server's `rate_limit`, which an `error` with RATE_LIMITED reports. (Such an `error` may also be about a
+     * request of this client itself, which is sent again.)
      */
     send(type: string, data?: unknown): boolean;
-    /** Try now instead of waiting, or after the server has closed for good; not after `close()`. */
+    /** Connect now instead of waiting, also after the server has closed for good; not after `close()`. */
     retry(): void;
-    /** End it for good. */
+    /** Close the connection for good. */
     close(): void;
 }
 

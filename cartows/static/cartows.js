@@ -1,40 +1,41 @@
-// The browser's side of cartows: one connection that stays, and is told plainly why when it cannot.
+// The browser client of cartows: one connection that reconnects by itself, and that gives a plain reason when it cannot.
 //
 //     import { connect } from '/ws/cartows.js';
 //     const live = connect('/ws', { filters: { board_id: 'b1' }, load: () => fetchAndShow() });
 //     live.on('task.created', (message) => add(message.data.task));
 //
-// No dependencies; the types, and what each thing does, are in cartows.d.ts beside this file.
+// It has no dependencies. Its types, with the documentation, are in cartows.d.ts beside this file.
 
 const DEFAULTS = { pingInterval: 25_000, pongWait: 10_000, connectWait: 15_000, backoff: [500, 20_000], sendQueue: 100 };
 
-// A connection that lasted so long has worked: the next wait is a short one again.
-const STEADY = 5_000;
+// Milliseconds after which a connection counts as stable, so that the next wait is a short one again.
+const STABLE = 5_000;
 
-// What a URL may have for rooms; servers and proxies refuse those over 4 or 8 KiB. The other rooms follow in a message.
+// The largest part of a URL for rooms, in characters; servers and proxies reject URLs over 4 or 8 KiB. The remaining rooms
+// follow in a message.
 const QUERY_ROOM = 2_000;
 
-// Events that are held while the page loads; with more of them it is loaded once more instead.
-const MOST_HELD = 5_000;
+// The largest number of events that are held while the page loads; with more of them it loads once more instead.
+const MAX_HELD = 5_000;
 
-// Bytes that the browser may hold for a socket which takes none, before messages wait here, where they are counted.
-const MOST_BUFFERED = 1 << 20;
+// The most bytes that the browser may buffer for a slow socket, before messages wait here, where they are counted.
+const MAX_BUFFERED = 1 << 20;
 
-// How many messages are sent by themselves at once, and then each second. Servers take 40 and 20.
+// How many messages are sent at once, and then per second. The defaults of servers are 40 and 20.
 const BURST = 20;
 const RATE = 10;
 
-// Milliseconds after which a question is asked again that a server had no rate left for.
+// Milliseconds after which a request is sent again that was over the server's rate limit.
 const RESEND = 1_000;
 
-// How the longest wait between two tries grows with each of them: slowly at first, so that a server that was away for some
-// seconds is found within five.
+// How the longest wait between two attempts grows with each of them: slowly at first, so that the client reconnects within five
+// seconds to a server that was away for a few.
 const GROWTH = 1.5;
 
-// The most milliseconds that a browser's timer takes.
-const LONGEST = 2 ** 31 - 1;
+// The longest timeout of a browser's timer, in milliseconds.
+const MAX_TIMEOUT = 2 ** 31 - 1;
 
-// A try that has lasted so long, in milliseconds, may have been begun without a network.
+// An attempt that has lasted so long, in milliseconds, may have begun without a network.
 const HANGING = 1_000;
 
 const EVENTS = new Set([
@@ -45,12 +46,12 @@ const CONTROL = new Set([
     'presence.state', 'presence.diff',
 ]);
 
-// What to come back for would only be refused again (README: close codes). 1000 is a server that has said goodbye for good.
+// After these close codes a new connection would be rejected again. After 1000 the server has closed for good.
 const FINAL = new Set([1000, 1002, 1007, 1008, 1009]);
 const isFinal = (code) => FINAL.has(code) || (code >= 3500 && code <= 3999) || (code >= 4500 && code <= 4999);
 const EXPIRED = 3005;
 
-// Why a page loads because of events that will not come.
+// The reasons to load that mean missed events.
 const LOST = new Set(['history', 'restored', 'incomplete']);
 
 const now = () => performance.now();
@@ -81,12 +82,12 @@ export class Presence {
         endPresence = (presence) => presence.#end();
     }
 
-    #people = new Map();
-    // Those of whom it was told that they are here; more than are known while a room is too large to name them.
-    #told = new Map();
+    #entries = new Map();
+    // The last entries that listeners were notified of; kept while a room is too large for names.
+    #known = new Map();
     #count = 0;
     #complete = false;
-    #takes = 0;
+    #revision = 0;
     #joins = new Set();
     #leaves = new Set();
     #changes = new Set();
@@ -100,14 +101,14 @@ export class Presence {
 
     get count() { return this.#count; }
     get complete() { return this.#complete; }
-    get size() { return this.#people.size; }
-    get(who) { return this.#people.get(who); }
-    has(who) { return this.#people.has(who); }
-    keys() { return this.#people.keys(); }
-    values() { return this.#people.values(); }
-    entries() { return this.#people.entries(); }
-    forEach(fn) { this.#people.forEach((entries, who) => fn(entries, who, this)); }
-    [Symbol.iterator]() { return this.#people.entries(); }
+    get size() { return this.#entries.size; }
+    get(who) { return this.#entries.get(who); }
+    has(who) { return this.#entries.has(who); }
+    keys() { return this.#entries.keys(); }
+    values() { return this.#entries.values(); }
+    entries() { return this.#entries.entries(); }
+    forEach(fn) { this.#entries.forEach((entries, who) => fn(entries, who, this)); }
+    [Symbol.iterator]() { return this.#entries.entries(); }
     get [Symbol.toStringTag]() { return 'Presence'; }
 
     onJoin(fn) { return adding(this.#joins, fn); }
@@ -118,50 +119,50 @@ export class Presence {
 
     // `data` is that of presence.state or presence.diff.
     #take(type, { count, present, joins, leaves }) {
-        const mine = this.#takes += 1;
+        const mine = this.#revision += 1;
         this.#count = count;
-        // In a very large room only the number is told.
+        // In a very large room only the count is sent.
         this.#complete = type === 'presence.state' ? present !== undefined : joins !== undefined || leaves !== undefined;
         if (!this.#complete) {
-            this.#people = new Map();
+            this.#entries = new Map();
         } else if (type === 'presence.state') {
-            this.#people = peopleIn(present);
+            this.#entries = entriesIn(present);
         } else {
-            const after = new Map(this.#people);
-            for (const [who, gone] of peopleIn(leaves)) without(after, who, gone);
-            for (const [who, come] of peopleIn(joins)) {
-                without(after, who, come);  // one that is known shows something else now
+            const after = new Map(this.#entries);
+            for (const [who, gone] of entriesIn(leaves)) without(after, who, gone);
+            for (const [who, come] of entriesIn(joins)) {
+                without(after, who, come);  // one that is there has another meta now
                 after.set(who, [...(after.get(who) ?? []), ...come]);
             }
-            this.#people = after;
+            this.#entries = after;
         }
         if (this.#complete) {
-            const before = this.#told;
-            this.#told = this.#people;
-            for (const [listeners, news] of changes(before, this.#people, this.#leaves, this.#joins)) {
-                tell(listeners, news);
-                if (mine !== this.#takes) return;  // left by who was told
+            const before = this.#known;
+            this.#known = this.#entries;
+            for (const [listeners, change] of changes(before, this.#entries, this.#leaves, this.#joins)) {
+                notify(listeners, change);
+                if (mine !== this.#revision) return;  // a listener has left the room
             }
         }
-        tell(this.#changes, this);
+        notify(this.#changes, this);
     }
 
-    // Nobody has gone: it is this page that does not see them any more.
+    // No leaves: the others are still there, only this page does not see them any more.
     #left() {
-        this.#takes += 1;
-        this.#people = this.#told = new Map();
+        this.#revision += 1;
+        this.#entries = this.#known = new Map();
         this.#count = 0;
         this.#complete = false;
-        tell(this.#changes, this);
+        notify(this.#changes, this);
     }
 
     #end() {
-        this.#takes += 1;
+        this.#revision += 1;
         for (const listeners of [this.#joins, this.#leaves, this.#changes]) listeners.clear();
     }
 }
 
-// Who has gone and who has come between two maps of people, each with those who are to be told.
+// Yields the leaves and joins between two maps of entries, each with the listeners to notify.
 function* changes(before, after, leaves, joins) {
     for (const [who, entries] of before) {
         const left = new Set((after.get(who) ?? []).map((entry) => entry.ref));
@@ -175,14 +176,14 @@ function* changes(before, after, leaves, joins) {
     }
 }
 
-function peopleIn(found) {
+function entriesIn(found) {
     return new Map(Object.entries(found ?? {}).filter(([, entries]) => Array.isArray(entries)));
 }
 
-function without(people, who, entries) {
+function without(map, who, entries) {
     const refs = new Set(entries.map((entry) => entry.ref));
-    const left = (people.get(who) ?? []).filter((entry) => !refs.has(entry.ref));
-    if (left.length) people.set(who, left); else people.delete(who);
+    const left = (map.get(who) ?? []).filter((entry) => !refs.has(entry.ref));
+    if (left.length) map.set(who, left); else map.delete(who);
 }
 
 // --- The connection ---------------------------------------------------------------------------------------------------
@@ -195,13 +196,13 @@ export class Connection {
     #reloadListeners = new Set();
     #stateListeners = new Set();
     #status = { state: 'connecting' };
-    // Changes of state that are to be told yet: one that comes about while another is told waits for it.
-    #untold = [];
+    // Changes of state that listeners have not been notified of: one that happens during a notification waits for its end.
+    #unsent = [];
 
     #socket = null;
-    // Counts the tries, so that what belongs to an earlier one is known as such.
-    #try = 0;
-    #tryAt = 0;
+    // Counts the attempts, so that callbacks of an earlier one are recognised and ignored.
+    #attempt = 0;
+    #attemptedAt = 0;
     #token;
     #usedToken;
     #opened = false;
@@ -210,34 +211,34 @@ export class Connection {
     #notBefore = 0;
     #advice = null;
     #timer = null;
-    // The HTTP request that asks why the last try failed, and what was said of it last.
-    #question = null;
-    #said;
+    // The HTTP request that finds out why the last attempt failed, and the last reason that was logged.
+    #explanation = null;
+    #lastReason;
 
-    #heard = 0;
+    #receivedAt = 0;
     #pinged = null;
     #watcher = null;
 
     #position;
-    // What is heard, once the server has agreed: null for everything.
+    // The rooms that the server has confirmed: null for everything.
     #rooms;
-    // What the server is asked for, in order; the first may have been sent, and is answered before the next one is.
-    #asked = [];
+    // The requests to the server, in order. Only the first may have been sent; it is answered before the next one is sent.
+    #requests = [];
     #ref = 0;
     #resender = null;
-    // The ids that came while a past was asked for; and the last that did not move the position.
+    // The ids of events that came while a replay was requested, and the last that did not move the position.
     #seen = new Set();
-    #passed = null;
-    // How many events the server has said it replays, less those that have come.
+    #replayedTo = null;
+    // How many events of the announced replay have not come yet.
     #replaying = 0;
     #presences = new Map();
 
     #waiting = [];
-    // How many messages may be sent by themselves now, and when that was so.
+    // How many messages may be sent at once, as of a time.
     #allowance = { count: BURST, at: 0 };
     #pumper = null;
 
-    // Why the page is being loaded, and why it has to be once more; after a final close, why it is still to be.
+    // Why the page is loading, and why it must load once more; after a final close, why it must still load.
     #loading = null;
     #loadAgain = null;
     #loadOwed = null;
@@ -255,22 +256,22 @@ export class Connection {
         }
         this.#options = { ...DEFAULTS, ...defined(options), token: options.token ?? undefined };
         for (const name of ['pingInterval', 'pongWait', 'connectWait']) {
-            this.#options[name] = Math.min(this.#options[name], LONGEST);
+            this.#options[name] = Math.min(this.#options[name], MAX_TIMEOUT);
         }
         this.#url = socketUrl(url);
         this.#position = options.since ?? null;
         this.#rooms = options.filters == null ? null : roomsOf(options.filters);
         if (options.onReload) this.#reloadListeners.add(options.onReload);
         globalThis.addEventListener?.('online', this.#online);
-        globalThis.addEventListener?.('offline', this.#doubt);
+        globalThis.addEventListener?.('offline', this.#probe);
         globalThis.addEventListener?.('pagehide', this.#freeze);
         globalThis.addEventListener?.('pageshow', this.#thaw);
         globalThis.document?.addEventListener('visibilitychange', this.#wake);
-        // Once the page has added its listeners.
+        // Later, when the page has added its listeners.
         queueMicrotask(() => {
             if (this.#ended) return;
             if (options.onState) this.onState(options.onState);
-            if (!this.#try) this.#connect();
+            if (!this.#attempt) this.#connect();
         });
     }
 
@@ -287,9 +288,9 @@ export class Connection {
     }
 
     onState(fn) {
-        const told = this.#status;
+        const status = this.#status;
         const end = adding(this.#stateListeners, fn);
-        tell([fn], told);
+        notify([fn], status);
         return end;
     }
 
@@ -309,15 +310,15 @@ export class Connection {
     }
 
     subscribe(rooms, { since } = {}) {
-        return this.#ask({ type: 'subscribe', rooms: named(rooms), since: since ?? undefined });
+        return this.#request({ type: 'subscribe', rooms: named(rooms), since: since ?? undefined });
     }
 
     unsubscribe(rooms) {
         const left = named(rooms);
         for (const [key, name] of left) this.#forget(roomKey(key, name));
-        // The next connection is not to begin with them.
+        // Otherwise the next connection would begin with them.
         if (!this.#opened) this.#removeRooms(left);
-        return this.#ask({ type: 'unsubscribe', rooms: left });
+        return this.#request({ type: 'unsubscribe', rooms: left });
     }
 
     presence(room, meta) {
@@ -327,7 +328,7 @@ export class Connection {
         let found = this.#presences.get(id);
         if (!found) {
             const isHere = () => this.#presences.get(id) === found;
-            found = { rooms, meta: meta ?? {}, shown: undefined, asked: null };
+            found = { rooms, meta: meta ?? {}, shown: undefined, request: null };
             found.presence = new Presence(
                 (newMeta) => { if (isHere()) this.#show(found, newMeta ?? {}); },
                 () => { if (isHere()) this.unsubscribe(room); },
@@ -343,8 +344,8 @@ export class Connection {
     send(type, data) {
         if (this.#status.state === 'closed') return false;
         const text = JSON.stringify({ type, data });
-        // Nothing overtakes a question, or a page that sends without end would never get one out.
-        if (!this.#waiting.length && !this.#hasQuestion() && this.#canSend()) {
+        // No message overtakes a request: otherwise a page that sends all the time would never get a request out.
+        if (!this.#waiting.length && !this.#hasRequest() && this.#canSend()) {
             this.#spend(1);
             this.#socket.send(text);
             return true;
@@ -363,7 +364,7 @@ export class Connection {
         if (this.#ended) return;
         this.#ended = true;
         globalThis.removeEventListener?.('online', this.#online);
-        globalThis.removeEventListener?.('offline', this.#doubt);
+        globalThis.removeEventListener?.('offline', this.#probe);
         globalThis.removeEventListener?.('pagehide', this.#freeze);
         globalThis.removeEventListener?.('pageshow', this.#thaw);
         globalThis.document?.removeEventListener('visibilitychange', this.#wake);
@@ -372,8 +373,8 @@ export class Connection {
         for (const { presence } of this.#presences.values()) endPresence(presence);
         this.#presences.clear();
         if (this.#status.state !== 'closed') this.#end({ code: 1000, reason: 'closed by the page' });
-        // They are told of this last one; where another is being told just now, by who tells it.
-        if (!this.#untold.length) this.#stateListeners.clear();
+        // State listeners still get this last change. During a notification the loop that runs it delivers it, and clears them.
+        if (!this.#unsent.length) this.#stateListeners.clear();
     }
 
     // Connecting -------------------------------------------------------------------------------------------------------
@@ -381,11 +382,11 @@ export class Connection {
     async #connect() {
         if (this.#ended) return;
         const mine = this.#drop();
-        this.#tryAt = now();
+        this.#attemptedAt = now();
         this.#failures += 1;
         this.#usedToken = undefined;
         this.#set({ ...this.#status, state: 'connecting', retryAt: undefined });
-        if (mine !== this.#try) return;  // closed by who was told
+        if (mine !== this.#attempt) return;  // closed by a listener
 
         this.#timer = setTimeout(() => this.#lost(undefined, 'The server did not answer in time.'), this.#options.connectWait);
         const protocols = [];
@@ -394,10 +395,11 @@ export class Connection {
             try {
                 token = await this.#freshToken();
             } catch (error) {
-                if (mine === this.#try) this.#lost(undefined, `The page's token function failed: ${error?.message ?? error}`);
+                if (mine !== this.#attempt) return;
+                this.#lost(undefined, `The page's token function failed: ${error?.message ?? error}`);
                 return;
             }
-            if (mine !== this.#try) return;
+            if (mine !== this.#attempt) return;
             this.#token = this.#usedToken = token;
             protocols.push('cartows', `bearer.${token}`);
         }
@@ -413,12 +415,12 @@ export class Connection {
         }
         this.#socket = socket;
         socket.onmessage = (event) => {
-            if (mine === this.#try) this.#receive(event.data, rest);
+            if (mine === this.#attempt) this.#receive(event.data, rest);
         };
         socket.onclose = (event) => {
-            if (mine === this.#try) this.#lost(event.code, event.reason);
+            if (mine === this.#attempt) this.#lost(event.code, event.reason);
         };
-        socket.onerror = () => {};  // a close follows, which says more
+        socket.onerror = () => {};  // a close event follows, with the reason
     }
 
     async #freshToken() {
@@ -430,7 +432,7 @@ export class Connection {
         return found;
     }
 
-    // Returns the URL of the next try, and the rooms that it has no space for.
+    // Returns the URL of the next attempt, and the rooms that do not fit into it.
     #query() {
         const url = new URL(this.#url);
         const rest = [];
@@ -447,13 +449,13 @@ export class Connection {
                 }
             }
         }
-        // Without a room it would hear everything.
+        // Without a room it would receive everything.
         if (this.#rooms && !some) url.searchParams.set('rooms', 'none');
         if (this.#position !== null) url.searchParams.set('since', this.#position);
         return { url: url.href, rest };
     }
 
-    // `position` is the one behind which the other rooms are asked for.
+    // `position` is the one after which the remaining rooms are requested.
     #open(rest, position) {
         clearTimeout(this.#timer);
         this.#opened = true;
@@ -461,13 +463,13 @@ export class Connection {
         this.#allowance = { count: BURST, at: now() };
         this.#watch();
         if (rest.length) {
-            const mine = this.#try;
-            this.#ask({ type: 'subscribe', rooms: rest, since: position ?? undefined, own: true }).catch((error) => {
-                if (!(error instanceof RefusedError) || mine !== this.#try) return;
-                // The app has failed for once, and has not said no.
+            const mine = this.#attempt;
+            this.#request({ type: 'subscribe', rooms: rest, since: position ?? undefined, own: true }).catch((error) => {
+                if (!(error instanceof RefusedError) || mine !== this.#attempt) return;
+                // The application failed; it did not refuse the rooms.
                 if (error.code === 'INTERNAL') return void this.#lost(undefined, error.message);
                 this.#removeRooms(rest);
-                console.error(`cartows: some rooms are not heard any more: ${error.message}`);
+                console.error(`cartows: the subscription to some rooms has ended: ${error.message}`);
             });
         }
         for (const entered of this.#presences.values()) this.#show(entered, entered.meta);
@@ -478,12 +480,12 @@ export class Connection {
     #lost(code, reason = '') {
         const advice = this.#advice;
         const opened = this.#opened;
-        if (opened && now() - this.#openedAt >= STEADY) this.#failures = 0;
+        if (opened && now() - this.#openedAt >= STABLE) this.#failures = 0;
         const mine = this.#drop();
         const otherwise = opened ? 'The connection broke.' : 'The server cannot be reached.';
         const why = { code, reason: reason || advice?.reason || otherwise };
         const { token } = this.#options;
-        // A token that is a text will not be another one.
+        // A token that is a string stays the same, so it would be rejected again.
         const isStale = code === EXPIRED && token !== undefined && typeof token !== 'function';
         const isOver = isStale || (code !== EXPIRED && (isFinal(code) || advice?.reconnect === false));
         if (isOver) {
@@ -491,22 +493,22 @@ export class Connection {
             return;
         }
         if (!opened || code === EXPIRED) {
-            // It may be the token that was not accepted: a browser does not say.
+            // The token may have been rejected: a browser does not tell.
             this.#token = undefined;
         }
-        // Whoever cannot be told of changes can still be shown something.
+        // A page that cannot connect can still show something.
         if (!opened && this.#position === null && !this.#shown) this.#reload('first');
         this.#wait(why, advice?.retry_after_ms);
-        if (mine === this.#try && !opened && (this.#failures <= 2 || this.#failures % 5 === 0)) this.#explain();
+        if (mine === this.#attempt && !opened && (this.#failures <= 2 || this.#failures % 5 === 0)) this.#explain();
     }
 
     #wait(why, retryAfter) {
-        const asked = Number.isFinite(retryAfter) && retryAfter > 0 ? Math.min(retryAfter, LONGEST) : 0;
+        const advised = Number.isFinite(retryAfter) && retryAfter > 0 ? Math.min(retryAfter, MAX_TIMEOUT) : 0;
         const [least, most] = this.#options.backoff;
         const ceiling = Math.min(most, 2 * least * GROWTH ** Math.min(this.#failures, 100));
-        // All of it by chance: those who were dropped together do not come back together.
-        const pause = asked || least + Math.random() * Math.max(0, ceiling - least);
-        this.#notBefore = now() + asked;
+        // The whole wait is random, so that clients that were disconnected together do not reconnect together.
+        const pause = advised || least + Math.random() * Math.max(0, ceiling - least);
+        this.#notBefore = now() + advised;
         this.#waitUntil(why, now() + pause);
     }
 
@@ -519,11 +521,11 @@ export class Connection {
         this.#set({ ...why, state: 'waiting', retryAt: hidden() ? null : Date.now() + pause });
     }
 
-    // Somebody looks at the page again.
+    // The page is visible again.
     #wake = () => {
         if (hidden()) return;
         if (this.#status.state !== 'waiting') {
-            this.#doubt();
+            this.#probe();
         } else if (now() >= this.#notBefore) {
             this.#connect();
         } else {
@@ -532,18 +534,18 @@ export class Connection {
         }
     };
 
-    // There is a network again: a try that was begun without one may hang for long.
+    // There is a network again. An attempt that began without one may hang for a long time.
     #online = () => {
-        const hangs = this.#status.state === 'connecting' && now() - this.#tryAt > HANGING;
+        const hangs = this.#status.state === 'connecting' && now() - this.#attemptedAt > HANGING;
         if (hangs && !hidden()) this.#connect(); else this.#wake();
     };
 
-    // The network may have changed beneath the connection: ask now instead of when it is time.
-    #doubt = () => {
+    // The network may have changed under the connection: ping now instead of when it is due.
+    #probe = () => {
         if (this.#status.state === 'open' && this.#pinged === null) this.#ping();
     };
 
-    // A page that the browser keeps for its back button may hold no socket.
+    // A page in the browser's back/forward cache must not have an open socket.
     #freeze = (event) => {
         if (!event.persisted || this.#status.state === 'closed') return;
         const waits = this.#status.state === 'waiting';
@@ -558,71 +560,71 @@ export class Connection {
         if (event.persisted) this.#wake();
     };
 
-    // A browser does not tell a page why it was refused; the same URL asked for by HTTP does.
+    // A browser does not tell a page why a handshake was rejected. An HTTP request to the same URL does.
     async #explain() {
-        const mine = this.#try;
+        const mine = this.#attempt;
         const url = new URL(this.#query().url);
         url.protocol = url.protocol === 'wss:' ? 'https:' : 'http:';
         if (url.origin !== globalThis.location?.origin || typeof fetch !== 'function') return;
         const headers = { Accept: 'application/json', 'X-Cartows-Explain': '1' };
         if (this.#options.token !== undefined) {
-            // One who was asked for it and had none has not been refused.
+            // An attempt that had no token yet was not rejected.
             if (this.#usedToken === undefined) return;
             headers.Authorization = `Bearer ${this.#usedToken}`;
         }
-        this.#question = new AbortController();
+        this.#explanation = new AbortController();
         let response, body;
         try {
-            response = await fetch(url, { headers, cache: 'no-store', redirect: 'manual', signal: this.#question.signal });
+            response = await fetch(url, { headers, cache: 'no-store', redirect: 'manual', signal: this.#explanation.signal });
             body = await response.json();
         } catch {
             if (!response) return;
         }
-        if (mine !== this.#try || this.#status.state !== 'waiting') return;
+        if (mine !== this.#attempt || this.#status.state !== 'waiting') return;
         const { status } = response;
-        const said = typeof body?.message === 'string' ? body.message : '';
+        const text = typeof body?.message === 'string' ? body.message : '';
         if (response.type === 'opaqueredirect') {
-            this.#explained({ reason: 'The app redirects instead of connecting: is a login missing?' });
+            this.#setReason({ reason: 'The app redirects instead of connecting: is a login missing?' });
         } else if (status === 403 || status === 501 || (status === 401 && typeof this.#options.token !== 'function')) {
-            this.#end({ code: status, reason: said || `The server refused with ${status}.` });
+            this.#end({ code: status, reason: text || `The server refused with ${status}.` });
         } else if (status === 401) {
-            this.#explained({ code: status, reason: said || 'The token was not accepted.' });
+            this.#setReason({ code: status, reason: text || 'The token was not accepted.' });
         } else if (body?.code === 'NOT_A_WEBSOCKET_REQUEST') {
-            // Once may be a server that has just come up.
+            // The first time the server may just have started.
             if (this.#failures > 1) {
-                this.#explained({
-                    reason: 'The server answers, but no WebSocket comes through: a proxy must pass Upgrade and Connection on.',
+                this.#setReason({
+                    reason: 'The server answers, but no WebSocket gets through: a proxy must forward Upgrade and Connection.',
                 });
             }
         } else {
-            const why = { code: status, reason: said || `The server answered ${status} at ${url.pathname}.` };
+            const why = { code: status, reason: text || `The server answered ${status} at ${url.pathname}.` };
             const seconds = Number(response.headers.get('Retry-After'));
-            // Not all of them in that very second.
-            if (seconds > 0) this.#wait(why, seconds * 1000 * (1 + Math.random() / 2)); else this.#explained(why);
+            // Spread out, so that not all clients reconnect in the same second.
+            if (seconds > 0) this.#wait(why, seconds * 1000 * (1 + Math.random() / 2)); else this.#setReason(why);
         }
     }
 
-    #explained(why) {
-        if (why.reason !== this.#said) console.warn(`cartows: cannot connect: ${why.code ?? ''} ${why.reason}`);
-        this.#said = why.reason;
+    #setReason(why) {
+        if (why.reason !== this.#lastReason) console.warn(`cartows: cannot connect: ${why.code ?? ''} ${why.reason}`);
+        this.#lastReason = why.reason;
         this.#set({ ...this.#status, ...why });
     }
 
-    // Lets go of the socket, whatever state it is in, and of what belongs to it. Returns the number of the try that follows.
+    // Releases the socket, whatever its state, with its timers and requests. Returns the number of the next attempt.
     #drop(code) {
         for (const timer of [this.#timer, this.#watcher, this.#pumper, this.#resender]) clearTimeout(timer);
-        this.#question?.abort();
+        this.#explanation?.abort();
         this.#pinged = null;
         this.#advice = null;
         this.#opened = false;
         this.#replaying = 0;
-        this.#passed = null;
+        this.#replayedTo = null;
         for (const entered of this.#presences.values()) entered.shown = undefined;
-        // What it was asked is known by the next query, or asked again.
-        this.#asked = this.#asked.filter((ask) => !ask.own);
-        for (const ask of this.#asked) {
-            ask.sent = false;
-            if (ask.type === 'unsubscribe') this.#removeRooms(ask.rooms);
+        // The next URL contains the rooms; other requests are sent again.
+        this.#requests = this.#requests.filter((request) => !request.own);
+        for (const request of this.#requests) {
+            request.sent = false;
+            if (request.type === 'unsubscribe') this.#removeRooms(request.rooms);
         }
         const socket = this.#socket;
         this.#socket = null;
@@ -630,18 +632,18 @@ export class Connection {
             socket.onmessage = socket.onclose = socket.onerror = null;
             socket.close(code);
         }
-        return this.#try += 1;
+        return this.#attempt += 1;
     }
 
     #end(why) {
         this.#drop(1000);
         clearTimeout(this.#loadTimer);
         this.#loads += 1;
-        // Should the page try again, it still is to be loaded.
+        // If the page tries again, it must still load.
         this.#loadOwed = stronger(this.#loadOwed, stronger(this.#loading, this.#loadAgain));
         this.#loading = this.#loadAgain = null;
         this.#waiting.length = this.#held.length = 0;
-        for (const { reject } of [...this.#loadWaiters.splice(0), ...this.#asked.splice(0)]) reject(closedError(why));
+        for (const { reject } of [...this.#loadWaiters.splice(0), ...this.#requests.splice(0)]) reject(closedError(why));
         if (why.code !== 1000) console.warn(`cartows: closed for good: ${why.code ?? ''} ${why.reason}`);
         this.#set({ ...why, state: 'closed' });
     }
@@ -650,32 +652,32 @@ export class Connection {
         const before = this.#status;
         this.#status = defined(status);
         if (['state', 'code', 'reason', 'retryAt'].every((name) => before[name] === this.#status[name])) return;
-        this.#untold.push(this.#status);
-        if (this.#untold.length > 1) return;  // told by who tells the one before
-        while (this.#untold.length) {
-            tell(this.#stateListeners, this.#untold[0]);
-            this.#untold.shift();
+        this.#unsent.push(this.#status);
+        if (this.#unsent.length > 1) return;  // the loop of the earlier change delivers it
+        while (this.#unsent.length) {
+            notify(this.#stateListeners, this.#unsent[0]);
+            this.#unsent.shift();
         }
         if (this.#ended) this.#stateListeners.clear();
     }
 
-    // A sign of life ---------------------------------------------------------------------------------------------------
+    // Watchdog ---------------------------------------------------------------------------------------------------------
 
-    // Pages do not see a WebSocket's own pings, so a server that has gone silent looks like one that has nothing to say.
+    // Pages do not see the pings of the WebSocket protocol, so a dead server looks like one that has nothing to send.
     #watch() {
         clearTimeout(this.#watcher);
         const { pingInterval, pongWait } = this.#options;
-        const due = this.#pinged === null ? this.#heard + pingInterval : this.#pinged + pongWait;
+        const due = this.#pinged === null ? this.#receivedAt + pingInterval : this.#pinged + pongWait;
         this.#watcher = setTimeout(() => {
             if (this.#pinged !== null) this.#lost(undefined, 'The server is silent.');
-            else if (now() - this.#heard >= pingInterval) this.#ping();
+            else if (now() - this.#receivedAt >= pingInterval) this.#ping();
             else this.#watch();
         }, Math.max(0, due - now()));
     }
 
     #ping() {
         this.#pinged = now();
-        // One that is closing already says so soon, or is given up.
+        // A socket that is closing gets a close event soon, or is dropped.
         if (this.#socket.readyState === 1) this.#socket.send(JSON.stringify({ type: 'ping', ref: 'ping' }));
         this.#watch();
     }
@@ -683,7 +685,7 @@ export class Connection {
     // Receiving --------------------------------------------------------------------------------------------------------
 
     #receive(text, rest) {
-        this.#heard = now();
+        this.#receivedAt = now();
         if (this.#pinged !== null) {
             this.#pinged = null;
             this.#watch();
@@ -692,23 +694,23 @@ export class Connection {
         try {
             message = JSON.parse(text);
         } catch {
-            // As of what is no message, below.
+            // Reported below, as anything else that is not a message.
         }
         if (typeof message?.type !== 'string') {
-            console.error('cartows: the server sent something that is no message of its protocol');
+            console.error('cartows: the server sent something that is not a message of its protocol');
             return;
         }
         const { type, id, data } = message;
         if (!this.#opened && type !== 'disconnect') {
-            this.#begin(message, rest);
+            this.#greet(message, rest);
         } else if (id !== undefined) {
-            const isNews = this.#move(type, id);
+            const isNew = this.#move(type, id);
             if (this.#replaying && !CONTROL.has(type)) this.#replayed(this.#replaying - 1);
-            if (!isNews) return;
+            if (!isNew) return;
         }
         switch (type) {
             case 'pong':
-                // In the place of what was lost stands one that nobody has asked for.
+                // A pong without a ref is no answer: the server sends it in place of events that it dropped.
                 if (data?.incomplete && message.ref === undefined) this.#reload('incomplete');
                 break;
             case 'restored':
@@ -735,11 +737,11 @@ export class Connection {
         else this.#emit(message);
     }
 
-    // The first message: `connected`, or another one where the server has no greeting.
-    #begin({ type, id, data }, rest) {
+    // The first message: `connected`, or any other if the server sends no greeting.
+    #greet({ type, id, data }, rest) {
         const before = this.#position;
         const recovered = type === 'connected' ? data?.recovered : undefined;
-        // The past of the other rooms, and of those that are asked for, is still to come: it is not to be skipped.
+        // The replay for the remaining rooms is still to come, and must not be skipped.
         if (id !== undefined && !(recovered && rest.length)) this.#position = id;
         this.#replayed(recovered ? data.replayed : 0);
         this.#open(rest, recovered ? before : this.#position);
@@ -750,44 +752,44 @@ export class Connection {
         else if (before === null) this.#reload('first');
     }
 
-    // Takes note of how many events are still to be replayed: an answer amid them would have a position that lies before some.
+    // Sets how many events are still to be replayed. No request is sent meanwhile: the position of its answer would be too old.
     #replayed(left) {
         this.#replaying = left > 0 ? left : 0;
         clearTimeout(this.#resender);
-        // They are fewer than was said where the server has taken a room away.
+        // Fewer than announced come if the server takes a room away meanwhile.
         if (this.#replaying) this.#resender = setTimeout(() => this.#replayed(0), this.#options.pongWait);
         else this.#pump();
     }
 
-    // Takes note of an id; returns false for an event that was here already.
+    // Moves the position to an id; returns false for an event that has come before.
     #move(type, id) {
         const isEvent = !CONTROL.has(type);
         const known = isEvent && this.#seen.has(id);
-        // It may come again with a past that is asked for, perhaps on another connection.
-        if (isEvent && this.#asked.some((each) => each.since !== undefined)) this.#seen.add(id);
-        const [ask] = this.#asked;
-        if (ask?.since === undefined || !(ask.sent || ask.own)) this.#position = id;
-        else if (isEvent) this.#passed = id;  // a past is brought, which is older than the position
+        // It may come again in a requested replay, perhaps on another connection.
+        if (isEvent && this.#requests.some((each) => each.since !== undefined)) this.#seen.add(id);
+        const [request] = this.#requests;
+        if (request?.since === undefined || !(request.sent || request.own)) this.#position = id;
+        else if (isEvent) this.#replayedTo = id;  // an event of a replay, which is older than the position
         return !known;
     }
 
     #emit(message) {
         const listeners = this.#listeners.get(message.type);
-        if (listeners) tell(listeners, message);
+        if (listeners) notify(listeners, message);
         const all = message.type === '*' ? undefined : this.#listeners.get('*');
-        if (all) tell(all, message);
+        if (all) notify(all, message);
     }
 
     // Loading ----------------------------------------------------------------------------------------------------------
 
     #hold(message) {
         this.#held.push(message);
-        if (this.#held.length > MOST_HELD) this.#reload('incomplete');
+        if (this.#held.length > MAX_HELD) this.#reload('incomplete');
     }
 
     #reload(reason) {
         if (this.#status.state === 'closed') return;
-        // What was held is older than what was lost, and would put back what is loaded now.
+        // The events held are older than the lost ones, and would overwrite what is loaded now.
         if (LOST.has(reason)) this.#held.length = 0;
         if (this.#loading === null) this.#load(reason);
         else this.#loadAgain = stronger(this.#loadAgain, reason);
@@ -798,13 +800,13 @@ export class Connection {
         const mine = this.#loads += 1;
         this.#shown = true;
         this.#loading = reason;
-        // The page's functions run by themselves, not in the midst of what is being done here.
+        // The page's functions run on their own, not in the middle of this object's work.
         await null;
         if (mine !== this.#loads) return;  // closed meanwhile
         for (const waiter of this.#loadWaiters) waiter.begun = true;
         const loaders = [...(load ? [load] : []), ...(LOST.has(reason) ? this.#reloadListeners : [])];
         let failed = false;
-        // All of them begin at once, and one that fails keeps no other from it.
+        // All of them start at once, and one that fails does not stop the others.
         for (const { status, reason: error } of await Promise.allSettled(loaders.map(async (fn) => fn(reason)))) {
             if (status === 'rejected') {
                 failed = true;
@@ -824,9 +826,9 @@ export class Connection {
             }, pause);
             return;
         }
-        // Also where the page has asked for another load: all this is older than that. Behind what was lost it waits.
+        // Also if the page has asked for another load, which is newer than these events. After lost events they wait.
         if (!LOST.has(this.#loadAgain)) for (const message of this.#held.splice(0)) this.#emit(message);
-        if (mine !== this.#loads) return;  // closed by who was told
+        if (mine !== this.#loads) return;  // closed by a listener
         for (const { resolve } of this.#loadWaiters.filter((waiter) => waiter.begun)) resolve();
         this.#loadWaiters = this.#loadWaiters.filter((waiter) => !waiter.begun);
         const again = this.#loadAgain;
@@ -834,36 +836,36 @@ export class Connection {
         if (again !== null) this.#load(again);
     }
 
-    // Asking -----------------------------------------------------------------------------------------------------------
+    // Requests ---------------------------------------------------------------------------------------------------------
 
-    #ask(ask) {
+    #request(request) {
         return quiet(new Promise((resolve, reject) => {
             if (this.#status.state === 'closed') {
                 reject(closedError(this.#status));
                 return;
             }
-            Object.assign(ask, { resolve, reject, ref: String(++this.#ref), sent: false });
-            // Those that a connection begins with come first: the position waits for them.
-            if (ask.own) this.#asked.unshift(ask); else this.#asked.push(ask);
+            Object.assign(request, { resolve, reject, ref: String(++this.#ref), sent: false });
+            // The requests that a connection begins with come first: the position waits for them.
+            if (request.own) this.#requests.unshift(request); else this.#requests.push(request);
             this.#pump();
         }));
     }
 
-    #sendAsk(ask) {
-        if (!ask.sent && !ask.own) this.#passed = null;
-        ask.sent = true;
-        ask.again = false;
-        const data = { ...grouped(ask.rooms), since: ask.since, presence: ask.meta };
-        this.#socket.send(JSON.stringify({ type: ask.type, data, ref: ask.ref }));
+    #sendRequest(request) {
+        if (!request.sent && !request.own) this.#replayedTo = null;
+        request.sent = true;
+        request.again = false;
+        const data = { ...grouped(request.rooms), since: request.since, presence: request.meta };
+        this.#socket.send(JSON.stringify({ type: request.type, data, ref: request.ref }));
         this.#resendIn(this.#options.pongWait);
     }
 
-    // One that is not answered was not handled, for want of rate: a server says that, but not always of which.
+    // A request without an answer was over the rate limit: the server reports that, but not always for which message.
     #resendIn(wait) {
         clearTimeout(this.#resender);
         this.#resender = setTimeout(() => {
-            const [ask] = this.#asked;
-            if (ask?.sent) ask.again = true;
+            const [request] = this.#requests;
+            if (request?.sent) request.again = true;
             this.#pump();
         }, wait);
     }
@@ -875,42 +877,42 @@ export class Connection {
             this.#rooms.set(key, new Set(names));
             this.#keepInUrl(key, (name) => names.includes(name));
         }
-        const [ask] = this.#asked;
-        const settled = ask !== undefined && ask.ref === ref;
-        // Those that the query had no space for are held all the same.
-        if (ask?.own) for (const [key, name] of ask.rooms) addTo(this.#rooms, key, name);
-        if (settled) {
-            this.#asked.shift();
-            if (ask.type === 'unsubscribe') this.#removeRooms(ask.rooms);
-            if (ask.since !== undefined && id !== undefined) this.#position = id;
-            this.#settle();
+        const [request] = this.#requests;
+        const isAnswer = request !== undefined && request.ref === ref;
+        // The rooms that did not fit into the URL are held, too.
+        if (request?.own) for (const [key, name] of request.rooms) addTo(this.#rooms, key, name);
+        if (isAnswer) {
+            this.#requests.shift();
+            if (request.type === 'unsubscribe') this.#removeRooms(request.rooms);
+            if (request.since !== undefined && id !== undefined) this.#position = id;
+            this.#finishRequest();
             if (recovered === false) this.#reload('history');
-            ask.resolve();
+            request.resolve();
         }
         for (const [room, entered] of this.#presences) {
-            // Taken away by the server, or left. One that is still asked for is on its way.
+            // Taken away by the server, or left. A room that is still requested is not held yet.
             const [[key, name]] = entered.rooms;
-            if (!entered.asked && !this.#rooms.get(key)?.has(name)) this.#forget(room);
+            if (!entered.request && !this.#rooms.get(key)?.has(name)) this.#forget(room);
         }
     }
 
     #refused({ data, ref }) {
         if (data?.code === 'RATE_LIMITED') {
-            if (this.#asked[0]?.sent) this.#resendIn(RESEND);
+            if (this.#requests[0]?.sent) this.#resendIn(RESEND);
             return;
         }
-        const [ask] = this.#asked;
-        if (!ask?.sent || ask.ref !== ref) return;
-        this.#asked.shift();
-        // No past was brought: what came meanwhile was live.
-        if (ask.since !== undefined && this.#passed !== null) this.#position = this.#passed;
-        this.#settle();
-        ask.reject(new RefusedError(data));
+        const [request] = this.#requests;
+        if (!request?.sent || request.ref !== ref) return;
+        this.#requests.shift();
+        // There was no replay: the events that came meanwhile were live.
+        if (request.since !== undefined && this.#replayedTo !== null) this.#position = this.#replayedTo;
+        this.#finishRequest();
+        request.reject(new RefusedError(data));
     }
 
-    #settle() {
+    #finishRequest() {
         clearTimeout(this.#resender);
-        if (!this.#asked.some((ask) => ask.since !== undefined)) this.#seen.clear();
+        if (!this.#requests.some((request) => request.since !== undefined)) this.#seen.clear();
         this.#pump();
     }
 
@@ -922,7 +924,7 @@ export class Connection {
         }
     }
 
-    // Of the rooms that the page wrote into the URL itself those stay that are held.
+    // Of the rooms that the page itself wrote into the URL, keeps those that are held.
     #keepInUrl(key, isHeld) {
         const names = this.#url.searchParams.getAll(key);
         if (names.every(isHeld)) return;
@@ -934,27 +936,27 @@ export class Connection {
 
     #show(entered, meta) {
         entered.meta = meta;
-        // What is not told yet is told as it is now.
-        if (entered.asked && !entered.asked.sent) {
-            entered.asked.meta = meta;
+        // A request that has not been sent is sent with the new meta.
+        if (entered.request && !entered.request.sent) {
+            entered.request.meta = meta;
             return;
         }
-        const ask = { type: 'subscribe', rooms: entered.rooms, meta };
-        entered.asked = ask;
-        const settled = () => {
-            if (entered.asked === ask) entered.asked = null;
+        const request = { type: 'subscribe', rooms: entered.rooms, meta };
+        entered.request = request;
+        const answered = () => {
+            if (entered.request === request) entered.request = null;
         };
-        this.#ask(ask).then(() => {
-            settled();
-            entered.shown = ask.meta;
+        this.#request(request).then(() => {
+            answered();
+            entered.shown = request.meta;
         }, (error) => {
-            settled();
+            answered();
             if (!(error instanceof RefusedError)) return;
-            console.error(`cartows: this page is not shown in ${entered.rooms[0].join('=')} as it wanted: ${error.message}`);
+            console.error(`cartows: the presence in ${entered.rooms[0].join('=')} was refused: ${error.message}`);
             const [[key, name]] = entered.rooms;
             const room = roomKey(key, name);
-            // Another stands there now, or this one asks for more.
-            if (this.#presences.get(room) !== entered || entered.asked) return;
+            // Another presence has taken its place, or it has sent another request.
+            if (this.#presences.get(room) !== entered || entered.request) return;
             if (entered.shown === undefined || !this.#rooms?.get(key)?.has(name)) this.#forget(room);
             else entered.meta = entered.shown;
         });
@@ -964,19 +966,19 @@ export class Connection {
         const found = this.#presences.get(room);
         if (!found) return;
         this.#presences.delete(room);
-        this.#asked = this.#asked.filter((ask) => ask !== found.asked || ask.sent);
+        this.#requests = this.#requests.filter((request) => request !== found.request || request.sent);
         leavePresence(found.presence);
     }
 
     // Sending ----------------------------------------------------------------------------------------------------------
 
     #canSend() {
-        return this.#opened && this.#socket.readyState === 1 && this.#socket.bufferedAmount < MOST_BUFFERED;
+        return this.#opened && this.#socket.readyState === 1 && this.#socket.bufferedAmount < MAX_BUFFERED;
     }
 
-    #hasQuestion() {
-        const [ask] = this.#asked;
-        return ask !== undefined && !this.#replaying && (!ask.sent || ask.again);
+    #hasRequest() {
+        const [request] = this.#requests;
+        return request !== undefined && !this.#replaying && (!request.sent || request.again);
     }
 
     #spend(cost) {
@@ -986,35 +988,35 @@ export class Connection {
         return grown;
     }
 
-    // Sends what waits: questions first, one at a time, and no more of all than a server takes.
+    // Sends what waits: requests first, one at a time, and no more messages than the server's rate limit allows.
     #pump() {
         clearTimeout(this.#pumper);
         while (this.#canSend()) {
-            const [ask] = this.#asked;
-            const asks = this.#hasQuestion();
-            if (!asks && !this.#waiting.length) return;
-            // A room counts for more where somebody is shown in it.
-            const cost = asks ? Math.min(BURST, 1 + ask.rooms.length / (ask.meta === undefined ? 10 : 1)) : 1;
+            const [request] = this.#requests;
+            const isRequest = this.#hasRequest();
+            if (!isRequest && !this.#waiting.length) return;
+            // A room with presence costs more of the server's rate limit.
+            const cost = isRequest ? Math.min(BURST, 1 + request.rooms.length / (request.meta === undefined ? 10 : 1)) : 1;
             const allowed = this.#spend(0);
             if (allowed < cost) {
                 this.#pumper = setTimeout(() => this.#pump(), ((cost - allowed) / RATE) * 1000 + 1);
                 return;
             }
             this.#spend(cost);
-            if (asks) this.#sendAsk(ask); else this.#socket.send(this.#waiting.shift());
+            if (isRequest) this.#sendRequest(request); else this.#socket.send(this.#waiting.shift());
         }
-        // The browser still holds too much of what was sent.
-        const waits = this.#hasQuestion() || this.#waiting.length > 0;
+        // The browser still buffers too much.
+        const waits = this.#hasRequest() || this.#waiting.length > 0;
         if (this.#opened && waits) this.#pumper = setTimeout(() => this.#pump(), 1000 / RATE);
     }
 }
 
-// --- Small things -----------------------------------------------------------------------------------------------------
+// --- Helpers ----------------------------------------------------------------------------------------------------------
 
-// Calls each of those who listen now; one that fails is reported as any error of the page is, and keeps nobody else from it.
-function tell(listeners, argument) {
+// Calls all listeners that are there now. An error of one is reported as any error of the page, and does not stop the others.
+function notify(listeners, argument) {
     for (const fn of [...listeners]) {
-        if (listeners.has && !listeners.has(fn)) continue;  // ended by another
+        if (listeners.has && !listeners.has(fn)) continue;  // removed by another listener
         try {
             fn(argument);
         } catch (error) {
@@ -1029,7 +1031,7 @@ function report(error) {
 
 function adding(listeners, fn) {
     check(fn);
-    // The same function may be added twice; each is ended by itself.
+    // The same function may be added twice, and each is removed on its own.
     const own = (argument) => fn(argument);
     listeners.add(own);
     return () => { listeners.delete(own); };
@@ -1039,7 +1041,7 @@ function check(fn) {
     if (typeof fn !== 'function') throw new TypeError(`A listener must be a function, not ${typeof fn}`);
 }
 
-// Whoever does not look at a promise is not told by the browser that it failed.
+// Keeps the browser from reporting a rejection that the page does not handle.
 function quiet(promise) {
     promise.catch(() => {});
     return promise;
@@ -1049,7 +1051,7 @@ function closedError({ reason }) {
     return new Error(`The connection is closed: ${reason}`);
 }
 
-// The one of two reasons to load for which more has to be done.
+// Returns the stronger of two reasons to load: one that means missed events.
 function stronger(one, other) {
     return LOST.has(one) || other === null ? one : other;
 }
@@ -1072,7 +1074,7 @@ function roomKey(key, name) {
     return JSON.stringify([key, String(name)]);
 }
 
-// Rooms as the page names them, as pairs of texts.
+// Returns the rooms that the page names, as pairs of strings.
 function named(rooms) {
     const pairs = pairsOf(rooms);
     if (!pairs.length) throw new TypeError("Name at least one room, e.g. {board_id: 'b1'}");
@@ -1083,7 +1085,7 @@ function pairsOf(rooms) {
     if (typeof rooms !== 'object' || rooms === null) throw new TypeError("Name rooms by their key, e.g. {board_id: 'b1'}");
     return Object.entries(rooms).flatMap(([key, names]) => (Array.isArray(names) ? names : [names]).map((name) => {
         if ((typeof name !== 'string' && !Number.isInteger(name)) || name === '') {
-            throw new TypeError(`A room is named by a text or a whole number: ${key} is ${JSON.stringify(name)}`);
+            throw new TypeError(`A room is named by a string or an integer: ${key} is ${JSON.stringify(name)}`);
         }
         return [key, String(name)];
     }));

@@ -1,6 +1,7 @@
 """The WebSocket protocol: frames, the parser of what a client sends, and the close codes.
 
-Values and bytes without a socket; a parser belongs to one reader thread, everything else may be used on any thread.
+Owns the bytes on the wire, without a socket and without any state that is shared. Each parser belongs to the reader thread of
+one client; frames and close codes may be used on any thread.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
-"""Close codes: the numbers, which of them may be sent, and which of them tell a client not to come back.
+"""The close codes: their numbers, which of them may be sent, and which of them tell a client not to reconnect.
 
-The only module that knows the numbers (RFC 6455, section 7.4; those from 3000 on are cartows' own).
+The only module that contains the numbers (RFC 6455, section 7.4). Those from 3000 to 3999 are defined by cartows.
 """
 
 from __future__ import annotations
 
 import enum
 
-__all__ = ["APP_CODES_START", "CloseCode", "is_final", "is_never_sent", "is_ordinary", "sendable"]
+__all__ = ["APP_CODES_END", "APP_CODES_START", "CloseCode", "is_final", "is_never_sent", "is_ordinary", "sendable"]
 
 
 class CloseCode(enum.IntEnum):
@@ -21,14 +21,21 @@ class CloseCode(enum.IntEnum):
     #: The connection ended without a close frame; never sent.
     ABNORMAL = 1006
     POLICY_VIOLATION = 1008
+    #: An inbound message was larger than ``max_message_size``.
     TOO_BIG = 1009
     SERVER_ERROR = 1011
+    #: The server restarts; the client reconnects.
     RESTART = 1012
+    #: The credentials have expired; the client reconnects with new ones.
     EXPIRED = 3005
+    #: The client read too slowly, and its send queue was full.
     SLOW_CONSUMER = 3008
+    #: The client did not answer a ping within ``pong_wait``.
     NO_PONG = 3012
+    #: The client sent more messages than ``rate_limit`` allows.
     TOO_MANY_MESSAGES = 3013
     UNAUTHORIZED = 3500
+    #: The application disconnected the client.
     DISCONNECTED = 3503
     CONNECTION_LIMIT = 3504
     FORBIDDEN = 3507
@@ -39,18 +46,18 @@ _NEVER_SENT = frozenset({1004, CloseCode.NO_STATUS, CloseCode.ABNORMAL, 1015})
 
 _ORDINARY = frozenset({CloseCode.NORMAL, CloseCode.GOING_AWAY, CloseCode.NO_STATUS, CloseCode.ABNORMAL, CloseCode.RESTART})
 
-#: Codes from here on are the app's own.
-APP_CODES_START = 4000
+#: The first and the last of the codes that are the application's own (RFC 6455, section 7.4.2).
+APP_CODES_START, APP_CODES_END = 4000, 4999
 
 
 def is_never_sent(code: int) -> bool:
-    """Return whether a code only describes an end, and can stand in no close frame."""
+    """Return whether a code only describes how a connection ended, and must not be sent in a close frame."""
     return code in _NEVER_SENT
 
 
 def sendable(code: int) -> bool:
-    """Return whether a close frame may carry that code."""
-    return code not in _NEVER_SENT and (1000 <= code <= 1014 or 3000 <= code <= 4999)
+    """Return whether a close frame may carry a code."""
+    return code not in _NEVER_SENT and (1000 <= code <= 1014 or 3000 <= code <= APP_CODES_END)
 
 
 def is_final(code: int) -> bool:
@@ -59,5 +66,5 @@ def is_final(code: int) -> bool:
 
 
 def is_ordinary(code: int) -> bool:
-    """Return whether a code says that the connection ended without a fault, or was closed with a code of the app's own."""
+    """Return whether a connection ended without a fault, or was closed with one of the application's own codes."""
     return code in _ORDINARY or code >= APP_CODES_START

@@ -1,11 +1,9 @@
-"""What a client says: bytes in, whole messages and control frames out, with wsproto as the engine.
+"""The parser of what a client sends: bytes in, whole messages and control frames out, with wsproto as the engine.
 
 Threads: the reader thread of the one client; nothing here is shared.
-Locks: none.
-Blocks: never; bytes are fed in.
 
 The engine only reads. What the server sends is built in ``frames``, so that no data message goes through the engine's own
-compressor and nobody but ``connection`` writes to the socket.
+compressor and only ``client.connection`` writes to the socket.
 """
 
 from __future__ import annotations
@@ -24,28 +22,29 @@ from .close_codes import CloseCode
 
 __all__ = ["Closed", "Extensions", "Inbound", "Overhead", "Pinged"]
 
-# The engine inflates what it is fed in one go: slices keep a zip bomb to about a thousand times this.
-_SLICE = 4096
+# Bytes given to the engine at a time. It inflates all that it is given at once, so this limits a zip bomb to about a thousand
+# times as much.
+_SLICE_SIZE = 4096
 
-# A fragment under so many bytes is work for us and next to none for the peer.
-_SMALL = 1024
+# A fragment of fewer bytes costs the server more than the peer, so it is counted against the peer.
+_SMALL_FRAGMENT_SIZE = 1024
 
 
 class Overhead(Enum):
-    """Be a frame that asks for nothing, and is counted against the peer like one that does."""
+    """A frame that needs no answer, but counts against the rate limit of the peer like one that does."""
 
     PONG = 1
     SMALL_FRAGMENT = 2
 
 
 class Pinged(NamedTuple):
-    """Be a ping that wants a pong."""
+    """A ping, to be answered with a pong."""
 
     payload: bytes
 
 
 class Closed(NamedTuple):
-    """Be the end of what the client says: its close frame, or what was wrong with its bytes."""
+    """The end of the stream: the close frame of the client, or the code and reason for which its bytes were rejected."""
 
     code: int | None
     reason: str
@@ -53,15 +52,16 @@ class Closed(NamedTuple):
 
 
 class Extensions(NamedTuple):
-    """Hold what the opening handshake agreed on."""
+    """The extensions that the opening handshake negotiated."""
 
+    #: The accepted parameters of permessage-deflate, None without it.
     deflate: str | None
-    #: The client can read a message deflated with a 15-bit window.
+    #: Whether the client can read a message deflated with a 15-bit window.
     reads_deflate: bool
 
     @classmethod
     def agreed(cls, reply: bytes) -> Extensions:
-        """Read them from the ``101`` response: what was agreed stands there whatever the engine's version."""
+        """Return the extensions named in the ``101`` response, which does not depend on the version of the engine."""
         for line in reply.split(b"\r\n"):
             name, _, value = line.partition(b":")
             if name.strip().lower() == b"sec-websocket-extensions":
@@ -80,9 +80,9 @@ def _server_window(accepted: str) -> int:
 
 
 class Inbound:
-    """Turn the bytes of one client into messages.
+    """The parser of one client's bytes.
 
-    ``max_message_size`` bounds a message in bytes after decompression; what is over it is never gathered.
+    ``max_message_size`` limits a message in bytes after decompression; a larger one is never held in memory as a whole.
     """
 
     __slots__ = ("_deflate", "_engine", "_frame_size", "_max", "_parts", "_size")
@@ -90,16 +90,16 @@ class Inbound:
     def __init__(self, extensions: Extensions, max_message_size: int) -> None:
         self._max = max_message_size
         self._deflate = extensions.deflate
-        # Made with the first bytes: most clients only listen, and an engine costs memory.
+        # Made with the first bytes: most clients send nothing, and an engine costs memory.
         self._engine: Engine | None = None
         self._parts: list[str | bytes] = []
-        #: Of the message that is gathered, and of the frame that is read; in bytes.
+        #: Bytes so far of the current message, and of the current frame.
         self._size = self._frame_size = 0
 
     def feed(self, data: bytes) -> Iterator[str | bytes | Pinged | Overhead | Closed]:
-        """Take bytes and give whole messages (str or bytes), pings and what else is counted; a Closed is the last."""
-        for start in range(0, len(data), _SLICE):
-            for item in self._feed_slice(data[start : start + _SLICE]):
+        """Parse more bytes; yield whole messages (str or bytes), pings and what else counts. A Closed is the last item."""
+        for start in range(0, len(data), _SLICE_SIZE):
+            for item in self._feed_slice(data[start : start + _SLICE_SIZE]):
                 yield item
                 if isinstance(item, Closed):
                     return
@@ -122,7 +122,7 @@ class Inbound:
                     yield Closed(event.code, event.reason or "", by_peer)
                     return
         except Exception as error:
-            # The engine asserts in places; whatever it raises was caused by the bytes of this one client.
+            # The engine asserts in places. What it raises was caused by the bytes of this client, and ends this client alone.
             yield Closed(CloseCode.PROTOCOL_ERROR, f"protocol error: {type(error).__name__}", False)
 
     def _gather(self, event: TextMessage | BytesMessage) -> str | bytes | Overhead | Closed | None:
@@ -139,7 +139,7 @@ class Inbound:
         if event.frame_finished:
             self._frame_size = 0
         if not event.message_finished:
-            return Overhead.SMALL_FRAGMENT if event.frame_finished and frame_size < _SMALL else None
+            return Overhead.SMALL_FRAGMENT if event.frame_finished and frame_size < _SMALL_FRAGMENT_SIZE else None
         parts, self._parts, self._size = self._parts, [], 0
         if len(parts) == 1:
             return parts[0]
@@ -149,25 +149,25 @@ class Inbound:
 
 
 class _Deflate(PerMessageDeflate):
-    """Remember that a message is compressed across the control frames between its fragments (RFC 6455, section 5.4).
+    """Keep the state of a compressed message across the control frames between its fragments (RFC 6455, section 5.4).
 
-    wsproto forgets it there, and hands on what was deflated as if it were text.
+    wsproto loses it there, and passes deflated bytes on as if they were text.
     """
 
     _inbound_compressed: bool | None
-    _around: bool | None = None
+    _before_control: bool | None = None
 
     def frame_inbound_header(
         self, proto: FrameDecoder | FrameProtocol, opcode: Opcode, rsv: RsvBits, payload_length: int
     ) -> CloseReason | RsvBits:
-        self._around = self._inbound_compressed
+        self._before_control = self._inbound_compressed
         return super().frame_inbound_header(proto, opcode, rsv, payload_length)
 
     def frame_inbound_complete(self, proto: FrameDecoder | FrameProtocol, fin: bool) -> bytes | CloseReason | None:
         control = not self._inbound_is_compressible
         found = super().frame_inbound_complete(proto, fin)
         if control:
-            self._inbound_compressed = self._around
+            self._inbound_compressed = self._before_control
         return found
 
 

@@ -1,4 +1,4 @@
-"""The replay window and its bounds; and what a client has been brought, against sets of numbers."""
+"""The replay window and its limits, against a plain list."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import threading
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from cartows.history.history import DeliveryLog, Event, History
+from cartows.history.history import Event, History
 from cartows.rooms import EVERYONE, Audience, Subscriptions
 from cartows.websocket.frames import Frame
 
@@ -33,7 +33,7 @@ def event(number: int, size: int = 10, audience: Audience = EVERYONE) -> Event:
     return made
 
 
-def hearing(*rooms: str) -> Subscriptions:
+def subscribed(*rooms: str) -> Subscriptions:
     return Subscriptions(frozenset(("board_id", room) for room in rooms), False)
 
 
@@ -51,9 +51,9 @@ def filled(count: int, **bounds: Any) -> History:
     return made
 
 
-def behind(kept: History, number: int, most: int = 100_000, *, heard: Subscriptions = EVERYTHING) -> list[int] | None:
-    """Return the numbers of the first events that are heard behind one."""
-    found = kept.select(number, None, heard, most)
+def after(kept: History, number: int, limit: int = 100_000, *, held: Subscriptions = EVERYTHING) -> list[int] | None:
+    """Return the numbers of the first matching events after a number."""
+    found = kept.select(number, None, held, limit)
     return None if found is None else [each.frame.number for each in found[0]]
 
 
@@ -63,59 +63,61 @@ AUDIENCES = st.builds(
     st.booleans(),
     st.sampled_from([False, False, True]),
 )
-HEARINGS = st.lists(st.sampled_from("abc"), unique=True, max_size=2).map(lambda rooms: hearing(*rooms)) | st.just(EVERYTHING)
+SUBSCRIPTIONS = st.lists(st.sampled_from("abc"), unique=True, max_size=2).map(lambda rooms: subscribed(*rooms)) | st.just(
+    EVERYTHING
+)
 
 
 def test_nothing_has_been_missed_before_the_first_event() -> None:
     empty = history()
     assert empty.head == 0
     assert empty.first() == 1
-    assert behind(empty, 0) == []
-    assert behind(empty, 7) == []
+    assert after(empty, 0) == []
+    assert after(empty, 7) == []
     assert empty.count(0, EVERYTHING) == 0
 
 
-def test_what_is_behind_a_number_is_given_up_to_the_last_and_no_more_than_asked_for() -> None:
+def test_the_events_after_a_number_come_up_to_the_last_and_no_more_than_the_limit() -> None:
     kept = filled(5)
     assert kept.head == 5
     for number in range(6):
-        assert behind(kept, number, 100) == list(range(number + 1, 6)), number
-        assert behind(kept, number, 2) == list(range(number + 1, 6))[:2], number
-    assert behind(kept, 6, 10) == []
-    assert behind(kept, 10**17, 10) == []
+        assert after(kept, number, 100) == list(range(number + 1, 6)), number
+        assert after(kept, number, 2) == list(range(number + 1, 6))[:2], number
+    assert after(kept, 6, 10) == []
+    assert after(kept, 10**17, 10) == []
 
 
-def test_behind_the_last_one_dropped_everything_is_there_and_behind_the_one_before_it_is_not() -> None:
+def test_all_events_after_the_last_dropped_one_are_there_and_not_those_after_an_earlier_one() -> None:
     kept = filled(10, size=4)
     assert kept.first() == 7
-    assert behind(kept, 6, 100) == [7, 8, 9, 10]
+    assert after(kept, 6, 100) == [7, 8, 9, 10]
     for number in range(6):
-        assert behind(kept, number, 100) is None, number
-        assert behind(kept, number, 1) is None, number
+        assert after(kept, number, 100) is None, number
+        assert after(kept, number, 1) is None, number
 
 
-def test_runs_follow_one_another() -> None:
+def test_batches_follow_one_another() -> None:
     kept = history(size=5)
     for first in range(1, 30, 3):
         kept.append([event(number) for number in range(first, first + 3)])
         head = first + 2
         assert kept.head == head
-        assert behind(kept, max(0, head - 5), 100) == list(range(max(1, head - 4), head + 1))
+        assert after(kept, max(0, head - 5), 100) == list(range(max(1, head - 4), head + 1))
 
 
-def test_a_run_longer_than_the_window_leaves_its_end() -> None:
+def test_of_a_batch_longer_than_the_window_the_end_remains() -> None:
     kept = filled(50, size=3)
-    assert behind(kept, 47, 100) == [48, 49, 50]
-    assert behind(kept, 46, 100) is None
+    assert after(kept, 47, 100) == [48, 49, 50]
+    assert after(kept, 46, 100) is None
 
 
 @pytest.mark.parametrize(("sizes", "first"), [([40, 30, 30], 1), ([41, 30, 30], 2), ([10, 10, 100], 3), ([10, 10, 101], 4)])
-def test_bytes_are_a_bound_of_their_own(sizes: list[int], first: int) -> None:
+def test_bytes_are_a_limit_of_their_own(sizes: list[int], first: int) -> None:
     kept = history(max_bytes=100)
     kept.append([event(number, size) for number, size in enumerate(sizes, 1)])
     assert kept.first() == first
-    assert behind(kept, first - 1, 100) == list(range(first, 4))
-    assert first == 1 or behind(kept, first - 2, 100) is None
+    assert after(kept, first - 1, 100) == list(range(first, 4))
+    assert first == 1 or after(kept, first - 2, 100) is None
 
 
 def test_bytes_that_were_dropped_are_not_counted_any_more() -> None:
@@ -125,28 +127,28 @@ def test_bytes_that_were_dropped_are_not_counted_any_more() -> None:
     assert kept.first() == 96
 
 
-def test_age_is_a_bound_of_its_own_that_holds_though_nothing_is_added() -> None:
+def test_age_is_a_limit_of_its_own_even_when_nothing_is_added() -> None:
     clock = Clock()
     kept = history(ttl=10.0, clock=clock)
     kept.append([event(1), event(2)])
     clock.now += 6
     kept.append([event(3)])
     clock.now += 4
-    assert behind(kept, 0, 10) == [1, 2, 3], "as old as allowed"
+    assert after(kept, 0, 10) == [1, 2, 3], "as old as allowed"
     clock.now += 1
-    assert behind(kept, 0, 10) is None
-    assert behind(kept, 1, 10) is None
-    assert behind(kept, 2, 10) == [3]
+    assert after(kept, 0, 10) is None
+    assert after(kept, 1, 10) is None
+    assert after(kept, 2, 10) == [3]
     assert kept.count(0, EVERYTHING) is None
     clock.now += 100
-    assert behind(kept, 2, 10) is None
-    assert behind(kept, 3, 10) == [], "who has had the last one has missed nothing, however old it is"
+    assert after(kept, 2, 10) is None
+    assert after(kept, 3, 10) == [], "a client that has the last event has missed nothing, however old it is"
     assert kept.first() == 4
     kept.append([event(4)])
-    assert behind(kept, 3, 10) == [4]
+    assert after(kept, 3, 10) == [4]
 
 
-def test_count_leaves_out_what_it_is_told_to() -> None:
+def test_count_leaves_out_the_events_of_its_predicate() -> None:
     kept = filled(10, size=8)
     asked: list[int] = []
 
@@ -163,40 +165,44 @@ def test_count_leaves_out_what_it_is_told_to() -> None:
     assert kept.count(11, EVERYTHING) == 0
 
 
-def test_what_is_heard_is_given_up_to_a_number_and_says_how_far_it_reaches() -> None:
+def test_matching_events_come_up_to_a_number_with_the_number_they_are_complete_to() -> None:
     kept = history()
     kept.append([of(number, "ab"[number % 2]) for number in range(1, 11)])
-    for heard, all_of_it in ((EVERYTHING, range(1, 11)), (hearing("a"), range(2, 11, 2)), (hearing("a", "b"), range(1, 11))):
-        for after in range(12):
+    for held, all_of_it in (
+        (EVERYTHING, range(1, 11)),
+        (subscribed("a"), range(2, 11, 2)),
+        (subscribed("a", "b"), range(1, 11)),
+    ):
+        for start in range(12):
             for until in (None, *range(12)):
-                for most in (1, 2, 5, 100):
+                for limit in (1, 2, 5, 100):
                     end = 10 if until is None else min(until, 10)
-                    expected = [number for number in all_of_it if after < number <= end]
-                    found = kept.select(after, until, heard, most)
+                    expected = [number for number in all_of_it if start < number <= end]
+                    found = kept.select(start, until, held, limit)
                     assert found is not None
                     numbers, reached = [each.frame.number for each in found[0]], found[1]
                     assert numbers == expected[: len(numbers)]
-                    assert len(numbers) <= most
+                    assert len(numbers) <= limit
                     assert [number for number in expected if number <= reached] == numbers, "these are all, so far"
-                    assert after < reached <= end or reached == after >= end, "it goes on, and not too far"
+                    assert start < reached <= end or reached == start >= end, "it makes progress, and not too far"
 
 
 def test_a_room_costs_its_events_and_not_the_others() -> None:
     kept = history(size=5000)
     kept.append([of(number, "b") for number in range(1, 5000)])
     kept.append([of(5000, "a")])
-    found = kept.select(0, None, hearing("a"), 10)
+    found = kept.select(0, None, subscribed("a"), 10)
     assert found is not None
     assert [each.frame.number for each in found[0]] == [5000]
     assert found[1] == 5000, "in one step"
 
 
-def test_the_index_forgets_what_is_dropped() -> None:
+def test_the_index_drops_what_the_window_drops() -> None:
     kept = history(size=10)
     for number in range(1, 1000):
         kept.append([of(number, f"room {number}") if number % 3 else event(number)])
     assert len(kept._rooms) + len(kept._everyone) == 10
-    assert behind(kept, 989, heard=hearing("room 991")) == [990, 991, 993, 996, 999]
+    assert after(kept, 989, held=subscribed("room 991")) == [990, 991, 993, 996, 999]
 
 
 def test_an_id_is_the_epoch_and_the_number() -> None:
@@ -240,7 +246,7 @@ def test_what_is_no_id_of_this_epoch_has_no_number(id: str) -> None:
 
 
 class Window(RuleBasedStateMachine):
-    """Do the same to a History and to a plain list."""
+    """The same calls on a History and on a plain list."""
 
     size, max_bytes, ttl = 6, 200, 10
 
@@ -248,7 +254,7 @@ class Window(RuleBasedStateMachine):
         super().__init__()
         self.clock = Clock()
         self.history = history(self.size, self.max_bytes, self.ttl, self.clock)
-        #: The events that there were, with their times.
+        #: All events so far, with their times.
         self.all: list[tuple[Event, float]] = []
         self.first = 1
 
@@ -269,22 +275,22 @@ class Window(RuleBasedStateMachine):
     def wait(self, seconds: int) -> None:
         self.clock.now += seconds
 
-    @rule(heard=HEARINGS, back=st.integers(0, 9), ahead=st.none() | st.integers(0, 9), most=st.integers(1, 4))
-    def look(self, heard: Subscriptions, back: int, ahead: int | None, most: int) -> None:
+    @rule(held=SUBSCRIPTIONS, back=st.integers(0, 9), ahead=st.none() | st.integers(0, 9), limit=st.integers(1, 4))
+    def select(self, held: Subscriptions, back: int, ahead: int | None, limit: int) -> None:
         self.trim()
-        after = max(0, len(self.all) - back)
-        until = None if ahead is None else after + ahead
-        found = self.history.select(after, until, heard, most)
+        start = max(0, len(self.all) - back)
+        until = None if ahead is None else start + ahead
+        found = self.history.select(start, until, held, limit)
         end = len(self.all) if until is None else min(until, len(self.all))
-        if after < min(self.first - 1, end):
+        if start < min(self.first - 1, end):
             assert found is None
             return
         assert found is not None
-        expected = [each for each, _ in self.all[after:end] if heard.match(each.audience)]
+        expected = [each for each, _ in self.all[start:end] if held.match(each.audience)]
         events, reached = found
         assert events == expected[: len(events)]
         assert [each for each in expected if each.frame.number <= reached] == events
-        assert reached > after or after >= end
+        assert reached > start or start >= end
 
     @invariant()
     def counts_what_a_list_counts(self) -> None:
@@ -293,10 +299,10 @@ class Window(RuleBasedStateMachine):
         assert self.history.head == head
         for number in range(max(0, self.first - 3), head + 2):
             expected = list(range(number + 1, head + 1)) if number >= self.first - 1 else None
-            for heard in (EVERYTHING, hearing("a"), hearing("b", "c"), hearing()):
-                some = None if expected is None else [n for n in expected if heard.match(self.all[n - 1][0].audience)]
-                assert behind(self.history, number, heard=heard) == some
-                assert self.history.count(number, heard) == (None if some is None else len(some))
+            for held in (EVERYTHING, subscribed("a"), subscribed("b", "c"), subscribed()):
+                some = None if expected is None else [n for n in expected if held.match(self.all[n - 1][0].audience)]
+                assert after(self.history, number, held=held) == some
+                assert self.history.count(number, held) == (None if some is None else len(some))
         assert self.history.first() == self.first
 
 
@@ -310,13 +316,13 @@ Window.TestCase.settings = settings(
 TestTheWindowAgainstAList = Window.TestCase
 
 
-def test_what_is_dropped_is_given_back_and_does_not_cost_a_copy_each_time() -> None:
+def test_dropped_events_are_freed_without_a_copy_each_time() -> None:
     kept = history(size=100)
     for number in range(1, 5001):
         kept.append([event(number)])
         assert len(kept._events) <= 2 * 100 + 1
         assert len(kept._times) == len(kept._events)
-    assert behind(kept, 4900, 1000) == list(range(4901, 5001))
+    assert after(kept, 4900, 1000) == list(range(4901, 5001))
 
 
 def test_a_reader_never_sees_half_an_append() -> None:
@@ -326,7 +332,7 @@ def test_a_reader_never_sees_half_an_append() -> None:
     def read() -> None:
         while not stop.is_set():
             head = kept.head
-            found = behind(kept, max(0, head - 10), 100)
+            found = after(kept, max(0, head - 10), 100)
             if found is not None and found != list(range(max(1, head - 9), max(1, head - 9) + len(found))):
                 wrong.append((head, found))
 
@@ -339,132 +345,3 @@ def test_a_reader_never_sees_half_an_append() -> None:
     for thread in threads:
         thread.join(10)
     assert not wrong
-
-
-# What a client has been brought ------------------------------------------------------------------------------------------
-
-
-def test_what_was_heard_behind_the_registration_has_been_brought_and_nothing_else() -> None:
-    brought = DeliveryLog(5, hearing("a")).delivered()
-    assert not brought(of(5, "a"))
-    assert brought(of(6, "a"))
-    assert brought(of(6, "b", "a"))
-    assert not brought(of(6, "b"))
-
-
-def test_a_change_holds_from_the_event_behind_it() -> None:
-    heard = DeliveryLog(0, hearing("a"))
-    heard.change(10, hearing("b"), 1)
-    brought = heard.delivered()
-    assert brought(of(10, "a"))
-    assert not brought(of(11, "a"))
-    assert not brought(of(10, "b"))
-    assert brought(of(11, "b"))
-
-
-def test_a_past_that_was_brought_is_known_within_its_ends() -> None:
-    heard = DeliveryLog(8, hearing("a"))
-    heard.change(10, hearing("a", "b"), 1)
-    heard.replayed(3, 10, hearing("b"))
-    brought = heard.delivered()
-    assert [number for number in range(1, 13) if brought(of(number, "b"))] == [4, 5, 6, 7, 8, 9, 10, 11, 12]
-    assert [number for number in range(1, 13) if brought(of(number, "a"))] == [9, 10, 11, 12]
-    assert not brought(of(3, "b"))
-
-
-def test_the_question_is_about_the_time_when_it_was_asked() -> None:
-    heard = DeliveryLog(0, hearing("a"))
-    brought = heard.delivered()
-    heard.change(5, hearing("b"), 1)
-    heard.replayed(0, 5, hearing("b"))
-    assert not brought(of(3, "b"))
-    assert heard.delivered()(of(3, "b"))
-
-
-def test_changes_beyond_number_cost_no_memory_and_what_is_forgotten_lies_below_the_floor() -> None:
-    heard = DeliveryLog(0, hearing("a"))
-    for number in range(1, 500):
-        heard.change(number, hearing("ab"[number % 2]), 1)
-    assert len(heard._spans) <= 65
-    assert heard.floor > 0
-    brought = heard.delivered()
-    for number in range(heard.floor + 1, 500):
-        room = "ab"[(number - 1) % 2]
-        assert brought(of(number, room)), number
-        assert not brought(of(number, "ab"[number % 2])), number
-
-
-def test_what_cannot_be_replayed_any_more_is_forgotten_without_a_floor() -> None:
-    heard = DeliveryLog(0, hearing("a"))
-    for number in range(1, 500):
-        heard.change(number, hearing("ab"[number % 2]), max(1, number - 10))
-    assert heard.floor == 0
-    assert len(heard._spans) <= 13
-
-
-class HeardModel(RuleBasedStateMachine):
-    """Keep every number that was brought in one set."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.events: list[Event] = []
-        self.subscriptions = hearing("a")
-        self.heard = DeliveryLog(0, self.subscriptions)
-        self.brought: set[int] = set()
-        self.first = 1
-
-    @rule(rooms=st.lists(st.lists(st.sampled_from("abc"), unique=True, max_size=2), min_size=1, max_size=4))
-    def come(self, rooms: list[list[str]]) -> None:
-        for names in rooms:
-            new = of(len(self.events) + 1, *names)
-            self.events.append(new)
-            if self.subscriptions.match(new.audience):
-                self.brought.add(new.frame.number)
-
-    @rule(rooms=st.lists(st.sampled_from("abc"), unique=True))
-    def change(self, rooms: list[str]) -> None:
-        self.subscriptions = hearing(*rooms)
-        self.heard.change(len(self.events), self.subscriptions, self.first)
-
-    @rule(rooms=st.lists(st.sampled_from("abc"), unique=True, min_size=1), back=st.integers(0, 12))
-    def bring_past(self, rooms: list[str], back: int) -> None:
-        head = len(self.events)
-        after = max(head - back, self.first - 1, self.heard.floor)
-        self.subscriptions = Subscriptions(self.subscriptions.rooms | hearing(*rooms).rooms, False)
-        self.heard.change(head, self.subscriptions, self.first)
-        self.heard.replayed(after, head, hearing(*rooms))
-        past = self.events[after:]
-        self.brought |= {each.frame.number for each in past if hearing(*rooms).match(each.audience)}
-
-    @precondition(lambda self: self.events)
-    @rule(count=st.integers(1, 5))
-    def drop_oldest(self, count: int) -> None:
-        self.first = min(self.first + count, len(self.events) + 1)
-
-    @invariant()
-    def knows_what_was_brought(self) -> None:
-        brought = self.heard.delivered()
-        for each in self.events[max(self.first - 1, self.heard.floor) :]:
-            assert brought(each) == (each.frame.number in self.brought), each.frame.number
-
-
-HeardModel.TestCase.settings = Window.TestCase.settings
-TestWhatWasBroughtAgainstASet = HeardModel.TestCase
-
-
-@given(st.lists(st.tuples(st.integers(0, 3), st.sampled_from("ab")), max_size=150), st.integers(0, 1))
-@settings(deadline=None, max_examples=30)
-def test_nothing_above_the_floor_is_ever_wrong(changes: list[tuple[int, str]], start: int) -> None:
-    now, room, head = DeliveryLog(start, hearing("a")), "a", start
-    told: dict[int, str] = {}
-    for step, name in changes:
-        for number in range(head + 1, head + step + 1):
-            told[number] = room
-        head += step
-        now.change(head, hearing(name), 1)
-        room = name
-    brought = now.delivered()
-    for number, name in told.items():
-        if number > now.floor:
-            assert brought(of(number, name)), number
-            assert not brought(of(number, "b" if name == "a" else "a")), number

@@ -8,10 +8,10 @@ from typing import Any
 
 
 class Lines:
-    """Count the lines of one module that are run."""
+    """Count the lines of some modules that are run."""
 
-    def __init__(self, module: ModuleType) -> None:
-        self._file = module.__file__
+    def __init__(self, *modules: ModuleType) -> None:
+        self._files = {module.__file__ for module in modules}
         self.count = 0
 
     def __enter__(self) -> Lines:
@@ -23,7 +23,7 @@ class Lines:
         sys.settrace(self._before)
 
     def _trace(self, frame: FrameType, event: str, argument: Any) -> Any:
-        if frame.f_code.co_filename != self._file:
+        if frame.f_code.co_filename not in self._files:
             return None
         self.count += event == "line"
         return self._trace

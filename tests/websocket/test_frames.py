@@ -1,4 +1,4 @@
-"""Frames: what any client's parser makes of them, compressed or not, and what is never put on the wire."""
+"""Frames: that other parsers read them, compressed or not, and that nothing invalid is sent."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ A_MOMENT, AT_MOST = 0.2, 10.0
 
 
 class Sent(NamedTuple):
-    """A message as the hub has it, and how it is put on the wire."""
+    """A message as the hub has it, and how it is sent."""
 
     content: str | bytes
     deflate: bool
@@ -51,7 +51,7 @@ class Sent(NamedTuple):
 
 
 def wsproto_client(extension: str | None = None) -> Connection:
-    """Return wsproto's client side after a handshake that agreed on this extension."""
+    """Return wsproto's client side after a handshake that negotiated this extension."""
     if extension is None:
         return Connection(ConnectionType.CLIENT)
     deflate = PerMessageDeflate()
@@ -59,7 +59,7 @@ def wsproto_client(extension: str | None = None) -> Connection:
     return Connection(ConnectionType.CLIENT, [deflate])
 
 
-def heard(client: Connection, *pieces: bytes) -> list[str | bytes]:
+def received(client: Connection, *pieces: bytes) -> list[str | bytes]:
     """Return the whole messages that wsproto finds in these bytes."""
     found: list[str | bytes] = []
     parts: list[Any] = []
@@ -76,7 +76,7 @@ def heard(client: Connection, *pieces: bytes) -> list[str | bytes]:
 
 
 def websockets_deflate(*, takeover: bool) -> WebsocketsDeflate:
-    """Return the client's side of the extension as websockets has it."""
+    """Return the client's side of the extension in websockets."""
     return WebsocketsDeflate(
         remote_no_context_takeover=not takeover,
         local_no_context_takeover=False,
@@ -86,7 +86,7 @@ def websockets_deflate(*, takeover: bool) -> WebsocketsDeflate:
 
 
 def parsed(data: bytes, count: int = 1, extension: WebsocketsDeflate | None = None) -> list[WebsocketsFrame]:
-    """Return so many frames as websockets parses them, which must be all there is."""
+    """Return so many frames as websockets parses them, which must be all of them."""
     reader = StreamReader()
     reader.feed_data(data)
     found = []
@@ -103,12 +103,12 @@ def parsed(data: bytes, count: int = 1, extension: WebsocketsDeflate | None = No
 
 
 def payload_of(control: bytes) -> bytes:
-    """Return what a control frame carries."""
+    """Return the payload of a control frame."""
     assert len(control) == 2 + control[1] <= 2 + CONTROL_PAYLOAD
     return control[2:]
 
 
-# Short ones of every kind, and long ones that deflate finds something in.
+# Short payloads of every kind, and long ones that deflate makes smaller.
 contents = st.one_of(
     st.text(max_size=200),
     st.binary(max_size=200),
@@ -129,42 +129,44 @@ def test_a_frame_of_any_payload_is_one_whole_unmasked_message(payload: bytes, bi
 
 
 def test_each_way_of_writing_a_length_is_read_back() -> None:
-    # Around each step of the length's encoding (RFC 6455, section 5.2), which is the shortest there is.
+    # Around each step of the encoding of a length, which must be the shortest possible (RFC 6455, section 5.2).
     for length, header in {0: 2, 1: 2, 125: 2, 126: 4, 127: 4, 65535: 4, 65536: 10}.items():
         text = "x" * length
         frame = Frame(text.encode())
-        assert heard(wsproto_client(), frame.plain) == [text], length
+        assert received(wsproto_client(), frame.plain) == [text], length
         assert parsed(frame.plain)[0].data == text.encode(), length
         assert len(frame.plain) - length == header, length
 
 
 @settings(LIGHT, max_examples=40)
 @given(st.lists(contents, max_size=5), st.integers(1, 30))
-def test_frames_one_behind_the_other_stay_apart_however_they_are_cut(messages: list[str | bytes], cuts: int) -> None:
+def test_consecutive_frames_stay_apart_however_they_are_cut(messages: list[str | bytes], cuts: int) -> None:
     stream = b"".join(Sent(content, deflate=False).frame.plain for content in messages)
     step = len(stream) // cuts + 1
-    assert heard(wsproto_client(), *(stream[start : start + step] for start in range(0, len(stream), step))) == messages
+    assert received(wsproto_client(), *(stream[start : start + step] for start in range(0, len(stream), step))) == messages
 
 
-def test_a_frame_remembers_the_number_of_its_event() -> None:
+def test_a_frame_has_the_number_of_its_event() -> None:
     assert (Frame(b"x").number, Frame(b"x", number=7).number) == (0, 7)
 
 
-# The compressed twin ----------------------------------------------------------------------------------------------
+# The compressed form ----------------------------------------------------------------------------------------------
 
 
 @LIGHT
 @given(mixtures)
 @pytest.mark.parametrize("extension", [DEFLATE, NO_TAKEOVER])
-def test_wsproto_reads_twins_and_plain_frames_in_any_order_on_one_connection(extension: str, mixture: list[Sent]) -> None:
+def test_wsproto_reads_compressed_and_plain_frames_in_any_order_on_one_connection(extension: str, mixture: list[Sent]) -> None:
     stream = b"".join(sent.frame.wire(sent.deflate) for sent in mixture)
-    assert heard(wsproto_client(extension), stream) == [sent.content for sent in mixture]
+    assert received(wsproto_client(extension), stream) == [sent.content for sent in mixture]
 
 
 @LIGHT
 @given(mixtures)
 @pytest.mark.parametrize("takeover", [True, False])
-def test_websockets_reads_twins_and_plain_frames_in_any_order_on_one_connection(takeover: bool, mixture: list[Sent]) -> None:
+def test_websockets_reads_compressed_and_plain_frames_in_any_order_on_one_connection(
+    takeover: bool, mixture: list[Sent]
+) -> None:
     stream = b"".join(sent.frame.wire(sent.deflate) for sent in mixture)
     found = parsed(stream, len(mixture), websockets_deflate(takeover=takeover))
     expected = [sent.content.encode() if isinstance(sent.content, str) else sent.content for sent in mixture]
@@ -172,43 +174,43 @@ def test_websockets_reads_twins_and_plain_frames_in_any_order_on_one_connection(
 
 
 @pytest.mark.parametrize("extension", [DEFLATE, NO_TAKEOVER])
-def test_one_twin_serves_many_connections_and_many_times(extension: str) -> None:
+def test_one_compressed_form_serves_many_connections_and_many_times(extension: str) -> None:
     text = '{"type":"task.created"}' * 200
     frame = Frame(text.encode(), compress_min_size=1)
-    twin = frame.wire(True)
-    assert len(twin) < len(frame.plain) / 4
-    assert twin[0] & 0x40 and not frame.plain[0] & 0x40
+    compressed = frame.wire(True)
+    assert len(compressed) < len(frame.plain) / 4
+    assert compressed[0] & 0x40 and not frame.plain[0] & 0x40
     for _ in range(3):
-        assert heard(wsproto_client(extension), twin + frame.plain + twin + twin) == [text] * 4
+        assert received(wsproto_client(extension), compressed + frame.plain + compressed + compressed) == [text] * 4
 
 
-def test_a_client_that_agreed_on_nothing_gets_no_compressed_frame() -> None:
+def test_a_client_without_the_extension_gets_no_compressed_frame() -> None:
     frame = Frame(b"x" * 5000, compress_min_size=1)
     assert frame.wire(False) == frame.plain
-    assert heard(wsproto_client(), frame.wire(False)) == ["x" * 5000]
+    assert received(wsproto_client(), frame.wire(False)) == ["x" * 5000]
 
 
 @pytest.mark.parametrize("length, compress_min_size, compressed", [(99, 100, False), (100, 100, True), (10**5, None, False)])
-def test_compression_begins_at_compress_over(length: int, compress_min_size: int | None, compressed: bool) -> None:
+def test_compression_begins_at_compress_min_size(length: int, compress_min_size: int | None, compressed: bool) -> None:
     frame = Frame(b"x" * length, compress_min_size=compress_min_size)
     assert frame.compressible is compressed
     assert (frame.wire(True) != frame.plain) is compressed
 
 
 @pytest.mark.parametrize("payload", [b"", b"{}", random.Random(1).randbytes(3000)])
-def test_what_deflate_makes_no_smaller_is_its_own_twin(payload: bytes) -> None:
+def test_a_frame_that_deflate_makes_no_smaller_stays_plain(payload: bytes) -> None:
     frame = Frame(payload, binary=True, compress_min_size=1)
     assert frame.compressed() is frame.plain
 
 
 @LIGHT
 @given(contents)
-def test_a_twin_is_never_longer_than_the_frame(content: str | bytes) -> None:
+def test_a_compressed_form_is_never_longer_than_the_frame(content: str | bytes) -> None:
     frame = Sent(content, deflate=True).frame
     assert len(frame.compressed()) <= len(frame.plain)
 
 
-def test_a_twin_is_made_once_however_many_threads_ask_for_it_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_frame_is_compressed_once_however_many_threads_ask_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[int] = []
     another = threading.Event()
 
@@ -216,7 +218,7 @@ def test_a_twin_is_made_once_however_many_threads_ask_for_it_at_once(monkeypatch
         made.append(threading.get_ident())
         if len(made) > 1:
             another.set()
-        # Whoever wrongly makes a second one has this long to come here.
+        # A thread that wrongly compresses a second time has this long to get here.
         another.wait(A_MOMENT)
         return zlib.compressobj(*arguments)
 
@@ -224,20 +226,20 @@ def test_a_twin_is_made_once_however_many_threads_ask_for_it_at_once(monkeypatch
     monkeypatch.setattr(frames, "zlib", stand_in)
     frame = Frame(b"x" * 5000, compress_min_size=1)
     together = threading.Barrier(8)
-    twins: list[bytes] = []
+    found: list[bytes] = []
 
-    def ask() -> None:
+    def compress() -> None:
         together.wait(AT_MOST)
-        twins.append(frame.wire(True))
+        found.append(frame.wire(True))
 
-    threads = [threading.Thread(target=ask) for _ in range(8)]
+    threads = [threading.Thread(target=compress) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(AT_MOST)
-    assert len(twins) == 8
+    assert len(found) == 8
     assert len(made) == 1
-    assert all(twin is twins[0] for twin in twins)
+    assert all(each is found[0] for each in found)
 
 
 # Control frames ---------------------------------------------------------------------------------------------------
@@ -254,7 +256,7 @@ def test_pings_and_pongs_carry_their_payload(payload: bytes) -> None:
 
 
 @pytest.mark.parametrize("make", [ping_frame, pong_frame])
-def test_a_control_frame_over_125_bytes_is_refused(make: Any) -> None:
+def test_a_control_frame_over_125_bytes_is_rejected(make: Any) -> None:
     assert payload_of(make(bytes(CONTROL_PAYLOAD))) == bytes(CONTROL_PAYLOAD)
     with pytest.raises(ValueError, match="125"):
         make(bytes(CONTROL_PAYLOAD + 1))
@@ -280,7 +282,7 @@ def test_a_close_frame_carries_as_much_of_its_reason_as_fits_in_whole_characters
 
 @LIGHT
 @given(st.text(alphabet=st.characters(exclude_categories=()), max_size=150))
-def test_no_reason_makes_a_close_frame_that_cannot_be_read(reason: str) -> None:
+def test_every_reason_makes_a_close_frame_that_can_be_read(reason: str) -> None:
     payload_of(close_frame(1000, reason))[2:].decode()
 
 
@@ -295,7 +297,7 @@ def test_a_code_that_must_not_be_sent_gives_a_close_frame_without_one() -> None:
 
 @LIGHT
 @given(st.integers(-1, 70000))
-def test_a_code_that_a_peer_would_refuse_is_refused_here(code: int) -> None:
+def test_a_code_that_a_peer_would_reject_is_rejected_here(code: int) -> None:
     if code in (1004, 1005, 1006):
         assert payload_of(close_frame(code)) == b""
     elif 1000 <= code <= 1014 or 3000 <= code <= 4999:

@@ -1,4 +1,4 @@
-"""What a client says: any of it, cut anywhere; and what is made of the bytes that no client should send."""
+"""The parser: everything that a client may send, cut anywhere, and the bytes that no client may send."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ MASKS = st.binary(min_size=4, max_size=4)
 
 PLAIN = Extensions(None, False)
 DEFLATE = Extensions("permessage-deflate", True)
-# What the client has promised of its own compressor.
+# What the client has promised about its own compressor: the window bits, and whether it keeps its context.
 NEGOTIATED = {
     "permessage-deflate": (15, True),
     "permessage-deflate; client_no_context_takeover": (15, False),
@@ -43,7 +43,7 @@ Item = str | bytes | Pinged | Overhead | Closed
 def frame(
     opcode: int, payload: bytes = b"", *, fin: bool = True, rsv: int = 0, mask: bytes | None = b"\x11\x22\x33\x44"
 ) -> bytes:
-    """Return a frame as a client sends it; without a mask, as it must not."""
+    """Return a frame as a client sends it; without a mask it is invalid."""
     length = len(payload)
     short = length if length < 126 else 126 if length < 65536 else 127
     extended = struct.pack({126: "!H", 127: "!Q"}.get(short, "!0s"), length if short > 125 else b"")
@@ -61,9 +61,9 @@ def deflated(payload: bytes, bits: int = 15) -> bytes:
     return (engine.compress(payload) + engine.flush(zlib.Z_SYNC_FLUSH))[:-4]
 
 
-def said(pieces: Iterable[bytes], extensions: Extensions = PLAIN, most: int = 1 << 20) -> list[Item]:
-    """Return what is understood, as a connection reads it: until a Closed, and never anything after. Fragments are left out."""
-    inbound = Inbound(extensions, most)
+def parsed(pieces: Iterable[bytes], extensions: Extensions = PLAIN, max_size: int = 1 << 20) -> list[Item]:
+    """Return the items up to a Closed, after which nothing may come, as a connection reads them; without fragments."""
+    inbound = Inbound(extensions, max_size)
     found: list[Item] = []
     for piece in pieces:
         for item in inbound.feed(piece):
@@ -75,19 +75,19 @@ def said(pieces: Iterable[bytes], extensions: Extensions = PLAIN, most: int = 1 
     return found
 
 
-def the_end(pieces: Iterable[bytes], extensions: Extensions = PLAIN, most: int = 1 << 20) -> Closed:
-    """Return the one thing that is understood, which must be a Closed of our own."""
-    (item,) = said(pieces, extensions, most)
+def the_end(pieces: Iterable[bytes], extensions: Extensions = PLAIN, max_size: int = 1 << 20) -> Closed:
+    """Return the only item, which must be a Closed by the server."""
+    (item,) = parsed(pieces, extensions, max_size)
     assert isinstance(item, Closed) and not item.by_peer
     return item
 
 
-# What clients may say ---------------------------------------------------------------------------------------------
+# What clients may send ---------------------------------------------------------------------------------------------
 
 
 @dataclasses.dataclass
-class Says:
-    """One message of a client: in how many frames, compressed or not, and what it says in between."""
+class Written:
+    """One message of a client: in how many frames, compressed or not, and the control frames between them."""
 
     content: str | bytes
     cuts: list[int]
@@ -103,7 +103,7 @@ contents = st.one_of(
     st.builds(lambda text, times: text * times, st.text(min_size=1, max_size=20), st.integers(1, 500)),
 )
 messages = st.builds(
-    Says, contents, st.lists(st.integers(0, 400), max_size=4), st.lists(controls, max_size=3), st.booleans(), MASKS
+    Written, contents, st.lists(st.integers(0, 400), max_size=4), st.lists(controls, max_size=3), st.booleans(), MASKS
 )
 closes = st.one_of(
     st.none(),
@@ -112,8 +112,8 @@ closes = st.one_of(
 )
 
 
-def spoken(messages: list[Says], close: Closed | None, extension: str | None) -> tuple[bytes, list[Item]]:
-    """Return the bytes of all that, and what is to be understood."""
+def written(messages: list[Written], close: Closed | None, extension: str | None) -> tuple[bytes, list[Item]]:
+    """Return the bytes of the messages, and the items to expect."""
     bits, takeover = NEGOTIATED[extension] if extension is not None else (15, False)
     engine: Any = zlib.compressobj(wbits=-bits)
     stream: list[bytes] = []
@@ -157,38 +157,38 @@ def pieces_of(stream: bytes, cuts: list[int]) -> list[bytes]:
     st.sampled_from([None, *NEGOTIATED]),
     st.lists(st.integers(0, 3000), max_size=8),
 )
-def test_whatever_a_client_may_say_is_understood_the_same_however_it_is_cut(
-    messages: list[Says], close: Closed | None, extension: str | None, cuts: list[int]
+def test_everything_a_client_may_send_is_parsed_the_same_however_it_is_cut(
+    messages: list[Written], close: Closed | None, extension: str | None, cuts: list[int]
 ) -> None:
-    stream, expected = spoken(messages, close, extension)
-    assert said(pieces_of(stream, cuts), Extensions(extension, extension is not None)) == expected
+    stream, expected = written(messages, close, extension)
+    assert parsed(pieces_of(stream, cuts), Extensions(extension, extension is not None)) == expected
 
 
 @LIGHT
 @given(st.lists(messages, max_size=2), closes)
-def test_a_client_may_say_it_one_byte_at_a_time(messages: list[Says], close: Closed | None) -> None:
-    stream, expected = spoken(messages, close, None)
-    assert said(bytes([byte]) for byte in stream) == expected if stream else not expected
+def test_a_client_may_send_one_byte_at_a_time(messages: list[Written], close: Closed | None) -> None:
+    stream, expected = written(messages, close, None)
+    assert parsed(bytes([byte]) for byte in stream) == expected if stream else not expected
 
 
 def test_a_control_frame_may_stand_between_the_fragments_of_a_compressed_message() -> None:
     # RFC 6455, section 5.4, and RFC 7692, section 6.1.
     for extension in NEGOTIATED:
         for control in (PING, PONG):
-            says = Says(b"hello " * 20, [5, 9], [(control, b"x"), (control, b"y")], True, bytes(4))
-            plain = dataclasses.replace(says, compress=False)
-            stream, expected = spoken([says, plain, says], None, extension)
-            assert said([stream], Extensions(extension, True)) == expected
+            message = Written(b"hello " * 20, [5, 9], [(control, b"x"), (control, b"y")], True, bytes(4))
+            plain = dataclasses.replace(message, compress=False)
+            stream, expected = written([message, plain, message], None, extension)
+            assert parsed([stream], Extensions(extension, True)) == expected
 
 
 def test_ends_of_frames_are_not_ends_of_messages() -> None:
-    assert said([frame(TEXT, b"a", fin=False)]) == []
-    assert said([frame(TEXT, b"a", fin=False), frame(CONTINUATION, fin=False), frame(CONTINUATION, b"b")]) == ["ab"]
+    assert parsed([frame(TEXT, b"a", fin=False)]) == []
+    assert parsed([frame(TEXT, b"a", fin=False), frame(CONTINUATION, fin=False), frame(CONTINUATION, b"b")]) == ["ab"]
 
 
 def test_each_way_of_writing_a_length_is_read() -> None:
     for length in (0, 125, 126, 127, 4095, 4096, 4097, 65535, 65536):
-        assert said([frame(BINARY, bytes(length))]) == [bytes(length)], length
+        assert parsed([frame(BINARY, bytes(length))]) == [bytes(length)], length
 
 
 def test_empty_fragments_are_not_gathered_however_many_there_are() -> None:
@@ -224,11 +224,11 @@ def test_the_last_fragment_is_the_message_and_counts_as_that() -> None:
     assert list(inbound.feed(frame(TEXT, b"c"))) == ["c"]
 
 
-def test_nothing_is_understood_behind_a_close_frame() -> None:
-    assert said([frame(CLOSE, b"\x03\xe8bye") + frame(TEXT, b"more")]) == [Closed(1000, "bye", True)]
+def test_nothing_is_parsed_after_a_close_frame() -> None:
+    assert parsed([frame(CLOSE, b"\x03\xe8bye") + frame(TEXT, b"more")]) == [Closed(1000, "bye", True)]
 
 
-# What nobody may say ----------------------------------------------------------------------------------------------
+# What no client may send ----------------------------------------------------------------------------------------------
 
 BROKEN: dict[str, tuple[bytes, int]] = {
     "an unmasked frame": (frame(TEXT, b"x", mask=None), 1002),
@@ -236,7 +236,7 @@ BROKEN: dict[str, tuple[bytes, int]] = {
     "an unknown opcode": (frame(0x3), 1002),
     "an unknown control opcode": (frame(0xB), 1002),
     "a reserved bit": (frame(TEXT, b"x", rsv=1), 1002),
-    "a compressed message nobody agreed on": (frame(TEXT, deflated(b"x"), rsv=4), 1002),
+    "a compressed message without the extension": (frame(TEXT, deflated(b"x"), rsv=4), 1002),
     "a fragmented ping": (frame(PING, fin=False), 1002),
     "a ping of 126 bytes": (frame(PING, bytes(126)), 1002),
     "a close frame of 126 bytes": (frame(CLOSE, b"\x03\xe8" + bytes(124)), 1002),
@@ -257,13 +257,13 @@ BROKEN: dict[str, tuple[bytes, int]] = {
 }
 
 
-def test_what_nobody_may_say_ends_the_connection_with_its_code() -> None:
+def test_invalid_bytes_end_the_connection_with_their_code() -> None:
     for name, (stream, code) in BROKEN.items():
         whole = the_end([stream])
         assert whole.code == code and whole.reason, name
         assert the_end(bytes([byte]) for byte in stream).code == code, name
-        # What came before it is still heard.
-        assert said([frame(BINARY, b"before") + stream])[0] == b"before", name
+        # A message before them is still received.
+        assert parsed([frame(BINARY, b"before") + stream])[0] == b"before", name
 
 
 @pytest.mark.parametrize(
@@ -276,12 +276,12 @@ def test_what_nobody_may_say_ends_the_connection_with_its_code() -> None:
     ],
     ids=["no deflate", "deflated text that is no UTF-8", "a compressed ping", "compression begun in the middle"],
 )
-def test_what_nobody_may_compress_ends_the_connection_with_its_code(stream: bytes, code: int) -> None:
+def test_invalid_compression_ends_the_connection_with_its_code(stream: bytes, code: int) -> None:
     assert the_end([stream], DEFLATE).code == code
 
 
 def feed_all(stream: list[bytes], extensions: Extensions) -> list[Item]:
-    """BackplaneSink every piece, also behind a Closed: nothing of it may raise."""
+    """Feed every piece, also after a Closed: none may raise."""
     inbound = Inbound(extensions, 1000)
     found: list[Item] = []
     for piece in stream:
@@ -292,12 +292,12 @@ def feed_all(stream: list[bytes], extensions: Extensions) -> list[Item]:
 @LIGHT
 @given(st.lists(st.binary(max_size=200), max_size=6), st.sampled_from([PLAIN, DEFLATE]))
 def test_garbage_raises_nothing_and_is_closed_once(pieces: list[bytes], extensions: Extensions) -> None:
-    said(pieces, extensions, 1000)
+    parsed(pieces, extensions, 1000)
     closed = [item for item in feed_all(pieces, extensions) if isinstance(item, Closed)]
     assert len(closed) <= 1
 
 
-def test_what_makes_the_engine_itself_fail_ends_that_one_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_of_the_engine_ends_that_connection_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     class Failing:
         def __init__(self, *_: Any) -> None:
             pass
@@ -311,16 +311,16 @@ def test_what_makes_the_engine_itself_fail_ends_that_one_connection(monkeypatch:
 
 @LIGHT
 @given(st.lists(messages, min_size=1, max_size=3), st.sampled_from([None, *NEGOTIATED]), st.data())
-def test_what_arrives_with_a_byte_changed_raises_nothing(messages: list[Says], extension: str | None, choose: Any) -> None:
-    stream = bytearray(spoken(messages, None, extension)[0])
+def test_messages_with_a_byte_changed_raise_nothing(messages: list[Written], extension: str | None, choose: Any) -> None:
+    stream = bytearray(written(messages, None, extension)[0])
     stream[choose.draw(st.integers(0, len(stream) - 1))] ^= choose.draw(st.integers(1, 255))
     pieces = pieces_of(bytes(stream), choose.draw(st.lists(st.integers(0, 1000), max_size=3)))
     extensions = Extensions(extension, extension is not None)
-    said(pieces, extensions, 1000)
+    parsed(pieces, extensions, 1000)
     feed_all(pieces, extensions)
 
 
-# What is too much -------------------------------------------------------------------------------------------------
+# Limits -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("compress", [False, True], ids=["plain", "compressed"])
@@ -331,14 +331,14 @@ def test_a_message_may_have_exactly_the_largest_size(compress: bool) -> None:
         data, rsv, extensions = (deflated(payload), 4, DEFLATE) if compress else (payload, 0, PLAIN)
         fragments = [frame(opcode, data[:7], fin=False, rsv=rsv), frame(CONTINUATION, data[7:])]
         for pieces in ([frame(opcode, data, rsv=rsv)], fragments):
-            # Twice on one connection: what one message has used up is not taken from the next.
-            assert said(pieces * 2, extensions, most=len(payload)) == [content] * 2
-            end = the_end(pieces, extensions, most=len(payload) - 1)
+            # Twice on one connection: the size of one message does not count for the next.
+            assert parsed(pieces * 2, extensions, max_size=len(payload)) == [content] * 2
+            end = the_end(pieces, extensions, max_size=len(payload) - 1)
             assert end.code == 1009 and str(len(payload) - 1) in end.reason
 
 
 @pytest.mark.parametrize("fragment", [1 << 40, 1000, 10])
-def test_what_is_too_much_is_refused_before_it_has_all_come(fragment: int) -> None:
+def test_a_message_that_is_too_large_is_rejected_before_all_of_it_has_come(fragment: int) -> None:
     if fragment > 1000:
         # One frame that announces a terabyte.
         pieces = [b"\x82\xff" + struct.pack("!Q", fragment) + bytes(4)] + [bytes(500)] * 100
@@ -352,26 +352,26 @@ def test_what_is_too_much_is_refused_before_it_has_all_come(fragment: int) -> No
             taken += len(piece)
             yield piece
 
-    assert the_end(counted(), most=5000).code == 1009
+    assert the_end(counted(), max_size=5000).code == 1009
     assert taken <= 5000 * 2.5
 
 
-def test_a_zip_bomb_is_refused_before_it_has_gone_off() -> None:
+def test_a_zip_bomb_is_rejected_before_it_is_inflated() -> None:
     size = 64 << 20
     bomb = frame(TEXT, deflated(bytes(size)), rsv=4)
     assert len(bomb) < size / 900
     for pieces in ([bomb], [bomb[start : start + 4096] for start in range(0, len(bomb), 4096)]):
         tracemalloc.start()
         try:
-            assert the_end(pieces, DEFLATE, most=512 * 1024).code == 1009
+            assert the_end(pieces, DEFLATE, max_size=512 * 1024).code == 1009
             peak = tracemalloc.get_traced_memory()[1]
         finally:
             tracemalloc.stop()
         assert peak < size / 2
 
 
-def test_messages_that_are_each_small_enough_are_heard_however_many_come_at_once() -> None:
-    assert said([frame(TEXT, b"x" * 90) * 500], most=100) == ["x" * 90] * 500
+def test_messages_that_are_each_small_enough_are_received_however_many_come_at_once() -> None:
+    assert parsed([frame(TEXT, b"x" * 90) * 500], max_size=100) == ["x" * 90] * 500
 
 
 # The handshake ----------------------------------------------------------------------------------------------------
@@ -407,11 +407,11 @@ REPLIES: list[tuple[bytes, str | None, bool]] = [
 ]
 
 
-def test_what_was_agreed_is_read_from_the_reply() -> None:
+def test_the_negotiated_extensions_are_read_from_the_reply() -> None:
     for header, deflate, reads_deflate in REPLIES:
         reply = b"HTTP/1.1 101 \r\nUpgrade: WebSocket\r\n" + header + b"Sec-WebSocket-Accept: x\r\n\r\n"
         assert Extensions.agreed(reply) == (deflate, reads_deflate), header
 
 
-def test_no_reply_agrees_on_nothing() -> None:
+def test_an_empty_reply_negotiates_no_extension() -> None:
     assert Extensions.agreed(b"") == (None, False)

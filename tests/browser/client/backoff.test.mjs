@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { scene } from './world.mjs';
 
-// Fails so many tries, and returns the pauses between them.
+// Lets a number of attempts fail, and returns the waits between them.
 async function failing(world, live, tries) {
     const pauses = [];
     for (let n = 0; n < tries; n++) {
@@ -91,7 +91,7 @@ scene('one that breaks at once, again and again, does not', async (world) => {
 scene('retry_after_ms is waited for, no less', async (world) => {
     const { live, socket } = await world.open();
     world.chance = () => 0;
-    socket.say('disconnect', { data: { code: 1012, reason: 'restart', reconnect: true, retry_after_ms: 7000 } }).break(1012);
+    socket.emit('disconnect', { data: { code: 1012, reason: 'restart', reconnect: true, retry_after_ms: 7000 } }).break(1012);
     await world.pass(6999);
     assert.equal(world.sockets.length, 1);
     await world.pass(1);
@@ -113,7 +113,7 @@ scene('a retry_after_ms that is no sensible number does not stop it, nor make it
 
 scene('a very long retry_after_ms does not overflow a timer', async (world) => {
     const { socket } = await world.open();
-    socket.say('disconnect', { data: { code: 1012, reconnect: true, retry_after_ms: 2 ** 31 } }).break(1012);
+    socket.emit('disconnect', { data: { code: 1012, reconnect: true, retry_after_ms: 2 ** 31 } }).break(1012);
     await world.pass(60_000);
     assert.equal(world.sockets.length, 1, 'setTimeout fires at once beyond 2**31 - 1 ms');
 });
@@ -121,7 +121,7 @@ scene('a very long retry_after_ms does not overflow a timer', async (world) => {
 scene('advice that comes before the connection is open counts', async (world) => {
     const live = world.connect();
     await world.flush();
-    world.socket.accept().say('disconnect', { data: { reason: 'full', reconnect: true, retry_after_ms: 8000 } }).break(1012);
+    world.socket.accept().emit('disconnect', { data: { reason: 'full', reconnect: true, retry_after_ms: 8000 } }).break(1012);
     await world.flush();
     assert.equal(live.status.reason, 'full');
     await world.pass(7999);
@@ -132,7 +132,7 @@ scene('advice that comes before the connection is open counts', async (world) =>
 
 scene('a disconnect whose close never comes is found out by the watchdog', async (world) => {
     const { live, socket } = await world.open();
-    socket.say('disconnect', { data: { reconnect: true, retry_after_ms: 1000 } });
+    socket.emit('disconnect', { data: { reconnect: true, retry_after_ms: 1000 } });
     await world.pass(35_000);
     assert.equal(live.state, 'waiting');
     await world.pass(1000);

@@ -1,5 +1,5 @@
-// Seeded games of chance against the model of a server. What holds in all of them: an event of a room that is heard comes, once
-// and in order, or the page has loaded since; none comes while the page loads; and what `World.leave` looks for.
+// Seeded random games against the model of a server. In all of them an event of a subscribed room comes, once and in order, or the
+// page has loaded since; none comes while the page loads; and what `World.leave` checks holds.
 
 import assert from 'node:assert/strict';
 import { deferred, scene, seeded } from './world.mjs';
@@ -19,12 +19,12 @@ class Game {
         this.server = new Server(world);
         if (rules.rate) this.server.takes = () => this.random() > 0.3;
         this.names = rules.names ?? ['b=1', 'b=2', 'p=1'];
-        // Rooms of which every event has to come, and the last thing that was asked of each.
+        // Rooms of which every event must come, and the last request for each.
         this.firm = new Set();
         this.word = new Map();
         this.required = new Map();
         this.delivered = [];
-        // What was heard before a past of long ago was asked for: on another connection the server does not know of it.
+        // Events that came before a replay from an old position was requested: on another connection the server sends them again.
         this.again = new Set();
         this.covered = 0;
         this.loads = [];
@@ -43,7 +43,7 @@ class Game {
     start() {
         const { rules, server } = this;
         const load = () => {
-            // It sees what there is when it asks.
+            // It sees what there is at the time of the request.
             const call = { ...deferred(), sees: server.published };
             this.loads.push(call);
             return call.promise;
@@ -68,9 +68,9 @@ class Game {
 
     subscribe(room) {
         const { live, rules, server } = this;
-        const since = rules.pasts && live.position !== null && this.random() < 0.7
-            ? (rules.pasts === 'any' && server.head ? server.id(Math.floor(this.random() * server.head)) : live.position) : undefined;
-        if (rules.pasts === 'any') this.again = new Set(this.delivered);
+        const since = rules.replays && live.position !== null && this.random() < 0.7
+            ? (rules.replays === 'any' && server.head ? server.id(Math.floor(this.random() * server.head)) : live.position) : undefined;
+        if (rules.replays === 'any') this.again = new Set(this.delivered);
         const word = {};
         this.word.set(room, word);
         live.subscribe(this.grouped([room]), { since }).then(() => {
@@ -104,7 +104,7 @@ class Game {
             const event = server.publish(rooms);
             if (rooms.some((room) => this.firm.has(room))) this.required.set(event.seq, event.rooms);
         } else if (chance < 0.55) {
-            for (const line of server.open) server.bring(line, 1 + Math.floor(random() * 3));
+            for (const line of server.open) server.deliver(line, 1 + Math.floor(random() * 3));
         } else if (chance < 0.65) {
             for (const line of server.open) if (line.asked.length) server.take(line);
         } else if (chance < 0.73) {
@@ -136,7 +136,7 @@ class Game {
             if (what < 0.55) this.subscribe(room);
             else if (what < 0.85) this.unsubscribe(room);
             else if (what < 0.92 && rules.refusals !== false) {
-                const since = rules.pasts && live.position !== null ? live.position : undefined;
+                const since = rules.replays && live.position !== null ? live.position : undefined;
                 live.subscribe({ b: 'secret' }, { since }).catch(() => {});
             } else if (rules.revokes) {
                 this.release(room);
@@ -157,14 +157,14 @@ class Game {
         }
     }
 
-    async settle() {
+    async finishAll() {
         const { world, server } = this;
         world.visible = true;
         const { takes } = server;
         server.takes = () => true;
         const busy = () => this.live.state !== 'open' || this.loads.length || server.open.some(({ asked, out }) => asked.length || out.length);
         for (let n = 0; n < 4 || (n < 60 && busy()); n++) {
-            server.settle();
+            server.finishAll();
             await world.flush();
             this.finish(false);
             await world.pass(1000);
@@ -172,9 +172,9 @@ class Game {
         server.takes = takes;
         assert.equal(this.live.state, 'open');
         assert.equal(this.loads.length, 0);
-        // And it still hears what it should.
+        // And it still receives what it should.
         for (const room of this.firm) this.required.set(server.publish([room]).seq, [room]);
-        server.settle();
+        server.finishAll();
         await world.flush();
     }
 
@@ -192,7 +192,7 @@ function games(name, rules) {
             game.start();
             for (let round = 0; round < ROUNDS; round++) {
                 for (let n = 0; n < STEPS; n++) await game.step();
-                await game.settle();
+                await game.finishAll();
                 game.verify();
             }
             assert.ok(game.delivered.length > 0);
@@ -206,10 +206,10 @@ const long = Array.from({ length: 60 }, (_, n) => `b=${'x'.repeat(80)}${n}`);
 games('drops, replays, refusals and slow loads', { ordered: true });
 games('a page that was rendered with a position', { ordered: true, rendered: true });
 games('rooms come and go', { rooms: true, revokes: true });
-games('rooms come with their past', { rooms: true, pasts: 'position', refusals: false });
+games('rooms come with a replay', { rooms: true, replays: 'position', refusals: false });
 games('reload() now and then', { ordered: true, reloads: true });
-games('rooms come with their past, and are refused', { rooms: true, pasts: 'position' });
-games('rooms come with a past of long ago', { rooms: true, pasts: 'any', refusals: false });
+games('rooms come with a replay, and are refused', { rooms: true, replays: 'position' });
+games('rooms come with a replay from an old position', { rooms: true, replays: 'any', refusals: false });
 games('messages that are not handled', { rooms: true, rate: true });
 games('a rendered page with reload()', { ordered: true, rendered: true, reloads: true });
 games('more rooms than a query has', { names: long, both: false });

@@ -22,7 +22,7 @@ for (const [where, reach] of [
         world.socket.break();
         await world.flush();
     }],
-    ['put out for good', async (world) => { await world.flush(); world.socket.greet().break(3503); await world.flush(); }],
+    ['disconnected for good', async (world) => { await world.flush(); world.socket.greet().break(3503); await world.flush(); }],
     ['in the cache', async (world) => { await world.flush(); world.happens('pagehide', { persisted: true }); await world.flush(); }],
 ]) {
     scene(`close() ${where} leaves nothing`, async (world) => {
@@ -45,7 +45,7 @@ scene('close() with questions, messages, a load and a resend on their way leaves
     live.presence({ board_id: 'b1' });
     const asked = outcome(live.subscribe({ board_id: 'b2' }, { since: 'e.0' })), loaded = outcome(live.reload());
     await world.flush();
-    world.socket.greet().say('error', { data: { code: 'RATE_LIMITED', message: 'x' } }).event(1);
+    world.socket.greet().emit('error', { data: { code: 'RATE_LIMITED', message: 'x' } }).event(1);
     await world.flush();
     assert.ok(world.timers > 2);
     live.close();
@@ -55,32 +55,32 @@ scene('close() with questions, messages, a load and a resend on their way leaves
     assert.ok(loaded.now instanceof Error);
 });
 
-scene('the server is told 1000', async (world) => {
+scene('the server gets 1000', async (world) => {
     const { live, socket } = await world.open();
     live.close();
     assert.equal(socket.closedWith, 1000);
 });
 
-scene('the page is told once, with a reason, and not warned', async (world) => {
+scene('the page is notified once, with a reason, and without a warning', async (world) => {
     const { live } = await world.open();
-    const told = [];
-    live.onState((status) => told.push(status));
+    const notified = [];
+    live.onState((status) => notified.push(status));
     live.close();
     live.close();
-    assert.equal(told.length, 2);
-    assert.equal(told[1].state, 'closed');
-    assert.ok(told[1].reason);
+    assert.equal(notified.length, 2);
+    assert.equal(notified[1].state, 'closed');
+    assert.ok(notified[1].reason);
     assert.deepEqual(world.console, []);
 });
 
 scene('close() after a final close keeps why it was closed', async (world) => {
     const { live, socket } = await world.open();
-    const told = [];
+    const notified = [];
     socket.break(3503, 'banned');
     await world.flush();
-    live.onState(({ code }) => told.push(code));
+    live.onState(({ code }) => notified.push(code));
     live.close();
-    assert.deepEqual(told, [3503], 'it is told of closed a second time');
+    assert.deepEqual(notified, [3503], 'it is notified of closed a second time');
     assert.equal(live.status.code, 3503);
 });
 
@@ -108,35 +108,35 @@ scene('afterwards nothing does anything', async (world) => {
     assert.equal(live.state, 'closed');
 });
 
-scene('a listener that closes when it is told of closed is told once', async (world) => {
+scene('a listener that closes when it is notified of closed is notified once', async (world) => {
     const { live, socket } = await world.open();
-    let told = 0;
+    let notified = 0;
     live.onState(({ state }) => {
         if (state === 'closed') {
-            told += 1;
+            notified += 1;
             live.close();
         }
     });
     socket.break(3503);
     await world.flush();
-    assert.ok(told <= 2, `told ${told} times: close() in its own listener goes round until the stack is full`);
+    assert.ok(notified <= 2, `notified ${notified} times: close() in its own listener goes round until the stack is full`);
     assert.deepEqual(world.reported, []);
 });
 
 scene('a listener that calls close() while close() tells it goes round once', async (world) => {
     const { live } = await world.open();
-    let told = 0;
+    let notified = 0;
     live.onState(({ state }) => {
         if (state === 'closed') {
-            told += 1;
+            notified += 1;
             live.close();
         }
     });
     live.close();
-    assert.equal(told, 1);
+    assert.equal(notified, 1);
 });
 
-scene('a listener that calls retry() while close() tells it does not bring it back', async (world) => {
+scene('a listener that calls retry() while close() notifies it does not reconnect', async (world) => {
     const { live } = await world.open();
     live.onState(({ state }) => { if (state === 'closed') live.retry(); });
     live.close();
@@ -178,10 +178,10 @@ const inside = {
     'onChange': { listen: (live, close) => live.presence({ board_id: 'b1' }).onChange(close) },
     'on disconnect': {
         listen: (live, close) => live.on('disconnect', close),
-        act: (socket) => socket.greet().say('disconnect', { data: { reconnect: true } }).break(1012),
+        act: (socket) => socket.greet().emit('disconnect', { data: { reconnect: true } }).break(1012),
     },
-    'on error': { listen: (live, close) => live.on('error', close), act: (socket) => socket.greet().say('error', { data: { code: 'RATE_LIMITED' } }) },
-    'on pong': { listen: (live, close) => live.on('pong', close), act: (socket) => socket.greet().say('pong', { data: { incomplete: true } }) },
+    'on error': { listen: (live, close) => live.on('error', close), act: (socket) => socket.greet().emit('error', { data: { code: 'RATE_LIMITED' } }) },
+    'on pong': { listen: (live, close) => live.on('pong', close), act: (socket) => socket.greet().emit('pong', { data: { incomplete: true } }) },
     'what follows a subscribe': {
         listen: (live, close) => live.subscribe({ board_id: 'b1' }).then(close),
     },
@@ -208,9 +208,9 @@ for (const [where, { options = () => ({}), listen = () => {}, act = (socket) => 
             act(world.socket);
             await world.flush();
             if (!closed && world.socket.of('subscribe').length) {
-                world.socket.settle('subscribe', { board_id: ['b1'] }, 0);
+                world.socket.confirm('subscribe', { board_id: ['b1'] }, 0);
                 for (const present of [{ ann: [{ ref: '1', meta: {} }], bob: [{ ref: '2', meta: {} }] }, {}]) {
-                    world.socket.say('presence.state', { data: { key: 'board_id', value: 'b1', count: 2, present } });
+                    world.socket.emit('presence.state', { data: { key: 'board_id', value: 'b1', count: 2, present } });
                 }
                 await world.flush();
             }
@@ -221,25 +221,25 @@ for (const [where, { options = () => ({}), listen = () => {}, act = (socket) => 
         assert.equal(world.timers, 0, 'a timer');
         assert.deepEqual(world.listeners, [], 'a listener');
         assert.ok(world.fetched.every(({ signal }) => signal.aborted), 'a request');
-        // The listeners of * are told of the very message in which another one closed; see listeners.test.mjs.
-        assert.ok(after <= 1, 'it heard something afterwards');
+        // The listeners of * still get the message in which another one closed; see listeners.test.mjs.
+        assert.ok(after <= 1, 'it received something afterwards');
     });
 }
 
-scene('nobody is told of joins and leaves after close()', async (world) => {
+scene('joins and leaves are not delivered after close()', async (world) => {
     const { live, socket } = await world.open({ filters: {} });
     const presence = live.presence({ board_id: 'b1' });
-    socket.settle('subscribe', { board_id: ['b1'] }, 0);
-    const told = [];
-    presence.onJoin(({ who }) => { told.push(who); live.close(); });
-    presence.onJoin(() => told.push('another'));
-    presence.onChange(() => told.push('change'));
-    socket.say('presence.state', { data: { key: 'board_id', value: 'b1', count: 2, present: { a: [{ ref: '1' }], b: [{ ref: '2' }] } } });
+    socket.confirm('subscribe', { board_id: ['b1'] }, 0);
+    const notified = [];
+    presence.onJoin(({ who }) => { notified.push(who); live.close(); });
+    presence.onJoin(() => notified.push('another'));
+    presence.onChange(() => notified.push('change'));
+    socket.emit('presence.state', { data: { key: 'board_id', value: 'b1', count: 2, present: { a: [{ ref: '1' }], b: [{ ref: '2' }] } } });
     await world.flush();
-    assert.deepEqual(told, ['a']);
+    assert.deepEqual(notified, ['a']);
 });
 
-scene('close() when told of a later try makes no socket', async (world) => {
+scene('close() when notified of a later attempt makes no socket', async (world) => {
     const { live, socket } = await world.open();
     live.onState(({ state }) => { if (state === 'connecting') live.close(); });
     socket.break();

@@ -37,7 +37,7 @@ scene('another scheme is refused at once', async () => {
     assert.throws(() => connect('javascript:alert(1)'), TypeError);
 });
 
-scene('what is no function is refused at once, and leaves nothing behind', async (world) => {
+scene('what is not a function is rejected at once, and leaves nothing', async (world) => {
     for (const name of ['load', 'onReload', 'onState']) assert.throws(() => connect('/ws', { [name]: 'x' }), TypeError);
     assert.throws(() => connect('/ws', { filters: { board_id: [true] } }), TypeError);
     assert.deepEqual(world.listeners, []);
@@ -61,14 +61,14 @@ scene('connect returns a Connection, and nothing has happened yet', async (world
     assert.equal(world.sockets.length, 0);
 });
 
-scene('listeners added in the same task hear the first message', async (world) => {
+scene('listeners added in the same task get the first message', async (world) => {
     const live = world.connect();
-    const heard = [];
-    live.on('connected', ({ type }) => heard.push(type));
+    const received = [];
+    live.on('connected', ({ type }) => received.push(type));
     await world.flush();
     world.socket.greet();
     await world.flush();
-    assert.deepEqual(heard, ['connected']);
+    assert.deepEqual(received, ['connected']);
 });
 
 scene('a close in the same task makes no socket', async (world) => {
@@ -77,7 +77,7 @@ scene('a close in the same task makes no socket', async (world) => {
     assert.equal(world.sockets.length, 0);
 });
 
-scene('without filters nothing is asked for: everything is heard', async (world) => {
+scene('without filters it requests no rooms, and receives everything', async (world) => {
     const { live, socket } = await world.open();
     assert.equal(new URL(socket.url).search, '');
     assert.equal(live.filters, null);
@@ -127,7 +127,7 @@ scene('a server that never answers is given up after connectWait', async (world)
     assert.match(live.status.reason, /did not answer in time/);
 });
 
-scene('a server that accepts and says nothing is given up after connectWait', async (world) => {
+scene('a server that accepts and sends nothing is given up after connectWait', async (world) => {
     const live = world.connect({ connectWait: 3000 });
     await world.flush();
     world.socket.accept();
@@ -143,7 +143,7 @@ scene('a server without a greeting is open with its first message', async (world
     assert.equal(live.state, 'open');
 });
 
-scene('a URL that WebSocket does not take closes for good, and says why', async (world) => {
+scene('a URL that WebSocket does not accept closes for good, with the reason', async (world) => {
     const live = world.connect({ token: 'has space' });
     await world.flush();
     assert.equal(live.state, 'closed');
@@ -156,7 +156,7 @@ scene('a page without document, window events and fetch connects as well', async
     }
     const { live } = await world.open({}, { url: 'ws://127.0.0.1:8000/ws' });
     live.on('x', () => { throw new Error('a listener failed'); });
-    world.socket.say('x');
+    world.socket.emit('x');
     await world.comeBack(0);
     live.close();
     assert.ok(world.console.some((line) => line.includes('a listener failed')));

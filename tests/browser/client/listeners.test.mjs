@@ -1,12 +1,12 @@
 import assert from 'node:assert/strict';
 import { ids, recorder, scene } from './world.mjs';
 
-scene('a type\'s listeners hear that type, those of * hear all', async (world) => {
+scene('a type\'s listeners get that type, those of * get all', async (world) => {
     const { live, socket } = await world.open();
     const one = [], all = [];
     live.on('task.created', ({ type }) => one.push(type));
     live.on('*', ({ type }) => all.push(type));
-    socket.event(1).say('pong').say('comment.added', { id: 'e.2' });
+    socket.event(1).emit('pong').emit('comment.added', { id: 'e.2' });
     await world.flush();
     assert.deepEqual(one, ['task.created']);
     assert.deepEqual(all, ['task.created', 'pong', 'comment.added']);
@@ -14,44 +14,44 @@ scene('a type\'s listeners hear that type, those of * hear all', async (world) =
 
 scene('a message is handed over as it came', async (world) => {
     const { live, socket } = await world.open();
-    const heard = [];
-    live.on('comment.added', (message) => heard.push(message));
+    const received = [];
+    live.on('comment.added', (message) => received.push(message));
     socket.push('{"type":"comment.added","timestamp":"T","id":"e.1","data":{"a":[1,null]}}');
     await world.flush();
-    assert.deepEqual(heard, [{ type: 'comment.added', timestamp: 'T', id: 'e.1', data: { a: [1, null] } }]);
+    assert.deepEqual(received, [{ type: 'comment.added', timestamp: 'T', id: 'e.1', data: { a: [1, null] } }]);
 });
 
 scene('types may be called as those of Object.prototype', async (world) => {
     const { live, socket } = await world.open();
-    const heard = [];
-    for (const type of ['__proto__', 'constructor', 'toString', 'hasOwnProperty']) live.on(type, (message) => heard.push(message.type));
-    socket.say('valueOf');
-    for (const type of ['__proto__', 'constructor', 'toString', 'hasOwnProperty']) socket.say(type);
+    const received = [];
+    for (const type of ['__proto__', 'constructor', 'toString', 'hasOwnProperty']) live.on(type, (message) => received.push(message.type));
+    socket.emit('valueOf');
+    for (const type of ['__proto__', 'constructor', 'toString', 'hasOwnProperty']) socket.emit(type);
     await world.flush();
-    assert.deepEqual(heard, ['__proto__', 'constructor', 'toString', 'hasOwnProperty']);
+    assert.deepEqual(received, ['__proto__', 'constructor', 'toString', 'hasOwnProperty']);
 });
 
-scene('a message of the type * is heard once by those of *', async (world) => {
+scene('a message of the type * reaches the listeners of * once', async (world) => {
     const { live, socket } = await world.open();
     let count = 0;
     live.on('*', () => { count += 1; });
-    socket.say('*');
+    socket.emit('*');
     await world.flush();
     assert.equal(count, 1);
 });
 
-scene('a listener is ended by what on() returned, and only itself', async (world) => {
+scene('a listener is removed by what on() returned, and only itself', async (world) => {
     const { live, socket } = await world.open();
     let count = 0;
     const fn = () => { count += 1; };
     const end = live.on('x', fn);
     live.on('x', fn);
-    socket.say('x');
+    socket.emit('x');
     await world.flush();
     assert.equal(count, 2);
     end();
     end();
-    socket.say('x');
+    socket.emit('x');
     await world.flush();
     assert.equal(count, 3);
 });
@@ -75,16 +75,16 @@ scene('what is no function is refused', async (world) => {
     }
 });
 
-scene('one that throws is reported, and keeps nobody else from it', async (world) => {
+scene('a listener that throws is reported, and does not stop the others', async (world) => {
     const { live, socket } = await world.open();
-    const heard = [];
+    const received = [];
     live.on('task.created', () => { throw new Error('mine'); });
-    live.on('task.created', (message) => heard.push(ids(message)));
+    live.on('task.created', (message) => received.push(ids(message)));
     live.on('*', () => { throw new Error('mine too'); });
-    live.on('*', () => heard.push('*'));
+    live.on('*', () => received.push('*'));
     socket.event(1).event(2);
     await world.flush();
-    assert.deepEqual(heard, [1, '*', 2, '*']);
+    assert.deepEqual(received, [1, '*', 2, '*']);
     assert.equal(world.reported.length, 4);
     assert.equal(live.state, 'open');
 });
@@ -100,43 +100,43 @@ scene('a state listener that throws does not stop the connection', async (world)
     assert.ok(world.reported.length >= 8);
 });
 
-scene('one that is added while being told is told from the next on', async (world) => {
+scene('a listener that is added during a message gets the next one', async (world) => {
     const { live, socket } = await world.open();
-    const heard = [];
+    const received = [];
     let once = true;
     live.on('task.created', () => {
-        if (once) live.on('task.created', (message) => heard.push(ids(message)));
+        if (once) live.on('task.created', (message) => received.push(ids(message)));
         once = false;
     });
     socket.event(1).event(2);
     await world.flush();
-    assert.deepEqual(heard, [2]);
+    assert.deepEqual(received, [2]);
 });
 
-scene('one that is ended by another while being told is not told', async (world) => {
+scene('a listener that is removed by another during a message does not get it', async (world) => {
     const { live, socket } = await world.open();
-    const heard = [];
+    const received = [];
     live.on('task.created', () => end());
-    const end = live.on('task.created', (message) => heard.push(ids(message)));
+    const end = live.on('task.created', (message) => received.push(ids(message)));
     socket.event(1);
     await world.flush();
-    assert.deepEqual(heard, []);
+    assert.deepEqual(received, []);
 });
 
 scene('one may end itself', async (world) => {
     const { live, socket } = await world.open();
-    const heard = [];
+    const received = [];
     const end = live.on('task.created', (message) => {
         end();
-        heard.push(ids(message));
+        received.push(ids(message));
     });
-    live.on('task.created', () => heard.push('other'));
+    live.on('task.created', () => received.push('other'));
     socket.event(1).event(2);
     await world.flush();
-    assert.deepEqual(heard, [1, 'other', 'other']);
+    assert.deepEqual(received, [1, 'other', 'other']);
 });
 
-scene('states are told in the order in which they came, to each listener', async (world) => {
+scene('each listener gets the states in the order in which they came', async (world) => {
     const live = world.connect();
     const states = [];
     live.onState(({ state }) => { if (state === 'open') live.close(); });
@@ -144,12 +144,12 @@ scene('states are told in the order in which they came, to each listener', async
     await world.flush();
     world.socket.greet();
     await world.flush();
-    const told = [...states];
+    const notified = [...states];
     world.illegal.length = 0;   // the same, seen by the world's own listener
-    assert.equal(told.at(-1), 'closed', `${told}`);
+    assert.equal(notified.at(-1), 'closed', `${notified}`);
 });
 
-scene('a retry() by one listener of waiting does not make others hear of waiting last', async (world) => {
+scene('a retry() by one listener of waiting does not notify others of waiting last', async (world) => {
     const { live, socket } = await world.open();
     const states = [];
     const first = live.onState(({ state }) => { if (state === 'waiting') live.retry(); });
@@ -186,16 +186,16 @@ for (const text of odd) {
     scene(`${text || 'an empty message'} breaks nothing`, async (world) => {
         const { live, socket } = await world.open({ filters: { board_id: 'b1' } });
         const presence = live.presence({ board_id: 'b1' });
-        socket.settle('subscribe', { board_id: ['b1'] }, 0);
+        socket.confirm('subscribe', { board_id: ['b1'] }, 0);
         await world.flush();
-        const [heard, add] = recorder(ids);
+        const [received, add] = recorder(ids);
         socket.push(text);
         await world.flush();
         live.on('task.updated', add);
-        socket.say('task.updated', { id: 'e.9', data: {} });
+        socket.emit('task.updated', { id: 'e.9', data: {} });
         await world.flush();
         assert.equal(live.state, 'open');
-        assert.deepEqual(heard, [9]);
+        assert.deepEqual(received, [9]);
         assert.equal(live.position, 'e.9');
         assert.ok(presence.size >= 0);
         const threw = world.uncaught.splice(0);
@@ -206,18 +206,18 @@ for (const text of odd) {
 scene('binary messages break nothing', async (world) => {
     const { live, socket } = await world.open();
     socket.push(new ArrayBuffer(4)).push(new Blob(['{}'])).push(undefined).event(1);
-    const [heard, add] = recorder(ids);
+    const [received, add] = recorder(ids);
     live.on('task.created', add);
     await world.flush();
-    assert.deepEqual(heard, [1]);
+    assert.deepEqual(received, [1]);
 });
 
-scene('a refusal without data still settles its question', async (world) => {
+scene('a refusal without data still rejects its request', async (world) => {
     const { live, socket } = await world.open({ filters: {} });
-    let settled = false;
-    live.subscribe({ board_id: 'b1' }).catch(() => { settled = true; });
+    let rejected = false;
+    live.subscribe({ board_id: 'b1' }).catch(() => { rejected = true; });
     socket.push(JSON.stringify({ type: 'error', ref: socket.sent.at(-1).ref, error: 'No.' }));
     await world.flush();
     world.uncaught.length = 0;
-    assert.ok(settled);
+    assert.ok(rejected);
 });

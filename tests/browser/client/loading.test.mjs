@@ -12,10 +12,10 @@ function loader() {
     return { calls, load, reasons: () => calls.map(({ reason }) => reason) };
 }
 
-function hear(live, type = 'task.created') {
-    const [heard, add] = recorder(ids);
+function record(live, type = 'task.created') {
+    const [received, add] = recorder(ids);
     live.on(type, add);
-    return heard;
+    return received;
 }
 
 scene('load is called once connected', async (world) => {
@@ -58,7 +58,7 @@ scene('load is called for a page that cannot connect, and again once it has', as
     assert.deepEqual(page.reasons(), ['first', 'first']);
 });
 
-scene('onReload is told when events were missed for good, and not at first', async (world) => {
+scene('onReload is called when events were missed for good, and not at first', async (world) => {
     const [reasons, add] = recorder();
     const [more, addMore] = recorder();
     const { live } = await world.open({ onReload: add });
@@ -69,7 +69,7 @@ scene('onReload is told when events were missed for good, and not at first', asy
     assert.deepEqual(more, ['history']);
 });
 
-scene('a resume that brought everything loads nothing', async (world) => {
+scene('a resume that recovered everything loads nothing', async (world) => {
     const [reasons, add] = recorder();
     await world.open({ load: add, onReload: add });
     await world.comeBack(0, { recovered: true, replayed: 3 });
@@ -79,10 +79,10 @@ scene('a resume that brought everything loads nothing', async (world) => {
 scene('restored loads when something was lost', async (world) => {
     const [reasons, add] = recorder();
     const { socket } = await world.open({ onReload: add });
-    socket.say('degraded', { id: 'e.0' }).say('restored', { id: 'e.1', data: { recovered: true } });
+    socket.emit('degraded', { id: 'e.0' }).emit('restored', { id: 'e.1', data: { recovered: true } });
     await world.flush();
     assert.deepEqual(reasons, []);
-    socket.say('restored', { id: 'f.1', data: { recovered: false } });
+    socket.emit('restored', { id: 'f.1', data: { recovered: false } });
     await world.flush();
     assert.deepEqual(reasons, ['restored']);
 });
@@ -90,16 +90,16 @@ scene('restored loads when something was lost', async (world) => {
 scene('events wait for load, and come in order after it', async (world) => {
     const page = loader();
     const { live, socket } = await world.open({ load: page.load });
-    const heard = hear(live), all = hear(live, '*');
+    const received = record(live), all = record(live, '*');
     socket.event(1).event(2).event(3);
     await world.flush();
-    assert.deepEqual(heard, []);
+    assert.deepEqual(received, []);
     assert.deepEqual(all, []);
     page.calls[0].resolve();
     await world.flush();
     socket.event(4);
     await world.flush();
-    assert.deepEqual(heard, [1, 2, 3, 4]);
+    assert.deepEqual(received, [1, 2, 3, 4]);
     assert.deepEqual(all, [1, 2, 3, 4]);
 });
 
@@ -108,7 +108,7 @@ scene('events of the app\'s own types wait as well, those of the connection do n
     const { live, socket } = await world.open({ load: page.load });
     const types = [];
     live.on('*', ({ type }) => types.push(type));
-    socket.say('comment.added', { id: 'e.1' }).say('answer').say('pong', { ref: 'ping', id: 'e.1' });
+    socket.emit('comment.added', { id: 'e.1' }).emit('answer').emit('pong', { ref: 'ping', id: 'e.1' });
     await world.flush();
     assert.deepEqual(types, ['answer', 'pong']);
     page.calls[0].resolve();
@@ -119,29 +119,29 @@ scene('events of the app\'s own types wait as well, those of the connection do n
 scene('an event without an id waits, too, when it is a hub\'s own', async (world) => {
     const page = loader();
     const { live, socket } = await world.open({ load: page.load });
-    const heard = [];
-    live.on('task.updated', () => heard.push(1));
-    socket.say('task.updated', { data: { task_id: 't1' } });
+    const received = [];
+    live.on('task.updated', () => received.push(1));
+    socket.emit('task.updated', { data: { task_id: 't1' } });
     await world.flush();
-    assert.deepEqual(heard, []);
+    assert.deepEqual(received, []);
     page.calls[0].resolve();
     await world.flush();
-    assert.deepEqual(heard, [1]);
+    assert.deepEqual(received, [1]);
 });
 
-scene('the replay of a resume waits behind the load as well', async (world) => {
+scene('the replay of a resume waits for the load as well', async (world) => {
     const page = loader();
     const { live, socket } = await world.open({ load: page.load });
-    const heard = hear(live);
+    const received = record(live);
     socket.event(1);
     await world.flush();
     await world.comeBack(1, { replayed: 1 });
     world.socket.event(2);
     await world.flush();
-    assert.deepEqual(heard, []);
+    assert.deepEqual(received, []);
     page.calls[0].resolve();
     await world.flush();
-    assert.deepEqual(heard, [1, 2]);
+    assert.deepEqual(received, [1, 2]);
 });
 
 scene('loads never run beside each other', async (world) => {
@@ -149,7 +149,7 @@ scene('loads never run beside each other', async (world) => {
     const { live, socket } = await world.open({ load: page.load });
     live.reload();
     live.reload();
-    socket.say('pong', { data: { incomplete: true } });
+    socket.emit('pong', { data: { incomplete: true } });
     await world.flush();
     assert.equal(page.calls.length, 1);
     page.calls[0].resolve();
@@ -163,21 +163,21 @@ scene('loads never run beside each other', async (world) => {
 scene('what was held before events were missed does not come after the second load', async (world) => {
     const page = loader();
     const { live, socket } = await world.open({ load: page.load });
-    const heard = hear(live);
-    socket.event(1).say('pong', { id: 'e.5', data: { incomplete: true } }).event(6);
+    const received = record(live);
+    socket.event(1).emit('pong', { id: 'e.5', data: { incomplete: true } }).event(6);
     await world.flush();
     page.calls[0].resolve();
     await world.flush();
-    assert.deepEqual(heard, []);
+    assert.deepEqual(received, []);
     page.calls[1].resolve();
     await world.flush();
-    assert.deepEqual(heard, [6]);
+    assert.deepEqual(received, [6]);
 });
 
 scene('more than can be held is loaded instead', async (world) => {
     const page = loader();
     const { live, socket } = await world.open({ load: page.load });
-    const heard = hear(live);
+    const received = record(live);
     for (let n = 1; n <= 5001; n++) socket.onmessage({ data: JSON.stringify({ type: 'task.created', id: `e.${n}`, data: {} }) });
     socket.event(5002);
     await world.flush();
@@ -186,15 +186,15 @@ scene('more than can be held is loaded instead', async (world) => {
     assert.equal(page.calls.length, 2);
     page.calls[1].resolve();
     await world.flush();
-    assert.deepEqual(heard, [5002]);
+    assert.deepEqual(received, [5002]);
 });
 
 for (const [how, fail] of [['rejects', async () => { throw new Error('no network'); }], ['throws', () => { throw new Error('no network'); }]]) {
     scene(`a load that ${how} is tried again, later and later, and events wait`, async (world) => {
         let calls = 0, broken = true;
         const { live, socket } = await world.open({ load: () => { calls += 1; if (broken) return fail(); } });
-        world.socket.onSent = ({ type, ref }) => { if (type === 'ping') socket.say('pong', { ref }); };
-        const heard = hear(live);
+        world.socket.onSent = ({ type, ref }) => { if (type === 'ping') socket.emit('pong', { ref }); };
+        const received = record(live);
         socket.event(1);
         const gaps = [];
         for (let n = 1, at = world.clock.time; n < 8; n++) {
@@ -204,12 +204,12 @@ for (const [how, fail] of [['rejects', async () => { throw new Error('no network
         }
         assert.ok(gaps[0] >= 500 && gaps[0] <= 2000);
         assert.ok(gaps.at(-1) > gaps[0]);
-        assert.deepEqual(heard, []);
+        assert.deepEqual(received, []);
         assert.equal(world.reported.length, 8);
         assert.equal(live.state, 'open');
         broken = false;
         await world.pass(25_000);
-        assert.deepEqual(heard, [1]);
+        assert.deepEqual(received, [1]);
     });
 }
 
@@ -224,7 +224,7 @@ scene('a load that fails never waits longer than the most', async (world) => {
             throw new Error('no');
         },
     });
-    socket.onSent = ({ type, ref }) => { if (type === 'ping') socket.say('pong', { ref }); };
+    socket.onSent = ({ type, ref }) => { if (type === 'ping') socket.emit('pong', { ref }); };
     await world.pass(200_000);
     assert.ok(calls > 8);
     assert.ok(longest <= 20_500, `${longest}`);
@@ -241,14 +241,14 @@ scene('one of several that fails keeps no other from it', async (world) => {
 
 scene('a load that hangs holds events, and no message of the connection', async (world) => {
     const { live, socket } = await world.open({ load: () => new Promise(() => {}) });
-    const heard = hear(live);
+    const received = record(live);
     socket.event(1);
     const asked = outcome(live.subscribe({ board_id: 'b2' }));
     await world.flush();
-    socket.settle('subscribe', { board_id: ['b2'] }, 1);
+    socket.confirm('subscribe', { board_id: ['b2'] }, 1);
     await world.pass(20_000);
     assert.equal(asked.now, 'resolved');
-    assert.deepEqual(heard, []);
+    assert.deepEqual(received, []);
 });
 
 scene('a load may await subscribe()', async (world) => {
@@ -257,11 +257,11 @@ scene('a load may await subscribe()', async (world) => {
     await world.flush();
     world.socket.greet();
     await world.flush();
-    world.socket.settle('subscribe', { board_id: ['b1'] }, 0).event(1);
-    const heard = hear(live);
+    world.socket.confirm('subscribe', { board_id: ['b1'] }, 0).event(1);
+    const received = record(live);
     await world.flush();
     assert.ok(loaded);
-    assert.deepEqual(heard, [1]);
+    assert.deepEqual(received, [1]);
 });
 
 scene('a load may call reload() once', async (world) => {
@@ -269,12 +269,12 @@ scene('a load may call reload() once', async (world) => {
     const live = world.connect({ load: () => { if (calls++ === 0) live.reload(); } });
     await world.flush();
     const socket = world.socket.greet();
-    const heard = hear(live);
+    const received = record(live);
     await world.flush();
     assert.equal(calls, 2);
     socket.event(1);
     await world.flush();
-    assert.deepEqual(heard, [1]);
+    assert.deepEqual(received, [1]);
 });
 
 scene('reload() resolves when its load is done', async (world) => {
@@ -340,18 +340,18 @@ scene('reload() from a listener makes the rest of the held events wait', async (
 scene('reload() without a load resolves, and loses nothing', async (world) => {
     const { live, socket } = await world.open();
     const asked = outcome(live.reload());
-    const heard = hear(live);
+    const received = record(live);
     socket.event(1);
     await world.flush();
     assert.equal(asked.now, 'resolved');
-    assert.deepEqual(heard, [1]);
+    assert.deepEqual(received, [1]);
 });
 
 scene('reload() while onReload runs loses none of the events held', async (world) => {
     const page = loader();
     const { live } = await world.open({ onReload: page.load });
     const socket = await world.comeBack(5, { recovered: false });
-    const heard = hear(live);
+    const received = record(live);
     socket.event(6);
     await world.flush();
     live.reload();
@@ -360,10 +360,10 @@ scene('reload() while onReload runs loses none of the events held', async (world
     for (const call of page.calls) call.resolve();
     await world.flush();
     // Loaded again for what was missed, or handed out: either will do.
-    assert.ok(page.calls.length > 1 || heard.includes(6), 'event 6 was thrown away, and nothing was loaded in its place');
+    assert.ok(page.calls.length > 1 || received.includes(6), 'event 6 was thrown away, and nothing was loaded in its place');
 });
 
-scene('an onReload that fails is tried again for the same reason, whatever else is asked', async (world) => {
+scene('an onReload that fails is tried again for the same reason, whatever else is requested', async (world) => {
     const page = loader();
     const { live } = await world.open({ onReload: page.load });
     await world.comeBack(5, { recovered: false });
@@ -371,13 +371,13 @@ scene('an onReload that fails is tried again for the same reason, whatever else 
     live.reload();
     page.calls[0].reject(new Error('no network'));
     await world.pass(20_000);
-    assert.equal(page.calls.length, 2, 'what reload() asked for took the place of what had failed');
+    assert.equal(page.calls.length, 2, 'the reason of reload() replaced the one that had failed');
 });
 
 scene('a retry() after a final close loads what had not been loaded, or hands out what was held', async (world) => {
     const page = loader();
     const { live, socket } = await world.open({ load: page.load });
-    const heard = hear(live);
+    const received = record(live);
     socket.event(1);
     await world.flush();
     socket.break(3503);
@@ -388,10 +388,10 @@ scene('a retry() after a final close loads what had not been loaded, or hands ou
     await world.flush();
     for (const call of page.calls) call.resolve();
     await world.flush();
-    assert.ok(page.calls.length > 1 || heard.includes(1), 'event 1 is lost: nothing was loaded, and the position is behind it');
+    assert.ok(page.calls.length > 1 || received.includes(1), 'event 1 is lost: nothing was loaded, and the position is after it');
 });
 
-scene('a page that only has onReload is told when a first position was never had', async (world) => {
+scene('onReload alone is called when there never was a first position', async (world) => {
     const [reasons, add] = recorder();
     const live = world.connect({ filters: { board_id: 'b1' }, onReload: add });
     live.subscribe({ board_id: 'b2' }, { since: 'e.1' });
@@ -406,10 +406,10 @@ scene('a page that only has onReload is told when a first position was never had
     const since = socket.params.get('since');
     socket.greet(6, since === null ? {} : { recovered: true, replayed: 1 });
     await world.flush();
-    assert.ok(since !== null || reasons.length > 0, 'it came back without a position, and told nobody');
+    assert.ok(since !== null || reasons.length > 0, 'it came back without a position, and did not reload');
 });
 
-scene('load is called where a server greets nobody, too', async (world) => {
+scene('load is called where a server sends no greeting, too', async (world) => {
     const page = loader();
     world.connect({ load: page.load });
     await world.flush();
@@ -422,7 +422,7 @@ scene('reload() does not hide that events were missed', async (world) => {
     const page = loader();
     const [reasons, add] = recorder();
     const { live, socket } = await world.open({ load: page.load, onReload: add });
-    socket.say('pong', { id: 'e.5', data: { incomplete: true } });
+    socket.emit('pong', { id: 'e.5', data: { incomplete: true } });
     await world.flush();
     live.reload();
     page.calls[0].resolve();
@@ -434,7 +434,7 @@ scene('reload() does not hide that events were missed', async (world) => {
 scene('a page that reloads at each event is handed them all, and loads no oftener than it can', async (world) => {
     const page = loader();
     const live = world.connect({ load: page.load });
-    const heard = hear(live);
+    const received = record(live);
     live.on('task.created', () => { live.reload(); });
     await world.flush();
     world.socket.greet();
@@ -444,21 +444,21 @@ scene('a page that reloads at each event is handed them all, and loads no oftene
         page.calls[n].resolve();
         await world.flush();
     }
-    assert.deepEqual(heard, Array.from({ length: 30 }, (_, n) => n + 1));
+    assert.deepEqual(received, Array.from({ length: 30 }, (_, n) => n + 1));
     assert.equal(page.calls.length, 2);
 });
 
 scene('events are handed out although reload() is called again and again', async (world) => {
     const page = loader();
     const { live, socket } = await world.open({ load: page.load });
-    const heard = hear(live);
+    const received = record(live);
     for (let n = 1; n <= 5; n++) {
         socket.event(n);
         live.reload();
         await world.flush();
         page.calls.at(-1).resolve();
         await world.flush();
-        assert.ok(heard.includes(n));
+        assert.ok(received.includes(n));
     }
     page.calls.at(-1).resolve();
     await world.flush();

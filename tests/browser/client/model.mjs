@@ -1,5 +1,5 @@
-// A server that keeps what README promises: rooms, positions, replays, pasts. What it says stands in a row for each connection,
-// to be brought bit by bit, or never.
+// A model of the server: rooms, positions and replays. What it sends waits in a queue for each connection, to be delivered bit by
+// bit, or never.
 
 import { CONNECTING, OPEN } from './world.mjs';
 
@@ -13,132 +13,132 @@ export class Server {
         this.first = 1;
         this.log = [];
         this.published = 0;
-        this.lines = new Map();
+        this.peers = new Map();
         // Whether it has room for the next message of a client.
         this.takes = () => true;
         this.rateLimited = rateLimited;
         world.onSocket = (socket) => {
-            const line = { socket, hearing: null, out: [], asked: [], brought: new Set() };
-            this.lines.set(socket, line);
-            socket.onSent = (message) => line.asked.push(message);
-            socket.onGone = () => this.lines.delete(socket);
+            const peer = { socket, held: null, out: [], asked: [], delivered: new Set() };
+            this.peers.set(socket, peer);
+            socket.onSent = (message) => peer.asked.push(message);
+            socket.onGone = () => this.peers.delete(socket);
         };
     }
 
     id(n = this.head) { return `${this.epoch}.${n}`; }
 
-    get waiting() { return [...this.lines.values()].filter(({ socket }) => socket.readyState === CONNECTING); }
-    get open() { return [...this.lines.values()].filter(({ hearing, socket }) => hearing && socket.readyState === OPEN); }
+    get waiting() { return [...this.peers.values()].filter(({ socket }) => socket.readyState === CONNECTING); }
+    get open() { return [...this.peers.values()].filter(({ held, socket }) => held && socket.readyState === OPEN); }
 
     publish(rooms) {
         const event = { n: ++this.head, epoch: this.epoch, seq: ++this.published, rooms };
         event.text = JSON.stringify({ type: 'task.created', timestamp: 'T', id: this.id(), data: { seq: event.seq } });
         this.log.push(event);
-        for (const line of this.open) this.#bring(line, [event]);
+        for (const peer of this.open) this.#deliver(peer, [event]);
         return event;
     }
 
-    #bring(line, events, hearing = line.hearing) {
-        const heard = events.filter((event) => !line.brought.has(event) && event.rooms.some((room) => hearing.has(room)));
-        for (const event of heard) {
-            line.brought.add(event);
-            line.out.push(event.text);
+    #deliver(peer, events, held = peer.held) {
+        const received = events.filter((event) => !peer.delivered.has(event) && event.rooms.some((room) => held.has(room)));
+        for (const event of received) {
+            peer.delivered.add(event);
+            peer.out.push(event.text);
         }
-        return heard.length;
+        return received.length;
     }
 
-    // What lies behind an id; undefined when it is out of reach.
-    #behind(id) {
+    // The events after an id; undefined when it is out of reach.
+    #after(id) {
         const [epoch, n] = String(id).split('.').map(Number);
         if (epoch !== this.epoch || !(n >= this.first - 1 && n <= this.head)) return undefined;
         return this.log.filter((event) => event.epoch === epoch && event.n > n);
     }
 
-    refuse(line) {
-        this.lines.delete(line.socket);
-        line.socket.break(1006);
+    refuse(peer) {
+        this.peers.delete(peer.socket);
+        peer.socket.break(1006);
     }
 
-    accept(line) {
-        const { params } = line.socket;
-        line.hearing = new Set(['b', 'p'].flatMap((key) => params.getAll(key).map((name) => `${key}=${name}`)));
-        const since = params.get('since'), missed = since === null ? undefined : this.#behind(since);
-        const heard = (missed ?? []).filter(({ rooms }) => rooms.some((room) => line.hearing.has(room)));
-        const id = heard.length ? since : this.id();
-        const told = since === null ? {} : { recovered: missed !== undefined, replayed: heard.length };
-        line.socket.accept();
-        line.out.push(JSON.stringify({ type: 'connected', id, data: { id, ...told } }));
-        this.#bring(line, heard);
+    accept(peer) {
+        const { params } = peer.socket;
+        peer.held = new Set(['b', 'p'].flatMap((key) => params.getAll(key).map((name) => `${key}=${name}`)));
+        const since = params.get('since'), missed = since === null ? undefined : this.#after(since);
+        const received = (missed ?? []).filter(({ rooms }) => rooms.some((room) => peer.held.has(room)));
+        const id = received.length ? since : this.id();
+        const resumed = since === null ? {} : { recovered: missed !== undefined, replayed: received.length };
+        peer.socket.accept();
+        peer.out.push(JSON.stringify({ type: 'connected', id, data: { id, ...resumed } }));
+        this.#deliver(peer, received);
     }
 
     /** Take one message of a client. */
-    take(line) {
-        const { type, data, ref } = line.asked.shift();
-        const say = (answer, more = {}) => line.out.push(JSON.stringify({ type: answer, ref, id: this.id(), ...more }));
+    take(peer) {
+        const { type, data, ref } = peer.asked.shift();
+        const reply = (answer, more = {}) => peer.out.push(JSON.stringify({ type: answer, ref, id: this.id(), ...more }));
         if (!this.takes()) {
-            line.out.push(JSON.stringify({ type: 'error', data: { code: 'RATE_LIMITED', message: 'x' } }));
+            peer.out.push(JSON.stringify({ type: 'error', data: { code: 'RATE_LIMITED', message: 'x' } }));
             return;
         }
-        if (type === 'ping') return say('pong', { data: {} });
+        if (type === 'ping') return reply('pong', { data: {} });
         const { since, presence, ...named } = data;
         const rooms = Object.entries(named).flatMap(([key, names]) => names.map((name) => `${key}=${name}`));
-        const told = {};
+        const resumed = {};
         if (type === 'subscribe') {
             if (rooms.some((room) => room.includes('secret'))) {
-                line.out.push(JSON.stringify({ type: 'error', ref, data: { code: 'FORBIDDEN', message: 'No.', details: '' } }));
+                peer.out.push(JSON.stringify({ type: 'error', ref, data: { code: 'FORBIDDEN', message: 'No.', details: '' } }));
                 return;
             }
             if (since !== undefined) {
-                const past = this.#behind(since);
-                Object.assign(told, { recovered: past !== undefined, replayed: this.#bring(line, past ?? [], new Set(rooms)) });
+                const missed = this.#after(since);
+                Object.assign(resumed, { recovered: missed !== undefined, replayed: this.#deliver(peer, missed ?? [], new Set(rooms)) });
             }
-            for (const room of rooms) line.hearing.add(room);
+            for (const room of rooms) peer.held.add(room);
         } else {
-            for (const room of rooms) line.hearing.delete(room);
+            for (const room of rooms) peer.held.delete(room);
         }
-        say(`${type}d`, { data: { ...this.#held(line), ...told } });
+        reply(`${type}d`, { data: { ...this.#held(peer), ...resumed } });
     }
 
-    #held(line) {
+    #held(peer) {
         const held = {};
-        for (const room of line.hearing) (held[room[0]] ??= []).push(room.slice(2));
+        for (const room of peer.held) (held[room[0]] ??= []).push(room.slice(2));
         return held;
     }
 
     revoke(room) {
-        for (const line of this.open) {
-            if (line.hearing.delete(room)) {
-                line.out = line.out.filter((text) => !JSON.parse(text).id?.startsWith('never'));
-                line.out.push(JSON.stringify({ type: 'unsubscribed', id: this.id(), data: this.#held(line) }));
+        for (const peer of this.open) {
+            if (peer.held.delete(room)) {
+                peer.out = peer.out.filter((text) => !JSON.parse(text).id?.startsWith('never'));
+                peer.out.push(JSON.stringify({ type: 'unsubscribed', id: this.id(), data: this.#held(peer) }));
             }
         }
     }
 
-    /** Bring some of what waits for a client. */
-    bring(line, most) {
-        for (const text of line.out.splice(0, most)) line.socket.push(text);
+    /** Deliver some of the messages that wait for a client. */
+    deliver(peer, most) {
+        for (const text of peer.out.splice(0, most)) peer.socket.push(text);
     }
 
-    drop(line) {
-        this.lines.delete(line.socket);
-        line.socket.break(1006);
+    drop(peer) {
+        this.peers.delete(peer.socket);
+        peer.socket.break(1006);
     }
 
     forget() { this.first = this.head + 1; }
 
     restart() {
-        for (const line of this.lines.values()) this.drop(line);
+        for (const peer of this.peers.values()) this.drop(peer);
         this.epoch += 1;
         this.head = 0;
         this.first = 1;
     }
 
-    /** Do all that is to be done, at once. */
-    settle() {
-        for (const line of this.waiting) this.accept(line);
-        for (const line of this.open) {
-            while (line.asked.length) this.take(line);
-            this.bring(line, Infinity);
+    /** Accept all sockets, answer all requests and deliver all messages. */
+    finishAll() {
+        for (const peer of this.waiting) this.accept(peer);
+        for (const peer of this.open) {
+            while (peer.asked.length) this.take(peer);
+            this.deliver(peer, Infinity);
         }
     }
 }

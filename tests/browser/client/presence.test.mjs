@@ -1,30 +1,30 @@
 import assert from 'node:assert/strict';
 import { Presence, scene } from './world.mjs';
 
-const person = (ref, meta = {}) => [{ ref, meta }];
+const tab = (ref, meta = {}) => [{ ref, meta }];
 
 function state(socket, present, { count = Object.keys(present ?? {}).length, value = 'b1', key = 'board_id' } = {}) {
-    return socket.say('presence.state', { data: { key, value, count, present } });
+    return socket.emit('presence.state', { data: { key, value, count, present } });
 }
 
 function diff(socket, joins, leaves, { count = 0, value = 'b1', key = 'board_id' } = {}) {
-    return socket.say('presence.diff', { data: { key, value, count, joins, leaves } });
+    return socket.emit('presence.diff', { data: { key, value, count, joins, leaves } });
 }
 
 async function enter(world, meta = { name: 'Ann' }) {
     const opened = await world.open({ filters: {} });
     const presence = opened.live.presence({ board_id: 'b1' }, meta);
-    opened.socket.settle('subscribe', { board_id: ['b1'] }, 0);
+    opened.socket.confirm('subscribe', { board_id: ['b1'] }, 0);
     await world.flush();
-    return { ...opened, presence, told: listen(presence) };
+    return { ...opened, presence, notified: listen(presence) };
 }
 
 function listen(presence) {
-    const told = [];
-    presence.onJoin(({ who, ref, first }) => told.push(`+${who}/${ref}${first ? ' first' : ''}`));
-    presence.onLeave(({ who, ref, last }) => told.push(`-${who}/${ref}${last ? ' last' : ''}`));
-    presence.onChange((same) => told.push(`=${same.count}`));
-    return told;
+    const notified = [];
+    presence.onJoin(({ who, ref, first }) => notified.push(`+${who}/${ref}${first ? ' first' : ''}`));
+    presence.onLeave(({ who, ref, last }) => notified.push(`-${who}/${ref}${last ? ' last' : ''}`));
+    presence.onChange((same) => notified.push(`=${same.count}`));
+    return notified;
 }
 
 scene('entering a room subscribes to it, with what is shown', async (world) => {
@@ -55,10 +55,10 @@ scene('the same room gives the same object, a number counts as text', async (wor
 });
 
 scene('the state fills the map, and tells of each tab', async (world) => {
-    const { socket, presence, told } = await enter(world);
-    state(socket, { ann: [{ ref: '1', meta: { a: 1 } }, { ref: '2', meta: {} }], bob: person('3') });
+    const { socket, presence, notified } = await enter(world);
+    state(socket, { ann: [{ ref: '1', meta: { a: 1 } }, { ref: '2', meta: {} }], bob: tab('3') });
     await world.flush();
-    assert.deepEqual(told, ['+ann/1 first', '+ann/2', '+bob/3 first', '=2']);
+    assert.deepEqual(notified, ['+ann/1 first', '+ann/2', '+bob/3 first', '=2']);
     assert.deepEqual([presence.count, presence.size, presence.complete], [2, 2, true]);
     assert.deepEqual(presence.get('ann'), [{ ref: '1', meta: { a: 1 } }, { ref: '2', meta: {} }]);
     assert.equal(presence.has('bob'), true);
@@ -74,60 +74,60 @@ scene('the state fills the map, and tells of each tab', async (world) => {
 });
 
 scene('a diff joins, leaves and replaces', async (world) => {
-    const { socket, presence, told } = await enter(world);
-    state(socket, { ann: person('1') });
+    const { socket, presence, notified } = await enter(world);
+    state(socket, { ann: tab('1') });
     await world.flush();
-    told.length = 0;
-    diff(socket, { bob: person('2'), ann: person('3') }, {}, { count: 2 });
-    diff(socket, {}, { ann: person('1') }, { count: 2 });
-    diff(socket, { bob: person('2', { colour: 'teal' }) }, {}, { count: 2 });
-    diff(socket, {}, { ann: person('3') }, { count: 1 });
+    notified.length = 0;
+    diff(socket, { bob: tab('2'), ann: tab('3') }, {}, { count: 2 });
+    diff(socket, {}, { ann: tab('1') }, { count: 2 });
+    diff(socket, { bob: tab('2', { colour: 'teal' }) }, {}, { count: 2 });
+    diff(socket, {}, { ann: tab('3') }, { count: 1 });
     await world.flush();
-    assert.deepEqual(told, ['+ann/3', '+bob/2 first', '=2', '-ann/1', '=2', '=2', '-ann/3 last', '=1']);
-    assert.deepEqual([...presence], [['bob', person('2', { colour: 'teal' })]]);
+    assert.deepEqual(notified, ['+ann/3', '+bob/2 first', '=2', '-ann/1', '=2', '=2', '-ann/3 last', '=1']);
+    assert.deepEqual([...presence], [['bob', tab('2', { colour: 'teal' })]]);
 });
 
-scene('a leave and a join of the same person in one diff are neither first nor last', async (world) => {
-    const { socket, told } = await enter(world);
-    state(socket, { ann: person('1') });
+scene('a leave and a join of the same identity in one diff are neither first nor last', async (world) => {
+    const { socket, notified } = await enter(world);
+    state(socket, { ann: tab('1') });
     await world.flush();
-    told.length = 0;
-    diff(socket, { ann: person('2') }, { ann: person('1') }, { count: 1 });
+    notified.length = 0;
+    diff(socket, { ann: tab('2') }, { ann: tab('1') }, { count: 1 });
     await world.flush();
-    assert.deepEqual(told, ['-ann/1', '+ann/2', '=1']);
+    assert.deepEqual(notified, ['-ann/1', '+ann/2', '=1']);
 });
 
-scene('all of a person\'s tabs that go at once: the last of them is the last', async (world) => {
-    const { socket, told } = await enter(world);
+scene('all tabs of an identity that leave at once: the last of them is the last', async (world) => {
+    const { socket, notified } = await enter(world);
     state(socket, { ann: [{ ref: '1', meta: {} }, { ref: '2', meta: {} }] });
     await world.flush();
-    told.length = 0;
+    notified.length = 0;
     diff(socket, {}, { ann: [{ ref: '1', meta: {} }, { ref: '2', meta: {} }] }, { count: 0 });
     await world.flush();
-    assert.deepEqual(told, ['-ann/1', '-ann/2 last', '=0']);
+    assert.deepEqual(notified, ['-ann/1', '-ann/2 last', '=0']);
 });
 
-scene('a leave of somebody unknown is not told', async (world) => {
-    const { socket, told } = await enter(world);
+scene('a leave of an unknown identity is ignored', async (world) => {
+    const { socket, notified } = await enter(world);
     state(socket, {});
-    diff(socket, {}, { eve: person('9') });
+    diff(socket, {}, { eve: tab('9') });
     await world.flush();
-    assert.deepEqual(told, ['=0', '=0']);
+    assert.deepEqual(notified, ['=0', '=0']);
 });
 
-scene('the map is as it is after the change when listeners are told', async (world) => {
+scene('listeners see the map as it is after the change', async (world) => {
     const { socket, presence } = await enter(world);
     const seen = [];
     presence.onJoin(({ who }) => seen.push(presence.has(who)));
     presence.onLeave(({ who }) => seen.push(presence.has(who)));
-    state(socket, { ann: person('1') });
-    diff(socket, {}, { ann: person('1') });
+    state(socket, { ann: tab('1') });
+    diff(socket, {}, { ann: tab('1') });
     await world.flush();
     assert.deepEqual(seen, [true, false]);
 });
 
 scene('identities, refs and metas may be called as Object.prototype\'s', async (world) => {
-    const { socket, presence, told } = await enter(world);
+    const { socket, presence, notified } = await enter(world);
     socket.push('{"type":"presence.state","data":{"key":"board_id","value":"b1","count":3,"present":'
         + '{"__proto__":[{"ref":"1","meta":{"__proto__":{"x":1}}}],"constructor":[{"ref":"2","meta":{}}],"toString":[{"ref":"__proto__","meta":{}}]}}}');
     await world.flush();
@@ -137,7 +137,7 @@ scene('identities, refs and metas may be called as Object.prototype\'s', async (
     socket.push('{"type":"presence.diff","data":{"key":"board_id","value":"b1","count":0,"joins":{},"leaves":{"__proto__":[{"ref":"1","meta":{}}]}}}');
     await world.flush();
     assert.equal(presence.has('__proto__'), false);
-    assert.ok(told.includes('-__proto__/1 last'));
+    assert.ok(notified.includes('-__proto__/1 last'));
     assert.equal(presence.get('valueOf'), undefined);
 });
 
@@ -145,8 +145,8 @@ scene('rooms may be called so as well', async (world) => {
     const { live, socket } = await world.open({ filters: {} });
     for (const name of ['__proto__', 'constructor', 'toString']) {
         const presence = live.presence({ board_id: name });
-        socket.settle('subscribe', { board_id: [...live.filters.board_id ?? [], name] }, 0);
-        state(socket, { ann: person('1') }, { value: name });
+        socket.confirm('subscribe', { board_id: [...live.filters.board_id ?? [], name] }, 0);
+        state(socket, { ann: tab('1') }, { value: name });
         await world.flush();
         assert.equal(presence.count, 1);
     }
@@ -155,24 +155,24 @@ scene('rooms may be called so as well', async (world) => {
 scene('after a reconnect it is entered again, with what is shown now', async (world) => {
     const { presence } = await enter(world);
     presence.update({ name: 'Anna' });
-    world.socket.settle('subscribe', { board_id: ['b1'] }, 0);
+    world.socket.confirm('subscribe', { board_id: ['b1'] }, 0);
     await world.flush();
     const again = await world.comeBack(0);
     assert.deepEqual(again.of('subscribe').map(({ data }) => data), [{ board_id: ['b1'], presence: { name: 'Anna' } }]);
 });
 
 scene('the state after a reconnect tells of real joins and leaves only', async (world) => {
-    const { socket, presence, told } = await enter(world);
-    state(socket, { ann: person('1'), bob: person('2'), eve: person('3') });
+    const { socket, presence, notified } = await enter(world);
+    state(socket, { ann: tab('1'), bob: tab('2'), eve: tab('3') });
     await world.flush();
-    told.length = 0;
+    notified.length = 0;
     const again = await world.comeBack(0);
-    assert.deepEqual(told, []);
+    assert.deepEqual(notified, []);
     assert.equal(presence.size, 3);
-    again.settle('subscribe', { board_id: ['b1'] }, 0);
-    state(again, { ann: person('1'), bob: [{ ref: '2', meta: { x: 1 } }, { ref: '4', meta: {} }], zoe: person('5') });
+    again.confirm('subscribe', { board_id: ['b1'] }, 0);
+    state(again, { ann: tab('1'), bob: [{ ref: '2', meta: { x: 1 } }, { ref: '4', meta: {} }], zoe: tab('5') });
     await world.flush();
-    assert.deepEqual(told, ['-eve/3 last', '+bob/4', '+zoe/5 first', '=3']);
+    assert.deepEqual(notified, ['-eve/3 last', '+bob/4', '+zoe/5 first', '=3']);
 });
 
 scene('several updates while away are one message, the last', async (world) => {
@@ -196,39 +196,39 @@ scene('presence() again with a meta shows it', async (world) => {
 });
 
 scene('a large room tells its count alone', async (world) => {
-    const { socket, presence, told } = await enter(world);
+    const { socket, presence, notified } = await enter(world);
     state(socket, undefined, { count: 300 });
     await world.flush();
     assert.deepEqual([presence.count, presence.size, presence.complete], [300, 0, false]);
     diff(socket, undefined, undefined, { count: 301 });
     await world.flush();
     assert.equal(presence.count, 301);
-    assert.deepEqual(told, ['=300', '=301']);
-    state(socket, { ann: person('1') });
+    assert.deepEqual(notified, ['=300', '=301']);
+    state(socket, { ann: tab('1') });
     await world.flush();
     assert.equal(presence.complete, true);
 });
 
-scene('a room that grew large and shrank again tells nobody\'s join twice', async (world) => {
-    const { socket, told } = await enter(world);
-    state(socket, { ann: person('1') });
+scene('a room that grew large and shrank again reports no join twice', async (world) => {
+    const { socket, notified } = await enter(world);
+    state(socket, { ann: tab('1') });
     diff(socket, undefined, undefined, { count: 201 });
-    state(socket, { ann: person('1') });
+    state(socket, { ann: tab('1') });
     await world.flush();
-    const joins = told.filter((each) => each.startsWith('+ann')).length, leaves = told.filter((each) => each.startsWith('-ann')).length;
-    assert.equal(joins - leaves, 1, 'who counts joins and leaves counts ann twice');
+    const joins = notified.filter((each) => each.startsWith('+ann')).length, leaves = notified.filter((each) => each.startsWith('-ann')).length;
+    assert.equal(joins - leaves, 1, 'a page that counts joins and leaves counts ann twice');
 });
 
-scene('leave() leaves the room, and hears it no more', async (world) => {
-    const { live, socket, presence, told } = await enter(world);
-    state(socket, { ann: person('1') });
+scene('leave() leaves the room, and unsubscribes', async (world) => {
+    const { live, socket, presence, notified } = await enter(world);
+    state(socket, { ann: tab('1') });
     await world.flush();
-    told.length = 0;
+    notified.length = 0;
     presence.leave();
     presence.leave();
     assert.deepEqual(socket.of('unsubscribe').map(({ data }) => data), [{ board_id: ['b1'] }]);
     assert.equal(presence.size, 0);
-    socket.settle('unsubscribe', {}, 0);
+    socket.confirm('unsubscribe', {}, 0);
     await world.flush();
     assert.deepEqual(live.filters, {});
     const again = await world.comeBack(0);
@@ -238,7 +238,7 @@ scene('leave() leaves the room, and hears it no more', async (world) => {
 
 scene('unsubscribe leaves the presence as well', async (world) => {
     const { live, socket, presence } = await enter(world);
-    state(socket, { ann: person('1') });
+    state(socket, { ann: tab('1') });
     await world.flush();
     live.unsubscribe({ board_id: ['b0', 'b1'] });
     assert.equal(presence.size, 0);
@@ -246,7 +246,7 @@ scene('unsubscribe leaves the presence as well', async (world) => {
     assert.equal(socket.of('subscribe').length, 1);
 });
 
-scene('a presence left before it was told of is never told of', async (world) => {
+scene('a presence left before its request was sent is never sent', async (world) => {
     const live = world.connect({ filters: {} });
     live.presence({ board_id: 'b1' }).leave();
     await world.flush();
@@ -259,11 +259,11 @@ scene('left and entered again is in', async (world) => {
     const { live, socket, presence } = await enter(world);
     presence.leave();
     const again = live.presence({ board_id: 'b1' }, { n: 2 });
-    socket.settle('unsubscribe', {}, 0);
+    socket.confirm('unsubscribe', {}, 0);
     await world.flush();
     const [, enterAgain] = socket.of('subscribe');
-    socket.say('subscribed', { ref: enterAgain.ref, id: 'e.0', data: { board_id: ['b1'] } });
-    state(socket, { ann: person('1') });
+    socket.emit('subscribed', { ref: enterAgain.ref, id: 'e.0', data: { board_id: ['b1'] } });
+    state(socket, { ann: tab('1') });
     await world.flush();
     assert.equal(again.size, 1);
     assert.equal(live.presence({ board_id: 'b1' }), again);
@@ -271,13 +271,13 @@ scene('left and entered again is in', async (world) => {
 });
 
 scene('a room that the server takes away is left', async (world) => {
-    const { live, socket, presence, told } = await enter(world);
-    state(socket, { ann: person('1') });
+    const { live, socket, presence, notified } = await enter(world);
+    state(socket, { ann: tab('1') });
     await world.flush();
-    told.length = 0;
-    socket.say('unsubscribed', { id: 'e.0', data: {} });
+    notified.length = 0;
+    socket.emit('unsubscribed', { id: 'e.0', data: {} });
     await world.flush();
-    assert.deepEqual(told, ['=0']);  // nobody has gone but this page
+    assert.deepEqual(notified, ['=0']);  // only this page has left
     const again = await world.comeBack(0);
     assert.deepEqual(again.of('subscribe'), []);
     assert.deepEqual(live.filters, {});
@@ -286,15 +286,15 @@ scene('a room that the server takes away is left', async (world) => {
 scene('a room that is entered just then is not', async (world) => {
     const { live, socket } = await world.open({ filters: { board_id: 'b0' } });
     const presence = live.presence({ board_id: 'b1' });
-    socket.say('unsubscribed', { id: 'e.0', data: {} });
+    socket.emit('unsubscribed', { id: 'e.0', data: {} });
     await world.flush();
-    socket.settle('subscribe', { board_id: ['b1'] }, 0);
-    state(socket, { ann: person('1') });
+    socket.confirm('subscribe', { board_id: ['b1'] }, 0);
+    state(socket, { ann: tab('1') });
     await world.flush();
     assert.equal(presence.size, 1);
 });
 
-scene('a room that may not be entered is said in the console', async (world) => {
+scene('a refused presence is logged to the console', async (world) => {
     const { live, socket } = await world.open({ filters: {} });
     const presence = live.presence({ board_id: 'b1' });
     socket.refuse('FORBIDDEN');
@@ -304,15 +304,15 @@ scene('a room that may not be entered is said in the console', async (world) => 
 });
 
 scene('an update that is refused leaves what was shown before', async (world) => {
-    const { live, socket, presence, told } = await enter(world);
-    state(socket, { ann: person('1'), bob: person('2') });
+    const { live, socket, presence, notified } = await enter(world);
+    state(socket, { ann: tab('1'), bob: tab('2') });
     await world.flush();
-    told.length = 0;
+    notified.length = 0;
     presence.update({ name: 'x'.repeat(2000) });
     socket.refuse('INVALID_MESSAGE');
     await world.flush();
-    // The server still shows this page there, and goes on telling it who comes.
-    assert.deepEqual(told, []);
+    // The server still shows this page there, and still sends it joins.
+    assert.deepEqual(notified, []);
     assert.equal(presence.size, 2);
     assert.equal(live.presence({ board_id: 'b1' }), presence);
     const again = await world.comeBack(0);
@@ -344,15 +344,15 @@ scene('entered while it is closed, it is entered on retry()', async (world) => {
     assert.deepEqual(world.socket.of('subscribe').map(({ data }) => data.presence), [{ n: 1 }]);
 });
 
-scene('a listener that has ended is not told', async (world) => {
+scene('a removed listener is not called', async (world) => {
     const { socket, presence } = await enter(world);
-    const told = [];
-    const ends = [presence.onJoin(() => told.push(1)), presence.onLeave(() => told.push(2)), presence.onChange(() => told.push(3))];
+    const notified = [];
+    const ends = [presence.onJoin(() => notified.push(1)), presence.onLeave(() => notified.push(2)), presence.onChange(() => notified.push(3))];
     for (const end of ends) end();
-    state(socket, { ann: person('1') });
-    diff(socket, {}, { ann: person('1') });
+    state(socket, { ann: tab('1') });
+    diff(socket, {}, { ann: tab('1') });
     await world.flush();
-    assert.deepEqual(told, []);
+    assert.deepEqual(notified, []);
 });
 
 scene('listeners must be functions', async (world) => {
@@ -362,42 +362,42 @@ scene('listeners must be functions', async (world) => {
 
 scene('a listener that throws keeps no other from it', async (world) => {
     const { socket, presence } = await enter(world);
-    const told = [];
+    const notified = [];
     presence.onJoin(() => { throw new Error('mine'); });
-    presence.onJoin(({ who }) => told.push(who));
-    state(socket, { ann: person('1'), bob: person('2') });
+    presence.onJoin(({ who }) => notified.push(who));
+    state(socket, { ann: tab('1'), bob: tab('2') });
     await world.flush();
-    assert.deepEqual(told, ['ann', 'bob']);
+    assert.deepEqual(notified, ['ann', 'bob']);
     assert.equal(world.reported.length, 2);
 });
 
-scene('leave() while being told of leaves does not tell of joins afterwards', async (world) => {
+scene('leave() during leaves reports no joins afterwards', async (world) => {
     const { socket, presence } = await enter(world);
-    state(socket, { ann: person('1') });
+    state(socket, { ann: tab('1') });
     await world.flush();
     const present = new Set(['ann']);
     presence.onLeave(({ who }) => { present.delete(who); presence.leave(); });
     presence.onJoin(({ who }) => present.add(who));
-    diff(socket, { bob: person('2') }, { ann: person('1') }, { count: 1 });
+    diff(socket, { bob: tab('2') }, { ann: tab('1') }, { count: 1 });
     await world.flush();
     assert.deepEqual([...present], [...presence.keys()]);
 });
 
-scene('news of rooms that nobody has entered are nothing', async (world) => {
+scene('updates of rooms that were not entered are ignored', async (world) => {
     const { live, socket } = await world.open({ filters: { board_id: 'b1' } });
     const types = [];
     live.on('*', ({ type }) => types.push(type));
-    state(socket, { ann: person('1') });
+    state(socket, { ann: tab('1') });
     await world.flush();
     assert.deepEqual(types, ['presence.state']);
 });
 
 scene('sixty rooms do not put the page out when it comes back', async (world) => {
-    // As the server counts: 40 at once and 20 a second; each room in which somebody is shown counts for two. Who has 40 more
+    // As the server counts: 40 at once and 20 a second; each room with presence counts for two. A client that has 40 more
     // dropped is closed with 3013.
     const live = world.connect({ filters: {} });
     for (let n = 0; n < 70; n++) live.presence({ board_id: `b${n}` });
-    let left = 40, seen = 0, dropped = 0, told = -Infinity;
+    let left = 40, seen = 0, dropped = 0, notified = -Infinity;
     world.onSocket = (socket) => {
         left = 40;
         dropped = 0;
@@ -408,25 +408,25 @@ scene('sixty rooms do not put the page out when it comes back', async (world) =>
             seen = world.clock.time;
             if (left < 1) {
                 dropped += 1;
-                if (dropped > 40) socket.say('disconnect', { data: { reconnect: true, retry_after_ms: 1000 } }).break(3013);
-                else if (world.clock.time - told >= 1000) {
-                    told = world.clock.time;
-                    socket.say('error', { data: { code: 'RATE_LIMITED', message: 'x' } });
+                if (dropped > 40) socket.emit('disconnect', { data: { reconnect: true, retry_after_ms: 1000 } }).break(3013);
+                else if (world.clock.time - notified >= 1000) {
+                    notified = world.clock.time;
+                    socket.emit('error', { data: { code: 'RATE_LIMITED', message: 'x' } });
                 }
                 return;
             }
             left -= type === 'subscribe' ? 2 : 1;
             if (type === 'subscribe') {
                 held.push(...data.board_id);
-                socket.say('subscribed', { ref, id: 'e.0', data: { board_id: held } });
+                socket.emit('subscribed', { ref, id: 'e.0', data: { board_id: held } });
             } else {
-                socket.say('pong', { ref });
+                socket.emit('pong', { ref });
             }
         };
         world.task(() => socket.greet(0));
     };
     await world.pass(10_000);
-    assert.ok(world.sockets.length <= 2, `put out ${world.sockets.length - 1} times in ten seconds`);
+    assert.ok(world.sockets.length <= 2, `disconnected ${world.sockets.length - 1} times in ten seconds`);
 });
 
 scene('a refusal that comes after one has left and entered again is not for the new one', async (world) => {
@@ -435,13 +435,13 @@ scene('a refusal that comes after one has left and entered again is not for the 
     first.leave();
     const second = live.presence({ board_id: 'b1' }, { n: 1 });
     await world.flush();
-    socket.say('error', { ref: socket.of('subscribe')[0].ref, data: { code: 'INVALID_MESSAGE', message: 'Too large.' } });
+    socket.emit('error', { ref: socket.of('subscribe')[0].ref, data: { code: 'INVALID_MESSAGE', message: 'Too large.' } });
     await world.flush();
-    socket.settle('unsubscribe', {}, 0);
+    socket.confirm('unsubscribe', {}, 0);
     await world.flush();
     const enter = socket.of('subscribe').at(-1);
     assert.deepEqual(enter.data, { board_id: ['b1'], presence: { n: 1 } });
-    socket.say('subscribed', { ref: enter.ref, id: 'e.0', data: { board_id: ['b1'] } });
+    socket.emit('subscribed', { ref: enter.ref, id: 'e.0', data: { board_id: ['b1'] } });
     await world.flush();
     assert.equal(live.presence({ board_id: 'b1' }), second);
 });

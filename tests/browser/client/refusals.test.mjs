@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { scene } from './world.mjs';
 
-// Is refused before the upgrade, of which a browser is told nothing but that it failed.
+// Is rejected before the upgrade; a browser tells only that it failed.
 async function refused(world, options = {}, times = 1) {
     const live = world.connect(options);
     await world.flush();
@@ -17,7 +17,7 @@ async function refused(world, options = {}, times = 1) {
     return live;
 }
 
-scene('what refused it is asked for by HTTP at the same URL', async (world) => {
+scene('the reason of a rejection is requested by HTTP at the same URL', async (world) => {
     world.answers(503, { code: 'FULL', message: 'x' });
     await refused(world, { filters: { board_id: 'b1' }, since: 'e.1' });
     assert.equal(world.fetched.length, 1);
@@ -33,7 +33,7 @@ scene('the token goes along', async (world) => {
     assert.equal(world.fetched[0].headers.Authorization, 'Bearer t1');
 });
 
-scene('another host is not asked', async (world) => {
+scene('no reason is requested from another host', async (world) => {
     const live = world.connect({}, 'wss://other.example.com/ws');
     await world.flush();
     world.socket.break(1006);
@@ -42,7 +42,7 @@ scene('another host is not asked', async (world) => {
     assert.equal(live.state, 'waiting');
 });
 
-scene('who had been connected does not ask', async (world) => {
+scene('no reason is requested after a connection', async (world) => {
     const { socket } = await world.open();
     socket.break(1006);
     await world.flush();
@@ -166,19 +166,19 @@ scene('a body that never ends does not keep it from trying again', async (world)
     assert.equal(world.sockets.length, 2);
 });
 
-scene('it asks now and then, not each time', async (world) => {
+scene('the reason is requested now and then, not each time', async (world) => {
     const live = await refused(world, {}, 20);
     assert.ok(world.fetched.length >= 3 && world.fetched.length <= 8, `${world.fetched.length}`);
     assert.equal(live.state, 'waiting');
 });
 
-scene('the same reason is not said again and again in the console', async (world) => {
+scene('the same reason is logged once', async (world) => {
     world.answers(404, { message: 'Not here.' });
     await refused(world, {}, 20);
     assert.equal(world.console.filter((line) => line.includes('Not here.')).length, 1);
 });
 
-scene('a 403 that was mended is tried again by retry()', async (world) => {
+scene('after a 403 retry() tries again', async (world) => {
     world.answers(403, { message: 'No.' });
     const live = await refused(world);
     assert.equal(live.state, 'closed');

@@ -3,7 +3,7 @@ import { ids, outcome, recorder, RefusedError, scene } from './world.mjs';
 
 const many = (count, length) => Array.from({ length: count }, (_, n) => `${'x'.repeat(length)}${n}`);
 
-// Answers everything as a server does that lets everybody in everywhere; without a limit of messages.
+// Answers everything like a server that accepts every room; without a rate limit.
 function serve(socket, rooms = {}) {
     const held = new Map(Object.entries(rooms).map(([key, names]) => [key, new Set(names)]));
     socket.onSent = ({ type, data, ref }) => {
@@ -14,18 +14,18 @@ function serve(socket, rooms = {}) {
             for (const name of names) if (type === 'subscribe') held.get(key).add(name); else held.get(key).delete(name);
         }
         const now = Object.fromEntries([...held].filter(([, names]) => names.size).map(([key, names]) => [key, [...names]]));
-        socket.say(`${type}d`, { ref, id: 'e.0', data: since === undefined ? now : { ...now, recovered: true, replayed: 0 } });
+        socket.emit(`${type}d`, { ref, id: 'e.0', data: since === undefined ? now : { ...now, recovered: true, replayed: 0 } });
     };
 }
 
-scene('subscribe asks, and settles with the answer', async (world) => {
+scene('subscribe sends a request, and resolves with the answer', async (world) => {
     const { live, socket } = await world.open({ filters: {} });
     const asked = outcome(live.subscribe({ board_id: ['b1', 2], project_id: 'p1' }));
     assert.deepEqual(socket.of('subscribe').map(({ data }) => data), [{ board_id: ['b1', '2'], project_id: ['p1'] }]);
     await world.flush();
     assert.equal(asked.now, 'pending');
     assert.deepEqual(live.filters, {});
-    socket.settle('subscribe', { board_id: ['b1', '2'], project_id: ['p1'] }, 0);
+    socket.confirm('subscribe', { board_id: ['b1', '2'], project_id: ['p1'] }, 0);
     await world.flush();
     assert.equal(asked.now, 'resolved');
     assert.deepEqual(live.filters, { board_id: ['b1', '2'], project_id: ['p1'] });
@@ -37,20 +37,20 @@ scene('each question has a ref of its own, and answers find theirs', async (worl
     const [first, ...others] = socket.of('subscribe');
     assert.deepEqual(others, []);  // one at a time
     assert.ok(typeof first.ref === 'string' && first.ref.length <= 64);
-    socket.say('error', { ref: first.ref, data: { code: 'FORBIDDEN', message: 'No.', details: 'board_id=b1' } });
+    socket.emit('error', { ref: first.ref, data: { code: 'FORBIDDEN', message: 'No.', details: 'board_id=b1' } });
     await world.flush();
     const [, second] = socket.of('subscribe');
     assert.notEqual(first.ref, second.ref);
-    socket.say('subscribed', { ref: second.ref, data: { board_id: ['b2'] } });
+    socket.emit('subscribed', { ref: second.ref, data: { board_id: ['b2'] } });
     await world.flush();
     assert.ok(one.now instanceof RefusedError);
     assert.equal(two.now, 'resolved');
 });
 
-scene('a refusal is a RefusedError that says why', async (world) => {
+scene('a refusal is a RefusedError with the reason', async (world) => {
     const { live, socket } = await world.open({ filters: {} });
     const asked = outcome(live.subscribe({ board_id: 'b1' }));
-    socket.say('error', { ref: socket.sent.at(-1).ref, data: { code: 'FORBIDDEN', message: 'You may not.', details: 'board_id=b1' } });
+    socket.emit('error', { ref: socket.sent.at(-1).ref, data: { code: 'FORBIDDEN', message: 'You may not.', details: 'board_id=b1' } });
     await world.flush();
     const { now } = asked;
     assert.ok(now instanceof RefusedError && now instanceof Error);
@@ -59,7 +59,7 @@ scene('a refusal is a RefusedError that says why', async (world) => {
     assert.equal(live.state, 'open');
 });
 
-scene('a refused subscribe is not asked again, nor in the query', async (world) => {
+scene('a refused subscribe is not sent again, nor is it in the query', async (world) => {
     const { live, socket } = await world.open({ filters: { board_id: 'b1' } });
     live.subscribe({ board_id: 'b2' });
     socket.refuse('FORBIDDEN');
@@ -84,7 +84,7 @@ scene('an answer without an end does not make an unhandled rejection', async (wo
 scene('what has been subscribed is in the query of the next connection', async (world) => {
     const { live, socket } = await world.open({ filters: { board_id: 'b1' } });
     live.subscribe({ board_id: 'b2' });
-    socket.settle('subscribe', { board_id: ['b1', 'b2'] }, 0);
+    socket.confirm('subscribe', { board_id: ['b1', 'b2'] }, 0);
     await world.flush();
     const again = await world.comeBack(0);
     assert.deepEqual(again.params.getAll('board_id'), ['b1', 'b2']);
@@ -94,27 +94,27 @@ scene('what has been subscribed is in the query of the next connection', async (
 scene('what has been unsubscribed is not', async (world) => {
     const { live, socket } = await world.open({ filters: { board_id: ['b1', 'b2'] } });
     live.unsubscribe({ board_id: 'b1' });
-    socket.settle('unsubscribe', { board_id: ['b2'] }, 0);
+    socket.confirm('unsubscribe', { board_id: ['b2'] }, 0);
     await world.flush();
     assert.deepEqual(live.filters, { board_id: ['b2'] });
     const again = await world.comeBack(0);
     assert.deepEqual(again.params.getAll('board_id'), ['b2']);
 });
 
-scene('the last room gone, it asks for none, not for everything', async (world) => {
+scene('without its last room it requests none, not everything', async (world) => {
     const { live, socket } = await world.open({ filters: { board_id: 'b1' } });
     live.unsubscribe({ board_id: 'b1' });
-    socket.settle('unsubscribe', {}, 0);
+    socket.confirm('unsubscribe', {}, 0);
     await world.flush();
     assert.deepEqual(live.filters, {});
     const again = await world.comeBack(0);
     assert.equal(again.params.get('rooms'), 'none');
 });
 
-scene('who heard everything and subscribes hears that room alone from then on', async (world) => {
+scene('after everything a subscribe holds that room alone', async (world) => {
     const { live, socket } = await world.open();
     live.subscribe({ board_id: 'b1' });
-    socket.settle('subscribe', { board_id: ['b1'] }, 0);
+    socket.confirm('subscribe', { board_id: ['b1'] }, 0);
     await world.flush();
     assert.deepEqual(live.filters, { board_id: ['b1'] });
     const again = await world.comeBack(0);
@@ -124,43 +124,43 @@ scene('who heard everything and subscribes hears that room alone from then on', 
 scene('a room that stands in the URL itself is held and left as any other', async (world) => {
     const { live, socket } = await world.open({}, { url: '/ws?board_id=b1&board_id=b2&x=1' });
     live.unsubscribe({ board_id: 'b1' });
-    socket.settle('unsubscribe', { board_id: ['b2'] }, 0);
+    socket.confirm('unsubscribe', { board_id: ['b2'] }, 0);
     await world.flush();
     const again = await world.comeBack(0);
     assert.deepEqual([...new Set(again.params.getAll('board_id'))], ['b2']);
     assert.equal(again.params.get('x'), '1');
 });
 
-scene('a room of the URL that the server takes away is not asked for again', async (world) => {
+scene('a room of the URL that the server takes away is not requested again', async (world) => {
     const { socket } = await world.open({}, { url: '/ws?board_id=b1&board_id=b2' });
-    socket.say('unsubscribed', { id: 'e.0', data: { board_id: ['b2'] } });
+    socket.emit('unsubscribed', { id: 'e.0', data: { board_id: ['b2'] } });
     await world.flush();
     const again = await world.comeBack(0);
-    assert.ok(!again.params.getAll('board_id').includes('b1'), 'asking for it is answered 403, which is final');
+    assert.ok(!again.params.getAll('board_id').includes('b1'), 'a request for it is answered 403, which is final');
 });
 
-scene('rooms that the server takes away are not asked for again', async (world) => {
+scene('rooms that the server takes away are not requested again', async (world) => {
     const { live, socket } = await world.open({ filters: { board_id: ['b1', 'b2'] } });
-    socket.say('unsubscribed', { id: 'e.0', data: { board_id: ['b2'] } });
+    socket.emit('unsubscribed', { id: 'e.0', data: { board_id: ['b2'] } });
     await world.flush();
     assert.deepEqual(live.filters, { board_id: ['b2'] });
     const again = await world.comeBack(0);
     assert.deepEqual(again.params.getAll('board_id'), ['b2']);
 });
 
-scene('a revocation between a question and its answer settles neither', async (world) => {
+scene('a revocation between a request and its answer resolves neither', async (world) => {
     const { live, socket } = await world.open({ filters: { board_id: ['b1'] } });
     const asked = outcome(live.subscribe({ board_id: 'b2' }));
-    socket.say('unsubscribed', { id: 'e.0', data: {} });
+    socket.emit('unsubscribed', { id: 'e.0', data: {} });
     await world.flush();
     assert.equal(asked.now, 'pending');
-    socket.settle('subscribe', { board_id: ['b2'] }, 0);
+    socket.confirm('subscribe', { board_id: ['b2'] }, 0);
     await world.flush();
     assert.equal(asked.now, 'resolved');
     assert.deepEqual(live.filters, { board_id: ['b2'] });
 });
 
-scene('what is asked while away is asked once connected, in order', async (world) => {
+scene('requests made without a connection are sent once connected, in order', async (world) => {
     const live = world.connect({ filters: {} });
     const asked = [live.subscribe({ board_id: 'b1' }), live.unsubscribe({ board_id: 'b1' }), live.subscribe({ board_id: 'b2' })];
     await world.flush();
@@ -171,13 +171,13 @@ scene('what is asked while away is asked once connected, in order', async (world
     assert.deepEqual(live.filters, { board_id: ['b2'] });
 });
 
-scene('what was not answered is asked again on the next connection', async (world) => {
+scene('a request without an answer is sent again on the next connection', async (world) => {
     const { live } = await world.open({ filters: {} });
     const asked = outcome(live.subscribe({ board_id: 'b1' }));
     const again = await world.comeBack(0);
     assert.equal(asked.now, 'pending');
     assert.equal(again.of('subscribe').length, 1);
-    again.settle('subscribe', { board_id: ['b1'] }, 0);
+    again.confirm('subscribe', { board_id: ['b1'] }, 0);
     await world.flush();
     assert.equal(asked.now, 'resolved');
 });
@@ -203,13 +203,13 @@ scene('an unsubscribe that was not answered keeps the room out of the next query
     const asked = outcome(live.unsubscribe({ board_id: 'b1' }));
     const again = await world.comeBack(0);
     assert.deepEqual(again.params.getAll('board_id'), ['b2']);
-    again.settle('unsubscribe', { board_id: ['b2'] }, 0);
+    again.confirm('unsubscribe', { board_id: ['b2'] }, 0);
     await world.flush();
     assert.equal(asked.now, 'resolved');
 });
 
 scene('all questions are rejected when the connection closes for good', async (world) => {
-    for (const end of [(live) => live.close(), (live, socket) => socket.break(3503, 'put out')]) {
+    for (const end of [(live) => live.close(), (live, socket) => socket.break(3503, 'disconnected')]) {
         const { live, socket } = await world.open({ filters: {} });
         const asked = [live.subscribe({ board_id: 'b1' }), live.unsubscribe({ board_id: 'b2' })].map(outcome);
         end(live, socket);
@@ -273,29 +273,29 @@ scene('names that are long when encoded count as what they are then', async (wor
     assert.ok(socket.url.length < 2300, `${socket.url.length}`);
 });
 
-scene('one name that is too long for a query does not make it hear everything', async (world) => {
+scene('one name that is too long for a query does not subscribe it to everything', async (world) => {
     const { socket } = await world.open({ filters: { board_id: '界'.repeat(256) } });
-    assert.equal(socket.params.get('rooms'), 'none', 'a query without a room asks for everything');
+    assert.equal(socket.params.get('rooms'), 'none', 'a query without a room requests everything');
 });
 
-scene('the rooms that had no place are heard from the greeting on', async (world) => {
+scene('the rooms that did not fit into the URL are received from the greeting on', async (world) => {
     const { socket } = await world.open({ filters: { board_id: many(100, 100) } }, { n: 4 });
     const [{ data }] = socket.of('subscribe');
-    assert.equal(data.since, 'e.4', 'what happens between the greeting and the answer is not heard, and load() may be done by then');
+    assert.equal(data.since, 'e.4', 'what happens between the greeting and the answer would be missed, and load() may be done by then');
 });
 
 scene('the rooms that had no place are resumed from the same position', async (world) => {
     const { live, socket } = await world.open({ filters: { board_id: many(100, 100) }, since: 'e.4' }, { n: 9, recovered: true, replayed: 0 });
     const [{ data }] = socket.of('subscribe');
     assert.equal(data.since, 'e.4');
-    socket.settle('subscribe', { board_id: many(100, 100), recovered: true, replayed: 0 }, 9);
+    socket.confirm('subscribe', { board_id: many(100, 100), recovered: true, replayed: 0 }, 9);
     await world.flush();
     assert.equal(live.position, 'e.9');
 });
 
-scene('the position is not moved past them by the greeting', async (world) => {
+scene('the greeting does not move the position beyond them', async (world) => {
     const { socket } = await world.open({ filters: { board_id: many(100, 100) }, since: 'e.4' }, { n: 9, recovered: true, replayed: 0 });
-    // It breaks before the past of the other rooms, 5 to 9, has come.
+    // It breaks before the replay of the other rooms, 5 to 9, has come.
     assert.equal(socket.of('subscribe').length, 1);
     const again = await world.comeBack(9);
     const asked = again.params.get('since'), [{ data }] = again.of('subscribe');
@@ -308,7 +308,7 @@ scene('a history that is out of reach is loaded once, however many rooms there a
     const { socket } = await world.open({ filters: { board_id: many(100, 100) }, since: 'e.4', onReload: add }, { n: 9, recovered: false });
     const [{ data }] = socket.of('subscribe');
     await world.pass(100);
-    if (data.since === 'e.4') socket.settle('subscribe', { board_id: many(100, 100), recovered: false, replayed: 0 }, 9);
+    if (data.since === 'e.4') socket.confirm('subscribe', { board_id: many(100, 100), recovered: false, replayed: 0 }, 9);
     await world.flush();
     assert.deepEqual(reasons, ['history']);
 });
@@ -318,31 +318,31 @@ scene('an answer to something else does not make it forget the rooms on their wa
     const { live, socket } = await world.open({ filters: { board_id: rooms } });
     const here = socket.params.getAll('board_id');
     live.subscribe({ project_id: 'p1' });
-    socket.settle('subscribe', { board_id: here, project_id: ['p1'] }, 0);
+    socket.confirm('subscribe', { board_id: here, project_id: ['p1'] }, 0);
     await world.flush();
     const again = await world.comeBack(0);
     assert.deepEqual([...again.params.getAll('board_id'), ...again.of('subscribe').flatMap(({ data }) => data.board_id ?? [])], rooms);
 });
 
-scene('rooms that are refused there are not held, and the page is told', async (world) => {
+scene('rooms that are refused there are not held, and that is logged', async (world) => {
     const rooms = many(100, 100);
     const { live, socket } = await world.open({ filters: { board_id: rooms } });
     socket.refuse('FORBIDDEN');
     await world.flush();
     assert.deepEqual(live.filters.board_id, socket.params.getAll('board_id'));
-    assert.ok(world.console.some((line) => line.includes('rooms are not heard')));
+    assert.ok(world.console.some((line) => line.includes('subscription to some rooms has ended')));
 });
 
 // Too many messages ------------------------------------------------------------------------------------------------------
 
-scene('what was not handled for want of rate is asked again', async (world) => {
+scene('a request over the rate limit is sent again', async (world) => {
     const { live, socket } = await world.open({ filters: {} });
     const asked = outcome(live.subscribe({ board_id: 'b1' }));
-    socket.say('error', { data: { code: 'RATE_LIMITED', message: 'x', details: 'retry after 50 ms' } });
+    socket.emit('error', { data: { code: 'RATE_LIMITED', message: 'x', details: 'retry after 50 ms' } });
     await world.pass(2000);
     assert.equal(asked.now, 'pending');
     assert.equal(socket.of('subscribe').length, 2);
-    socket.settle('subscribe', { board_id: ['b1'] }, 0);
+    socket.confirm('subscribe', { board_id: ['b1'] }, 0);
     await world.flush();
     assert.equal(asked.now, 'resolved');
 });
@@ -350,40 +350,40 @@ scene('what was not handled for want of rate is asked again', async (world) => {
 scene('an answer that comes twice for that does no harm', async (world) => {
     const { live, socket } = await world.open({ filters: {} });
     live.subscribe({ board_id: 'b1' });
-    socket.say('error', { data: { code: 'RATE_LIMITED', message: 'x' } });
+    socket.emit('error', { data: { code: 'RATE_LIMITED', message: 'x' } });
     await world.pass(2000);
-    socket.settle('subscribe', { board_id: ['b1'] }, 0).settle('subscribe', { board_id: ['b1'] }, 0);
+    socket.confirm('subscribe', { board_id: ['b1'] }, 0).confirm('subscribe', { board_id: ['b1'] }, 0);
     await world.flush();
     assert.deepEqual(live.filters, { board_id: ['b1'] });
     assert.equal(live.state, 'open');
 });
 
-scene('asking again for want of rate keeps the order of what the page asked for', async (world) => {
+scene('sending again after the rate limit keeps the order of requests', async (world) => {
     const { live, socket } = await world.open({ filters: { board_id: ['b1'] } });
     // The server has room for no message now, and for one a moment later.
     const held = new Set(['b1']);
     let drop = true;
     socket.onSent = ({ type, data, ref }) => {
-        if (drop) return socket.say('error', { data: { code: 'RATE_LIMITED', message: 'x' } });
+        if (drop) return socket.emit('error', { data: { code: 'RATE_LIMITED', message: 'x' } });
         for (const name of data.board_id) if (type === 'subscribe') held.add(name); else held.delete(name);
-        socket.say(`${type}d`, { ref, id: 'e.0', data: { board_id: [...held] } });
+        socket.emit(`${type}d`, { ref, id: 'e.0', data: { board_id: [...held] } });
     };
     live.unsubscribe({ board_id: 'b1' });
     await world.pass(50);
     drop = false;
     live.subscribe({ board_id: 'b1' });
     await world.pass(3000);
-    assert.deepEqual([...held], ['b1'], 'the page subscribed last, and does not hear the room');
+    assert.deepEqual([...held], ['b1'], 'the page subscribed last, and does not hold the room');
 });
 
-scene('a hundred questions at once are asked at a pace that servers allow', async (world) => {
+scene('a hundred requests at once are sent within the rate limit of servers', async (world) => {
     const live = world.connect({ filters: {} });
     const asked = many(100, 1).map((name) => outcome(live.subscribe({ board_id: name })));
     await world.flush();
     const { socket } = world;
     socket.greet();
     await world.flush();
-    // 40 at once; who goes on for as many more is put out (3013).
+    // 40 at once; a client that sends as many more is disconnected (3013).
     assert.ok(socket.sent.length <= 80, `${socket.sent.length} messages at once`);
     assert.equal(asked.length, 100);
 });

@@ -23,7 +23,7 @@ scene('without a connection it waits for one, in order', async (world) => {
     await world.flush();
     live.send('m5');
     assert.deepEqual(world.socket.sent, []);
-    world.socket.say('connected', { id: 'e.0', data: {} });
+    world.socket.emit('connected', { id: 'e.0', data: {} });
     await world.flush();
     assert.deepEqual(types(world.socket), ['m0', 'm1', 'm2', 'm3', 'm4', 'm5']);
 });
@@ -58,7 +58,7 @@ scene('sendQueue is an option, and may be none', async (world) => {
     assert.equal(live.send('m'), true);
 });
 
-scene('those that waited go at a pace that servers allow, and what comes later goes behind them', async (world) => {
+scene('messages that waited are sent within the rate limit of servers, and later ones after them', async (world) => {
     const live = world.connect();
     for (let n = 0; n < 60; n++) live.send(`m${n}`);
     await world.flush();
@@ -125,12 +125,12 @@ scene('what cannot be written as JSON throws, and changes nothing', async (world
 scene('sending from inside handlers is in order, and breaks nothing', async (world) => {
     const live = world.connect();
     live.onState(({ state }) => { if (state === 'open') live.send('open'); });
-    live.on('*', ({ type }) => live.send(`heard ${type}`));
+    live.on('*', ({ type }) => live.send(`received ${type}`));
     live.send('before');
     await world.flush();
     world.socket.greet().event(1);
     await world.pass(2000);
-    assert.deepEqual(types(world.socket), ['before', 'open', 'heard connected', 'heard task.created']);
+    assert.deepEqual(types(world.socket), ['before', 'open', 'received connected', 'received task.created']);
 });
 
 scene('after the end nothing is taken', async (world) => {
@@ -147,7 +147,7 @@ scene('after the end nothing is taken', async (world) => {
     assert.equal(live.send('m'), false);
 });
 
-scene('a message that is sent when told of open does not make those wait that waited', async (world) => {
+scene('a message that is sent when notified of open does not delay those that waited', async (world) => {
     const live = world.connect();
     live.onState(({ state }) => { if (state === 'open') live.send('open'); });
     for (let n = 0; n < 10; n++) live.send(`m${n}`);
@@ -157,7 +157,7 @@ scene('a message that is sent when told of open does not make those wait that wa
     assert.equal(world.socket.sent.length, 11, 'one is sent, the others a second later');
 });
 
-scene('a question behind a socket that takes nothing is asked once it does', async (world) => {
+scene('a request to a blocked socket is sent once it is free', async (world) => {
     const { live, socket } = await world.open({ filters: {} });
     world.stuck = true;
     live.send('big', 'x'.repeat(1 << 20));

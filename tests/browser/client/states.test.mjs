@@ -28,39 +28,39 @@ scene('an accepted socket is not open before the server has spoken', async (worl
 
 scene('onState calls at once with the present status', async (world) => {
     const { live } = await world.open();
-    const told = [];
-    live.onState((status) => told.push(status));
-    assert.deepEqual(told, [{ state: 'open' }]);
+    const notified = [];
+    live.onState((status) => notified.push(status));
+    assert.deepEqual(notified, [{ state: 'open' }]);
     assert.equal(live.status.state, live.state);
 });
 
-scene('options.onState is told from the beginning, before those that are added', async (world) => {
-    const told = [];
-    const live = world.connect({ onState: ({ state }) => told.push(`option ${state}`) });
+scene('options.onState is notified from the beginning, before those that are added', async (world) => {
+    const notified = [];
+    const live = world.connect({ onState: ({ state }) => notified.push(`option ${state}`) });
     await world.flush();
-    live.onState(({ state }) => told.push(state));
-    told.length = 0;
+    live.onState(({ state }) => notified.push(state));
+    notified.length = 0;
     world.socket.greet();
     await world.flush();
-    assert.deepEqual(told, ['option open', 'open']);
+    assert.deepEqual(notified, ['option open', 'open']);
 });
 
-scene('options.onState hears of connecting first', async (world) => {
-    const told = [];
-    world.connect({ onState: ({ state }) => told.push(state) });
+scene('options.onState gets connecting first', async (world) => {
+    const notified = [];
+    world.connect({ onState: ({ state }) => notified.push(state) });
     await world.flush();
-    assert.deepEqual([...new Set(told)], ['connecting']);
+    assert.deepEqual([...new Set(notified)], ['connecting']);
 });
 
-scene('each change is told once', async (world) => {
-    const told = [];
+scene('each change is notified once', async (world) => {
+    const notified = [];
     const live = world.connect();
-    live.onState((status) => told.push(status.state));
+    live.onState((status) => notified.push(status.state));
     await world.flush();
-    assert.deepEqual(told, ['connecting'], 'the first state is told twice');
+    assert.deepEqual(notified, ['connecting'], 'the first state is notified twice');
 });
 
-scene('a waiting status says why, and when the next try is made', async (world) => {
+scene('a waiting status has the reason, and the time of the next attempt', async (world) => {
     const { live, socket } = await world.open();
     socket.break(3008, 'slow consumer');
     await world.flush();
@@ -82,7 +82,7 @@ scene('while connecting again the last reason stands, without a time', async (wo
     assert.deepEqual(live.status, { state: 'connecting', code: 3008, reason: 'slow consumer' });
 });
 
-scene('an open status has nothing of the past', async (world) => {
+scene('an open status has no earlier reason', async (world) => {
     const { live } = await world.open();
     await world.comeBack(0);
     assert.deepEqual(live.status, { state: 'open' });
@@ -99,7 +99,7 @@ scene('a reason is always given', async (world) => {
     assert.match(live.status.reason, /cannot be reached/);
 });
 
-scene('a final close code closes, and says why', async (world) => {
+scene('a final close code closes, with the reason', async (world) => {
     for (const code of [1000, 1002, 1007, 1008, 1009, 3500, 3503, 3504, 3507, 3999, 4500, 4999]) {
         const { live, socket } = await world.open();
         socket.break(code, 'because');
@@ -178,20 +178,20 @@ scene('retry() in a listener of each state does no harm', async (world) => {
         await world.flush();
         assert.equal(world.live.length, 0, `a socket after retry() at ${at}`);
     }
-    // Those who listened were told in another order than it happened: of that see listeners.test.mjs.
+    // Listeners were notified in another order than it happened: see listeners.test.mjs.
     world.illegal.length = 0;
 });
 
 scene('a close code of advice that has reconnect: false is final', async (world) => {
     const { live, socket } = await world.open();
-    socket.say('disconnect', { data: { code: 4001, reason: 'banned', reconnect: false } }).break(4001);
+    socket.emit('disconnect', { data: { code: 4001, reason: 'banned', reconnect: false } }).break(4001);
     await world.flush();
     assert.deepEqual(live.status, { state: 'closed', code: 4001, reason: 'banned' });
 });
 
 scene('advice counts for its own connection only', async (world) => {
     const { live, socket } = await world.open();
-    socket.say('disconnect', { data: { code: 1012, reason: 'restart', reconnect: true, retry_after_ms: 9000 } }).break(1012);
+    socket.emit('disconnect', { data: { code: 1012, reason: 'restart', reconnect: true, retry_after_ms: 9000 } }).break(1012);
     await world.flush();
     assert.equal(live.status.retryAt - Date.now(), 9000);
     await world.pass(9000);

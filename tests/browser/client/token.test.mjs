@@ -7,7 +7,7 @@ scene('a token goes as a subprotocol, beside one that the server can choose', as
     assert.ok(!socket.url.includes('abc'));
 });
 
-scene('a function is asked for it, and waited for', async (world) => {
+scene('a function is called for it, and awaited', async (world) => {
     let calls = 0;
     const live = world.connect({ token: async () => { calls += 1; return 't1'; } });
     await world.flush();
@@ -28,7 +28,7 @@ scene('a token that works is kept for the next connection', async (world) => {
     assert.deepEqual(again.protocols, ['cartows', 'bearer.t1']);
 });
 
-scene('the function is asked again when the token has expired', async (world) => {
+scene('the function is called again when the token has expired', async (world) => {
     let calls = 0;
     const { live, socket } = await world.open({ token: () => `t${++calls}` });
     socket.break(3005, 'credentials expired');
@@ -38,7 +38,7 @@ scene('the function is asked again when the token has expired', async (world) =>
     assert.deepEqual(world.socket.protocols, ['cartows', 'bearer.t2']);
 });
 
-scene('the function is asked again after a refusal', async (world) => {
+scene('the function is called again after a refusal', async (world) => {
     let calls = 0;
     world.connect({ token: () => `t${++calls}` });
     await world.flush();
@@ -64,7 +64,7 @@ scene('without a token 3005 is the session\'s, and it comes back', async (world)
 scene('advice before a 3005 does not keep it from coming back with a new token', async (world) => {
     let calls = 0;
     const { live, socket } = await world.open({ token: () => `t${++calls}` });
-    socket.say('disconnect', { data: { code: 3005, reason: 'credentials expired', reconnect: false } }).break(3005);
+    socket.emit('disconnect', { data: { code: 3005, reason: 'credentials expired', reconnect: false } }).break(3005);
     await world.flush();
     assert.equal(live.state, 'waiting');
 });
@@ -77,7 +77,7 @@ for (const [how, token] of [
     ['returns empty text', () => ''],
     ['returns an object', () => ({ token: 't' })],
 ]) {
-    scene(`a function that ${how} is asked again later`, async (world) => {
+    scene(`a function that ${how} is called again later`, async (world) => {
         let calls = 0;
         const live = world.connect({ token: () => { calls += 1; return token(); } });
         await world.flush();
@@ -91,9 +91,9 @@ for (const [how, token] of [
     });
 }
 
-scene('a function that fails once does not make the server be asked without a token', async (world) => {
-    // It lets nobody in that it does not know, and that is final.
-    world.answers(403, { code: 'FORBIDDEN', message: 'You may not hear this room.' });
+scene('after a function that fails once no request is made without a token', async (world) => {
+    // It rejects a client without a token, and that is final.
+    world.answers(403, { code: 'FORBIDDEN', message: 'You may not subscribe to this room.' });
     let calls = 0;
     const live = world.connect({
         token: () => {
@@ -106,7 +106,7 @@ scene('a function that fails once does not make the server be asked without a to
     assert.match(live.status.reason, /token function failed: no network/);
 });
 
-scene('a function that hangs is given up after connectWait, and asked again', async (world) => {
+scene('a function that hangs is given up after connectWait, and called again', async (world) => {
     let calls = 0;
     const live = world.connect({ token: () => { calls += 1; return new Promise(() => {}); } });
     await world.pass(15_000);

@@ -3,7 +3,7 @@ import { scene } from './world.mjs';
 
 async function lose(world, advice) {
     const opened = await world.open();
-    if (advice) opened.socket.say('disconnect', { data: { reconnect: true, ...advice } });
+    if (advice) opened.socket.emit('disconnect', { data: { reconnect: true, ...advice } });
     opened.socket.break(1012);
     await world.flush();
     assert.equal(opened.live.state, 'waiting');
@@ -28,7 +28,7 @@ scene('goes at once when the tab becomes visible', async (world) => {
     assert.equal(world.sockets.length, 2);
 });
 
-scene('not before the server has asked it to, though', async (world) => {
+scene('not before the time that the server advised, though', async (world) => {
     await lose(world, { retry_after_ms: 9000 });
     for (const _ of [1, 2, 3]) {
         world.happens('online');
@@ -39,7 +39,7 @@ scene('not before the server has asked it to, though', async (world) => {
     assert.equal(world.sockets.length, 2);
 });
 
-scene('what waits for longer than the server asked goes then when it is woken', async (world) => {
+scene('a wait longer than the server advised ends then when the page wakes', async (world) => {
     const { live } = await lose(world, { retry_after_ms: 9000 });
     world.happens('online');
     await world.flush();
@@ -47,7 +47,7 @@ scene('what waits for longer than the server asked goes then when it is woken', 
     assert.equal(live.status.reason, 'The connection broke.');
 });
 
-scene('retry() does not wait for what the server asked', async (world) => {
+scene('retry() does not wait for the time that the server advised', async (world) => {
     const { live } = await lose(world, { retry_after_ms: 9000 });
     live.retry();
     await world.flush();
@@ -104,14 +104,14 @@ scene('an open connection of a hidden tab stays', async (world) => {
     world.visible = false;
     for (let n = 0; n < 20; n++) {
         await world.pass(25_000);
-        socket.say('pong', { ref: 'ping', id: 'e.0' });
+        socket.emit('pong', { ref: 'ping', id: 'e.0' });
         await world.flush();
     }
     assert.equal(live.state, 'open');
     assert.equal(world.sockets.length, 1);
 });
 
-scene('a tab that becomes visible asks whether the server is still there', async (world) => {
+scene('a tab that becomes visible pings the server', async (world) => {
     const { live, socket } = await world.open();
     await world.pass(1000);
     world.visible = true;
@@ -122,24 +122,24 @@ scene('a tab that becomes visible asks whether the server is still there', async
 });
 
 for (const type of ['online', 'offline']) {
-    scene(`asks at ${type} whether the server is still there`, async (world) => {
+    scene(`pings the server at ${type}`, async (world) => {
         const { live, socket } = await world.open();
         await world.pass(1000);
         world.happens(type);
         await world.flush();
         assert.equal(socket.of('ping').length, 1);
-        socket.say('pong', { ref: 'ping' });
+        socket.emit('pong', { ref: 'ping' });
         await world.pass(12_000);
         assert.equal(live.state, 'open');
     });
 }
 
-scene('asks again although it has just been answered', async (world) => {
+scene('pings again although it has just been answered', async (world) => {
     const { live, socket } = await world.open();
     await world.pass(1000);
     world.happens('online');
     await world.pass(100);
-    socket.say('pong', { ref: 'ping' });
+    socket.emit('pong', { ref: 'ping' });
     await world.pass(2000);
     // Now the network goes: it is to be noticed within pongWait.
     world.happens('offline');
@@ -229,8 +229,8 @@ scene('a page that is cached while it loads loads on', async (world) => {
     let done;
     const loads = [];
     const { live } = await world.open({ load: (reason) => { loads.push(reason); return new Promise((resolve) => { done = resolve; }); } });
-    const heard = [];
-    live.on('task.created', ({ id }) => heard.push(id));
+    const received = [];
+    live.on('task.created', ({ id }) => received.push(id));
     world.socket.event(1);
     await world.flush();
     world.happens('pagehide', { persisted: true });
@@ -238,10 +238,10 @@ scene('a page that is cached while it loads loads on', async (world) => {
     await world.flush();
     world.socket.greet(1, { recovered: true }).event(2);
     await world.flush();
-    assert.deepEqual(heard, []);
+    assert.deepEqual(received, []);
     done();
     await world.flush();
-    assert.deepEqual(heard, ['e.1', 'e.2']);
+    assert.deepEqual(received, ['e.1', 'e.2']);
     assert.deepEqual(loads, ['first']);
 });
 
@@ -258,7 +258,7 @@ scene('what has been closed for good is not woken', async (world) => {
     assert.equal(live.state, 'closed');
 });
 
-scene('what was asked when the page was cached is asked again', async (world) => {
+scene('requests of a page that was cached are sent again', async (world) => {
     const { live } = await world.open({ filters: {} });
     live.subscribe({ board_id: 'b1' });
     world.happens('pagehide', { persisted: true });
@@ -269,7 +269,7 @@ scene('what was asked when the page was cached is asked again', async (world) =>
     assert.equal(world.socket.of('subscribe').length, 1);
 });
 
-scene('a page that comes out of the cache goes at once, whatever an earlier server asked', async (world) => {
+scene('a page that comes out of the cache connects at once, whatever an earlier server advised', async (world) => {
     const { live } = await lose(world, { retry_after_ms: 60_000 });
     live.retry();
     await world.flush();

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { scene } from './world.mjs';
 
-scene('a server that is silent for pingInterval is asked', async (world) => {
+scene('a server that is silent for pingInterval is pinged', async (world) => {
     const { socket } = await world.open();
     await world.pass(24_999);
     assert.equal(socket.of('ping').length, 0);
@@ -29,15 +29,15 @@ scene('the times are options', async (world) => {
 });
 
 scene('any message is a sign of life', async (world) => {
-    for (const say of [
+    for (const send of [
         (socket) => socket.event(1),
-        (socket) => socket.say('error', { data: { code: 'UNKNOWN_TYPE', message: 'x' } }),
+        (socket) => socket.emit('error', { data: { code: 'UNKNOWN_TYPE', message: 'x' } }),
         (socket) => socket.push('no JSON'),
     ]) {
         const { live, socket } = await world.open();
         for (let n = 0; n < 5; n++) {
             await world.pass(24_000);
-            say(socket);
+            send(socket);
             await world.flush();
         }
         assert.equal(socket.of('ping').length, 0);
@@ -56,7 +56,7 @@ scene('an event in place of a pong will do', async (world) => {
 
 scene('a server that answers every ping is never left', async (world) => {
     const { live, socket } = await world.open();
-    socket.onSent = ({ type, ref }) => { if (type === 'ping') socket.say('pong', { ref, id: 'e.0' }); };
+    socket.onSent = ({ type, ref }) => { if (type === 'ping') socket.emit('pong', { ref, id: 'e.0' }); };
     await world.pass(600_000);
     assert.equal(live.state, 'open');
     const pings = socket.of('ping').length;
@@ -66,14 +66,14 @@ scene('a server that answers every ping is never left', async (world) => {
 scene('one that falls silent after many answers is noticed in pingInterval and pongWait', async (world) => {
     const { live, socket } = await world.open();
     let there = true;
-    socket.onSent = ({ type, ref }) => { if (type === 'ping' && there) socket.say('pong', { ref }); };
+    socket.onSent = ({ type, ref }) => { if (type === 'ping' && there) socket.emit('pong', { ref }); };
     await world.pass(112_345);
     there = false;
     await world.pass(35_001);
     assert.notEqual(live.state, 'open');
 });
 
-scene('a machine that slept asks before it gives up', async (world) => {
+scene('a machine that slept pings before it gives up', async (world) => {
     const { live, socket } = await world.open();
     await world.pass(10_000);
     // Time goes by, and no timer with it.
@@ -81,7 +81,7 @@ scene('a machine that slept asks before it gives up', async (world) => {
     await world.pass(0);
     assert.equal(live.state, 'open');
     assert.equal(socket.of('ping').length, 1);
-    socket.say('pong', { ref: 'ping' });
+    socket.emit('pong', { ref: 'ping' });
     await world.pass(10_000);
     assert.equal(live.state, 'open');
 });
@@ -95,20 +95,20 @@ scene('the next connection is watched from its own beginning', async (world) => 
     assert.equal(socket.of('ping').length, 0);
 });
 
-scene('a pong that is incomplete and nobody asked for loads', async (world) => {
+scene('an incomplete pong without a ping loads', async (world) => {
     const reasons = [];
     const { socket } = await world.open({ onReload: (reason) => reasons.push(reason) });
-    socket.say('pong', { id: 'e.3', data: { incomplete: true } });
+    socket.emit('pong', { id: 'e.3', data: { incomplete: true } });
     await world.flush();
     assert.deepEqual(reasons, ['incomplete']);
 });
 
-scene('the same said once more in answer to a ping does not load twice', async (world) => {
+scene('the same in answer to a ping does not load twice', async (world) => {
     const reasons = [];
     const { socket } = await world.open({ onReload: (reason) => reasons.push(reason) });
     await world.pass(25_000);
-    socket.say('pong', { id: 'e.3', data: { incomplete: true } });
-    socket.say('pong', { id: 'e.3', ref: 'ping', data: { incomplete: true } });
+    socket.emit('pong', { id: 'e.3', data: { incomplete: true } });
+    socket.emit('pong', { id: 'e.3', ref: 'ping', data: { incomplete: true } });
     await world.flush();
     assert.deepEqual(reasons, ['incomplete']);
 });
@@ -116,7 +116,7 @@ scene('the same said once more in answer to a ping does not load twice', async (
 scene('a pong moves the position of a quiet page', async (world) => {
     const { live, socket } = await world.open();
     await world.pass(25_000);
-    socket.say('pong', { ref: 'ping', id: 'e.99' });
+    socket.emit('pong', { ref: 'ping', id: 'e.99' });
     await world.flush();
     assert.equal(live.position, 'e.99');
 });

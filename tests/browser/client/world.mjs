@@ -1,6 +1,6 @@
 // A browser for cartows.js that is made of fakes: its clock, sockets, tab, network and console.
 //
-// Nothing happens by itself. A fake server's `accept`, `say` and `break` put tasks into the browser's queue, `flush` runs them,
+// Nothing happens by itself. A fake server's `accept`, `emit` and `break` put tasks into the browser's queue, `flush` runs them,
 // each as a task of its own, and `pass` lets time go by. What no test may see is looked for in all of them: see `World.leave`.
 
 import assert from 'node:assert/strict';
@@ -10,7 +10,7 @@ export const { connect, Connection, Presence, RefusedError } = await load(
     process.env.CARTOWS_JS ?? new URL('../../../cartows/static/cartows.js', import.meta.url).href,
 );
 
-// The file is a module without a package.json that says so, which older releases of Node do not take from a path.
+// The file is a module without a package.json that declares it, which older releases of Node do not load from a path.
 async function load(href) {
     try {
         return await import(href);
@@ -24,7 +24,7 @@ async function load(href) {
 const realImmediate = setImmediate;
 const BEGIN = Date.UTC(2026, 10, 23, 12);
 // Beyond this browsers' timers overflow, and fire at once.
-const MOST_TIMEOUT = 2 ** 31 - 1;
+const MAX_TIMEOUT = 2 ** 31 - 1;
 
 export const CONNECTING = 0, OPEN = 1, CLOSING = 2, CLOSED = 3;
 
@@ -45,7 +45,7 @@ class Clock {
 
     set(fn, wait, args, every) {
         const pause = Number(wait) > 0 ? Number(wait) : 0;
-        const period = pause > MOST_TIMEOUT ? 1 : Math.max(1, Math.trunc(pause));
+        const period = pause > MAX_TIMEOUT ? 1 : Math.max(1, Math.trunc(pause));
         const id = ++this.last;
         this.timers.set(id, { id, at: this.time + (pause === 0 ? 0 : period), fn, args, every: every ? period : undefined });
         return id;
@@ -83,7 +83,7 @@ export class World {
         this.clock = new Clock();
         this.sockets = [];
         this.connections = [];
-        this.mostLive = 0;
+        this.maxLive = 0;
         // What the page's own handlers threw into the browser, what was given to reportError, and the console's lines.
         this.uncaught = [];
         this.reported = [];
@@ -122,7 +122,7 @@ export class World {
                 this.onopen = this.onmessage = this.onclose = this.onerror = null;
                 this.sent = [];
                 world.sockets.push(this);
-                world.mostLive = Math.max(world.mostLive, world.live.length);
+                world.maxLive = Math.max(world.maxLive, world.live.length);
                 world.onSocket?.(this);
             }
 
@@ -176,28 +176,28 @@ export class World {
                 return this;
             }
 
-            say(type, { data, ...rest } = {}) {
+            emit(type, { data, ...rest } = {}) {
                 return this.push(JSON.stringify({ type, timestamp: '2026-11-23T12:00:00Z', data, ...rest }));
             }
 
             event(n, board = 'b1', type = 'task.created') {
-                return this.say(type, { id: `e.${n}`, data: { task_id: `t${n}`, board_id: board, action: 'created' } });
+                return this.emit(type, { id: `e.${n}`, data: { task_id: `t${n}`, board_id: board, action: 'created' } });
             }
 
             greet(n = 0, data = {}) {
                 this.accept();
-                return this.say('connected', { id: `e.${n}`, data: { client_id: 'c', id: `e.${n}`, ping_interval_ms: 54000, ...data } });
+                return this.emit('connected', { id: `e.${n}`, data: { client_id: 'c', id: `e.${n}`, ping_interval_ms: 54000, ...data } });
             }
 
             /** Answer the last message of a type with the rooms now held. */
-            settle(type, data = {}, n) {
+            confirm(type, data = {}, n) {
                 const ref = this.sent.findLast((message) => message.type === type).ref;
-                return this.say(`${type}d`, { ref, id: n === undefined ? undefined : `e.${n}`, data });
+                return this.emit(`${type}d`, { ref, id: n === undefined ? undefined : `e.${n}`, data });
             }
 
             refuse(code, type = 'subscribe') {
                 const ref = this.sent.findLast((message) => message.type === type).ref;
-                return this.say('error', { ref, error: 'No.', data: { code, message: 'No.', details: 'd' } });
+                return this.emit('error', { ref, error: 'No.', data: { code, message: 'No.', details: 'd' } });
             }
 
             break(code = 1006, reason = '') {
@@ -300,14 +300,14 @@ export class World {
         live.onState((status) => {
             const before = states.at(-1);
             if (before !== undefined && !LEGAL[before].includes(status.state)) this.illegal.push(`${before} -> ${status.state}`);
-            if (status.state !== live.state) this.illegal.push(`told of ${status.state} while ${live.state}`);
+            if (status.state !== live.state) this.illegal.push(`notified of ${status.state} while ${live.state}`);
             states.push(status.state);
         });
         this.connections.push(live);
         return live;
     }
 
-    /** Connect, and be let in. */
+    /** Connect, and be accepted. */
     async open(options = {}, { url = '/ws', n = 0, ...data } = {}) {
         const live = this.connect(options, url);
         await this.flush();
@@ -318,7 +318,7 @@ export class World {
         return { live, socket };
     }
 
-    /** Break the connection, let the wait go by, and be let in again. */
+    /** Break the connection, let the wait go by, and be accepted again. */
     async comeBack(n, data = {}) {
         this.socket.break();
         await this.flush();
@@ -355,11 +355,11 @@ export class World {
         await this.pass(120_000);
         assert.equal(this.timers, 0, 'a timer came after close()');
         assert.equal(this.sockets.length, tried, 'it connected after close()');
-        assert.equal(this.fetched.length, asked, 'it asked by HTTP after close()');
+        assert.equal(this.fetched.length, asked, 'it sent an HTTP request after close()');
         for (const live of this.connections) assert.equal(live.state, 'closed');
         assert.deepEqual(this.illegal, [], 'a state that may not follow');
         assert.deepEqual(this.uncaught, [], 'a handler of cartows.js threw');
-        if (this.connections.length === 1) assert.ok(this.mostLive <= 1, `${this.mostLive} sockets at once`);
+        if (this.connections.length === 1) assert.ok(this.maxLive <= 1, `${this.maxLive} sockets at once`);
     }
 }
 
@@ -384,7 +384,7 @@ export function recorder(pick = (each) => each) {
     return [list, (each) => { list.push(pick(each)); }];
 }
 
-/** A promise, and what settles it. */
+/** A promise, and its resolve and reject. */
 export function deferred() {
     const own = {};
     own.promise = new Promise((resolve, reject) => Object.assign(own, { resolve, reject }));

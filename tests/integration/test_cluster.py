@@ -553,7 +553,7 @@ def test_a_failover_without_a_loss_is_an_outage_at_most(
         told = [until(peer, "restored") for peer in peers]
         cluster.await_calm()
         (fence,), results = cluster.publish_and_tell()
-        assert results[0]["how"] == "stored", cluster.server.app_log()
+        assert results[0]["status"] == "stored", cluster.server.app_log()
         for peer, messages in zip(peers, told, strict=True):
             messages += until(peer, fence)
             assert sorted(events_of(labels(messages))) == sorted([*sent, fence])

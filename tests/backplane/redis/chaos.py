@@ -302,11 +302,11 @@ class Wreck:
 def _sent(by: str, numbers: Sequence[int], board: str, began: float, answer: Json | None) -> Iterator[Sent]:
     ended = time.monotonic()
     results = (
-        answer["results"] if answer is not None else [{"n": n, "how": "no answer", "id": None, "took": 0.0} for n in numbers]
+        answer["results"] if answer is not None else [{"n": n, "status": "no answer", "id": None, "took": 0.0} for n in numbers]
     )
     for result in results:
-        how = result["status"] or "refused"
-        yield Sent(f"{by}.{result['n']}", board, began, ended, how, result["id"], answer["pid"] if answer else 0)
+        status = result["status"] or "refused"
+        yield Sent(f"{by}.{result['n']}", board, began, ended, status, result["id"], answer["pid"] if answer else 0)
 
 
 def _stream(server: Redis, faults: list[str]) -> dict[str, str]:
@@ -344,7 +344,7 @@ def _slow(wreck: Wreck) -> list[str]:
     """Return which requests took too long though nobody had paused their worker."""
     found = []
     for event in wreck.sent:
-        if event.how == "no answer":
+        if event.status == "no answer":
             continue
         paused = any(began < event.ended and event.began < ended for _, began, ended in wreck.pauses)
         most = 5 * (PUBLISH_TIMEOUT + 0.1) + LATE
@@ -354,8 +354,8 @@ def _slow(wreck: Wreck) -> list[str]:
 
 
 def _table(wreck: Wreck, judge: Judge, seconds: float, seed: int) -> str:
-    outcomes = Counter(event.how for event in wreck.sent)
-    lost = sum(event.how in ("spooled", "no answer") and event.label not in judge.ids for event in wreck.sent)
+    outcomes = Counter(event.status for event in wreck.sent)
+    lost = sum(event.status in ("spooled", "no answer") and event.label not in judge.ids for event in wreck.sent)
     rows: list[tuple[str, object]] = [
         ("seed", seed),
         ("seconds", f"{seconds:g}"),

@@ -199,7 +199,7 @@ def test_a_password_is_shown_nowhere(make_redis: Callable[..., Redis], make: Mak
 
 def run(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run a program of these lines."""
-    root = str(Path(__file__).parents[1])
+    root = str(Path(__file__).parents[3])
     return subprocess.run(
         [sys.executable, "-c", code, *arguments],
         env={**os.environ, "PYTHONPATH": root},

@@ -30,7 +30,7 @@ class Sent(NamedTuple):
     began: float
     ended: float
     #: "stored", "spooled", "refused", or "no answer".
-    how: str
+    status: str
     id: str | None
     #: Who it was published by, 0 where nobody answered.
     pid: int
@@ -154,9 +154,9 @@ class Judge:
                     f"{label} was reported as stored under {id}, and the stream has it under {stream.get(label)}"
                 )
         for event in self.sent.values():
-            if event.how == "spooled" and event.pid not in self._killed and event.label not in stream:
+            if event.status == "spooled" and event.pid not in self._killed and event.label not in stream:
                 self.faults.append(f"{event.label} was spooled by {event.pid}, which lived on, and is not in the stream")
-            if event.how == "refused" and event.label in stream:
+            if event.status == "refused" and event.label in stream:
                 self.faults.append(f"{event.label} was refused, and is in the stream")
 
     def hear(self, ear: Ear) -> None:
@@ -204,7 +204,7 @@ class Judge:
                 orders[by] = said.data["n"]
                 if said.label not in self.sent:
                     self._fault(ear, place, f"{said.label} was never published")
-                elif self.sent[said.label].how == "refused":
+                elif self.sent[said.label].status == "refused":
                     self._fault(ear, place, f"{said.label} was refused, and is heard")
                 if said.id is not None and self.ids.setdefault(said.label, said.id) != said.id:
                     self._fault(ear, place, f"{said.label} is {self.ids[said.label]} elsewhere")
@@ -230,7 +230,7 @@ class Judge:
                     # It was on its way when everything was loaded, which it is part of.
                     self.counts["on their way at a reload"] += label not in before
                     continue
-                self._fault(ear, place, f"{label} ({self.ids[label]}, {event.how}) is missing")
+                self._fault(ear, place, f"{label} ({self.ids[label]}, {event.status}) is missing")
             checked = max(checked, end)
 
     def _fault(self, ear: Ear, place: int, text: str) -> None:

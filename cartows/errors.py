@@ -1,18 +1,28 @@
 """The exceptions of cartows, all below one root.
 
     CartowsError
-    ├── OptionsError (also ValueError)    a setting has a value that cannot work
-    ├── AuthError                         an authenticator does not let somebody in
-    ├── MessageError (also ValueError)    an event that no client could ever be sent
-    ├── HubClosed (also RuntimeError)     broadcasting after shutdown()
-    └── PublishRejected                   asked for by PublishResult.raise_for_rejected()
+    ├── OptionsError (also ValueError)     a setting has a value that cannot work
+    ├── AuthError                          an authenticator does not let somebody in
+    ├── MessageError (also ValueError)     an event that no client could ever be sent
+    ├── HubClosed (also RuntimeError)      broadcasting after Hub.shutdown()
+    ├── PublisherClosed (also RuntimeError)broadcasting after Publisher.close()
+    └── PublishRejected                    asked for by PublishResult.raise_for_rejected()
 
 A client that is too slow or a queue that is full is no exception: the one is a close code, the other a PublishResult.
 """
 
 from __future__ import annotations
 
-__all__ = ["AuthError", "CartowsError", "HubClosed", "MessageError", "OptionsError", "PublishRejected", "printable"]
+__all__ = [
+    "AuthError",
+    "CartowsError",
+    "HubClosed",
+    "MessageError",
+    "OptionsError",
+    "PublishRejected",
+    "PublisherClosed",
+    "printable",
+]
 
 
 class CartowsError(Exception):
@@ -33,6 +43,10 @@ class MessageError(CartowsError, ValueError):
 
 class HubClosed(CartowsError, RuntimeError):
     """Say that the hub was shut down, so that nobody will hear what is broadcast."""
+
+
+class PublisherClosed(CartowsError, RuntimeError):
+    """A Publisher was closed, so nothing that it broadcasts can be stored."""
 
 
 class PublishRejected(CartowsError):

@@ -114,7 +114,7 @@ class Hub(Broadcaster, Clients):
             self._broadcast_queue,
             options,
             self.logger,
-            self._backplane.may_come,
+            self._backplane.may_exist,
             self._backplane.announce,
         )
         self._sink.dispatcher = self._dispatcher

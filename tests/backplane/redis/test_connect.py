@@ -36,7 +36,7 @@ def fault(url: str, timeout: float = 5.0) -> BrokerError:
     assert text.isprintable()
     assert SECRET not in text
     assert QUOTED not in text
-    assert text.startswith(f"Storing events at {Broker(url).place} failed: ")
+    assert text.startswith(f"Storing events at {Broker(url).address} failed: ")
     return caught.value
 
 
@@ -59,7 +59,7 @@ def fault(url: str, timeout: float = 5.0) -> BrokerError:
 def test_a_url_names_a_place_that_can_be_shown(url: str, place: str) -> None:
     broker = Broker(url)
     link = broker.link(1.0)
-    assert broker.place == place
+    assert broker.address == place
     for shown in (repr(broker), repr(link), repr(link._client), repr(link._client.connection_pool), str(vars(link))):
         assert SECRET not in shown
         assert QUOTED not in shown

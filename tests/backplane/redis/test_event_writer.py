@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from cartows.backplane.base import Outcome, Snapshot
+from cartows.backplane.base import BackplaneResult, Snapshot
 from cartows.backplane.redis.event_writer import EventWriter
 from tests.backplane.redis.conftest import TIMEOUT
 from tests.support.process import wait_for
@@ -26,7 +26,7 @@ GRACE = 3.0
 AT_ONCE = 3.0
 
 
-def publish(lane: EventWriter, number: int, timeout: float = 10.0, **more: Any) -> Outcome:
+def publish(lane: EventWriter, number: int, timeout: float = 10.0, **more: Any) -> BackplaneResult:
     return lane.publish(event(number, **more), timeout)
 
 
@@ -115,7 +115,7 @@ def test_a_connection_that_is_killed_while_it_waits_for_an_answer_costs_nothing(
     lane = make_lane(server.url, timeout=20.0)
     publish(lane, 0)
     server.do("CLIENT", "PAUSE", 60_000, "WRITE")
-    outcomes: list[Outcome] = []
+    outcomes: list[BackplaneResult] = []
     waiting = threading.Thread(target=lambda: outcomes.append(publish(lane, 1, 20.0)))
     waiting.start()
     (first,) = server.connections()
@@ -608,13 +608,13 @@ def test_a_stop_ends_in_time_and_says_what_is_lost(
 def test_a_stop_lets_those_who_wait_go(server: Redis, make_lane: MakeLane) -> None:
     lane = make_lane(server.url, timeout=30.0)
     server.pause()
-    outcomes: list[Outcome] = []
+    outcomes: list[BackplaneResult] = []
     waiting = threading.Thread(target=lambda: outcomes.append(publish(lane, 0, 30.0)))
     waiting.start()
     wait_for(lambda: lane.stats()["spooled"], "the event to be taken")
     lane.stop(0.1)
     waiting.join(5)
-    assert outcomes == [Outcome("spooled")]
+    assert outcomes == [BackplaneResult("spooled")]
     server.resume()
 
 

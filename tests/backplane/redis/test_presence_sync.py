@@ -18,9 +18,9 @@ import pytest
 
 from cartows.backplane.redis import presence_leases as leases_module
 from cartows.backplane.redis.connect import Broker
-from cartows.backplane.redis.presence_announcer import _LINGER, MAX_COMMANDS, TRIES
-from cartows.backplane.redis.presence_leases import Leases
-from cartows.backplane.redis.presence_sync import People, Periods
+from cartows.backplane.redis.presence_announcer import _LINGER, MAX_COMMANDS
+from cartows.backplane.redis.presence_leases import RETRIES, Periods, PresenceLeases
+from cartows.backplane.redis.presence_sync import PresenceSync
 from cartows.presence.presence import Presence, PresenceEntry, PresenceReport
 from cartows.rooms import Room
 from tests.presence.test_presence import Client, deliver, flat
@@ -32,7 +32,7 @@ ROOT = Path(__file__).parents[3]
 BOARD = ("board_id", "b1")
 
 # In seconds. Short for those who are to be given up, and long for those who are not, however slow the machine.
-SHORT = Periods(lease=1.5, refresh=0.4, look=0.3, settle=0.6, block=0.2, answer=1.0)
+SHORT = Periods(lease=1.5, renew=0.4, sweep=0.3, grace=0.6, block=0.2, timeout=1.0)
 LONG = SHORT._replace(lease=60.0)
 
 # How long a test waits for what must not happen, in seconds.
@@ -51,12 +51,12 @@ class Process:
         #: Who the watcher was told has left, by identity.
         self.left: list[str] = []
         self.watcher = Client(f"watcher of {id(self)}")
-        self.backplane = People(Broker(url).link, self, logging.getLogger(logger), periods=periods)
+        self.backplane = PresenceSync(Broker(url).link, self, logging.getLogger(logger), periods=periods)
         self.enter(self.watcher)
 
     # What a hub does.
 
-    def turn(self) -> None:
+    def publish_changes(self) -> None:
         news = self.presence.take_updates()
         for each in news:
             self.left += each.data.get("leaves", {})
@@ -70,7 +70,7 @@ class Process:
         with self.lock:
             self.applied += 1
             self.presence.apply(reports)
-            self.turn()
+            self.publish_changes()
 
     def disconnect_identity(self, identity: str, code: int, reason: str) -> None:
         self.commands.append((identity, code, reason))
@@ -85,14 +85,14 @@ class Process:
     def enter(self, client: Client, meta: dict[str, Any] | None = None, room: Room = BOARD) -> Client:
         with self.lock:
             self.presence.enter(client, room, meta or {})
-            self.turn()
+            self.publish_changes()
         return client
 
     def leave(self, client: Client, room: Room = BOARD) -> None:
         with self.lock:
             self.presence.leave(client, room)
             client.rooms.pop(room, None)
-            self.turn()
+            self.publish_changes()
 
     def shown(self, room: Room = BOARD) -> dict[str, tuple[str, Any]]:
         """Return who is in a room, by ref; what the watcher was told must come to the same."""
@@ -249,7 +249,7 @@ def test_many_people_are_announced_at_once(start: Start) -> None:
     with one.lock:
         for n in range(5000):
             one.presence.enter(Client(f"person {n}"), BOARD, {"text": "x" * 200})
-        one.turn()
+        one.publish_changes()
     two = start(limit=10)
     agree(one, two)
     assert len(two.names()) == 5000
@@ -294,12 +294,12 @@ def program(server: Redis) -> Iterator[subprocess.Popen[str]]:
 
 def test_the_periods_keep_the_promise() -> None:
     periods = Periods()
-    assert periods.lease + 1.2 * periods.look + 2 * _LINGER < 55
-    assert periods.settle + 2 * periods.block < 55
+    assert periods.lease + 1.2 * periods.sweep + 2 * _LINGER < 55
+    assert periods.grace + 2 * periods.block < 55
     # An answer's time to notice an outage, and at worst another one and a wait until it is looked at again.
-    assert periods.lease + periods.answer + TRIES[1] <= 55
-    assert periods.refresh * 3 < periods.lease
-    assert periods.block < periods.answer < periods.lease - 2 * periods.refresh
+    assert periods.lease + periods.timeout + RETRIES[1] <= 55
+    assert periods.renew * 3 < periods.lease
+    assert periods.block < periods.timeout < periods.lease - 2 * periods.renew
 
 
 def test_the_people_of_a_process_that_was_killed_leave(start: Start, program: subprocess.Popen[str]) -> None:
@@ -330,7 +330,7 @@ def test_a_process_that_was_stopped_comes_back_with_its_people(start: Start, pro
 
 @pytest.mark.parametrize("by", ["keeping its lease", "a change"])
 def test_who_was_taken_out_announces_itself_afresh(start: Start, server: Redis, by: str) -> None:
-    hasty, slow = SHORT._replace(lease=30.0), SHORT._replace(refresh=1.0 if by == "keeping its lease" else 3600, settle=3600)
+    hasty, slow = SHORT._replace(lease=30.0), SHORT._replace(renew=1.0 if by == "keeping its lease" else 3600, grace=3600)
     one, two = start(periods=hasty), start(periods=slow)
     two.enter(Client("ann"))
     agree(one, two, names=["ann"])
@@ -344,7 +344,7 @@ def test_who_was_taken_out_announces_itself_afresh(start: Start, server: Redis, 
 
 def test_who_has_lost_its_own_lease_does_not_take_out_others_in_a_hurry(start: Start, server: Redis) -> None:
     """When a Redis was stopped, all leases run out at once, and nobody has died."""
-    one, two = start(periods=LONG._replace(settle=2.0)), start(periods=LONG._replace(settle=2.0))
+    one, two = start(periods=LONG._replace(grace=2.0)), start(periods=LONG._replace(grace=2.0))
     one.enter(Client("ann"))
     agree(one, two, names=["ann"])
     applied = two.applied
@@ -394,7 +394,7 @@ def test_a_paused_redis_costs_nobody_anything(start: Start, server: Redis, caplo
 @pytest.mark.parametrize("how", ["restart", "flush", "kill_clients"])
 def test_a_redis_that_comes_back_empty_is_told_everything_and_nobody_leaves(start: Start, server: Redis, how: str) -> None:
     # Time enough for everybody to come back in.
-    periods = LONG._replace(settle=15.0)
+    periods = LONG._replace(grace=15.0)
     one, two, three = (start(periods=periods) for _ in range(3))
     one.enter(Client("ann"))
     two.enter(Client("ben"))
@@ -420,7 +420,7 @@ def test_who_dies_while_redis_is_away_leaves_when_it_is_back(start: Start, serve
 
 def test_who_was_forgotten_in_an_outage_and_is_dead_does_not_appear_again(start: Start, server: Redis) -> None:
     # The lease of the one that dies has run out by the time that the other forgets it.
-    one, two = start(periods=SHORT._replace(lease=4.0, settle=A_MOMENT)), start(periods=SHORT)
+    one, two = start(periods=SHORT._replace(lease=4.0, grace=A_MOMENT)), start(periods=SHORT)
     two.enter(Client("ann"))
     agree(one, two, names=["ann"])
     server.pause()
@@ -459,7 +459,7 @@ def test_a_connection_that_breaks_once_makes_nobody_leave(start: Start, server: 
     agree(one, two, names=["ann"])
     proxy.cut()
     agree(one, two, names=["ann"])
-    threading.Event().wait(periods.lease - periods.answer + A_MOMENT)
+    threading.Event().wait(periods.lease - periods.timeout + A_MOMENT)
     agree(one, two, names=["ann"])
     assert one.left == []
 
@@ -504,7 +504,7 @@ def test_a_redis_that_is_no_help_at_the_start_is_waited_for(
 
 @pytest.mark.parametrize("trouble", ["none", "paused", "killed", "never started"])
 def test_an_end_keeps_its_time_and_leaves_nothing(server: Redis, trouble: str, caplog: pytest.LogCaptureFixture) -> None:
-    process = Process(server.url, periods=LONG._replace(block=20.0, answer=30.0))
+    process = Process(server.url, periods=LONG._replace(block=20.0, timeout=30.0))
     if trouble != "never started":
         process.backplane.start()
         wait_for(lambda: server.do("SCARD", "cartows:{0}:procs"), "it to be announced")
@@ -525,11 +525,11 @@ def test_who_loses_its_place_in_the_stream_takes_a_snapshot(
     start: Start, server: Redis, proxy: Proxy, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(leases_module, "KEPT", 1)
-    one, two = start(proxy_url(server, proxy), periods=LONG._replace(answer=0.6)), start()
+    one, two = start(proxy_url(server, proxy), periods=LONG._replace(timeout=0.6)), start()
     agree(one, two)
     proxy.open.clear()
     # The server trims by whole nodes of about a hundred entries.
-    leases = Leases(Broker(server.url).link(10), two.backplane.process, 60)
+    leases = PresenceLeases(Broker(server.url).link(10), two.backplane.process, 60)
     for n in range(500):
         leases.command("nothing", str(n))
     leases.close()

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from cartows import HubClosed, MessageError, Options, OptionsError, new_message
+from cartows import PublisherClosed, MessageError, Options, OptionsError, new_message
 from cartows.publisher import Publisher
 from tests.support.process import wait_for
 from tests.support.redis.events import stream
@@ -129,7 +129,7 @@ def test_after_close_broadcasts_raise(server: Redis) -> None:
         assert not publisher.closed
     assert publisher.closed
     publisher.close()
-    with pytest.raises(HubClosed, match="The publisher was closed"):
+    with pytest.raises(PublisherClosed, match="The publisher was closed"):
         publisher.broadcast("a", 2)
     assert len(stream(server)) == 1
 

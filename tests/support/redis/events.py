@@ -7,7 +7,7 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
-from cartows.backplane.base import Entry, Outcome, OutgoingEvent, Snapshot
+from cartows.backplane.base import Entry, BackplaneResult, OutgoingEvent, Snapshot
 from cartows.backplane.redis.event_store import Names, Record, record_of
 from cartows.backplane.redis.event_writer import EventWriter
 from cartows.rooms import Audience
@@ -59,7 +59,7 @@ class Ears:
             self.told.append(what)
             self._changed.notify_all()
 
-    def put(self, event: OutgoingEvent, timeout: float) -> Outcome:
+    def put(self, event: OutgoingEvent, timeout: float) -> BackplaneResult:
         raise AssertionError("a lane numbers nothing itself")
 
     def put_entries(self, entries: Sequence[Entry]) -> None:

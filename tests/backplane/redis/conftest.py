@@ -12,6 +12,7 @@ import pytest
 from cartows.backplane.redis.connect import Broker
 from cartows.backplane.redis.event_store import Store
 from cartows.backplane.redis.event_writer import EventWriter
+from tests.support.redis.presence import Process, Start
 from tests.support.redis.server import Proxy, Redis
 from tests.support.redis.writers import TIMEOUT, MakeWriter
 
@@ -79,3 +80,19 @@ def make_writer() -> Iterator[MakeWriter]:
     yield make
     for writer in writers:
         writer.stop(0)
+
+
+@pytest.fixture
+def start(server: Redis) -> Iterator[Start]:
+    """Start processes that share presence."""
+    processes: list[Process] = []
+
+    def start(url: str = server.url, **options: Any) -> Process:
+        process = Process(url, **options)
+        processes.append(process)
+        process.sync.start()
+        return process
+
+    yield start
+    for process in processes:
+        process.sync.stop(10)

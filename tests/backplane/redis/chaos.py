@@ -305,7 +305,7 @@ def _sent(by: str, numbers: Sequence[int], board: str, began: float, answer: Jso
         answer["results"] if answer is not None else [{"n": n, "status": "no answer", "id": None, "took": 0.0} for n in numbers]
     )
     for result in results:
-        status = result["status"] or "refused"
+        status = result["status"] or "rejected"
         yield Sent(f"{by}.{result['n']}", board, began, ended, status, result["id"], answer["pid"] if answer else 0)
 
 

@@ -29,7 +29,7 @@ class Sent(NamedTuple):
     board: str
     began: float
     ended: float
-    #: "stored", "spooled", "refused", or "no answer".
+    #: "stored", "spooled", "rejected", or "no answer".
     status: str
     id: str | None
     #: The process that published it, 0 where none answered.
@@ -156,24 +156,24 @@ class DeliveryCheck:
         for event in self.sent.values():
             if event.status == "spooled" and event.pid not in self._killed and event.label not in stream:
                 self.faults.append(f"{event.label} was spooled by {event.pid}, which lived on, and is not in the stream")
-            if event.status == "refused" and event.label in stream:
-                self.faults.append(f"{event.label} was refused, and is in the stream")
+            if event.status == "rejected" and event.label in stream:
+                self.faults.append(f"{event.label} was rejected, and is in the stream")
 
     def check(self, client: RecordingClient) -> None:
         """Check one client."""
         segment: list[Received] = []
         before: set[str] = set()
-        for place, message in enumerate(client.received):
+        for index, message in enumerate(client.received):
             data = message.data
             reloads = (message.type == "connected" and not data.get("recovered")) or (
                 message.type == "restored" and not data["recovered"]
             )
             if reloads and segment:
-                self._segment(client, segment, before, place - len(segment))
+                self._segment(client, segment, before, index - len(segment))
                 before |= {each.label for each in segment if each.type == "numbered"}
                 segment = []
             if reloads:
-                self.counts["first connects" if not place else f"reloads by {message.type}"] += 1
+                self.counts["first connects" if not index else f"reloads by {message.type}"] += 1
             elif message.type == "connected":
                 self.counts["recovered"] += 1
                 self.counts["replayed events"] += data["replayed"]
@@ -193,30 +193,30 @@ class DeliveryCheck:
         orders: dict[tuple[str, int], int] = {}
         last: tuple[str, int] | None = None
         checked = 0
-        for place, message in enumerate(segment, start):
+        for index, message in enumerate(segment, start):
             if message.type == "numbered":
                 if message.label in received:
-                    self._fault(client, place, f"{message.label} was received twice")
+                    self._fault(client, index, f"{message.label} was received twice")
                 received.add(message.label)
                 by = (message.data["by"], message.data["pid"])
                 if orders.get(by, -1) >= message.data["n"]:
-                    self._fault(client, place, f"{message.label} came after {by[0]}.{orders[by]} of the same publisher")
+                    self._fault(client, index, f"{message.label} came after {by[0]}.{orders[by]} of the same publisher")
                 orders[by] = message.data["n"]
                 if message.label not in self.sent:
-                    self._fault(client, place, f"{message.label} was never published")
-                elif self.sent[message.label].status == "refused":
-                    self._fault(client, place, f"{message.label} was refused, and was received")
+                    self._fault(client, index, f"{message.label} was never published")
+                elif self.sent[message.label].status == "rejected":
+                    self._fault(client, index, f"{message.label} was rejected, and was received")
                 if message.id is not None and self.ids.setdefault(message.label, message.id) != message.id:
-                    self._fault(client, place, f"{message.label} is {self.ids[message.label]} elsewhere")
+                    self._fault(client, index, f"{message.label} is {self.ids[message.label]} elsewhere")
                 self.counts["events received" if message.id else "events received without id"] += 1
             if message.id is None or "." not in message.id:
                 continue
             epoch, _, text = message.id.rpartition(".")
             number = int(text)
             if last is not None and (epoch, number) < (last[0], last[1] + (message.type == "numbered")) and epoch == last[0]:
-                self._fault(client, place, f"{message.id} came after {last[0]}.{last[1]}")
+                self._fault(client, index, f"{message.id} came after {last[0]}.{last[1]}")
             if last is not None and epoch != last[0]:
-                self._fault(client, place, f"{message.id} came after {last[0]}.{last[1]} without a reload")
+                self._fault(client, index, f"{message.id} came after {last[0]}.{last[1]} without a reload")
             last = (epoch, number)
             known = self._by_epoch[epoch]
             if checked == 0:
@@ -230,13 +230,13 @@ class DeliveryCheck:
                     # It was in flight at the reload, whose result includes it.
                     self.counts["in flight at a reload"] += label not in before
                     continue
-                self._fault(client, place, f"{label} ({self.ids[label]}, {event.status}) is missing")
+                self._fault(client, index, f"{label} ({self.ids[label]}, {event.status}) is missing")
             checked = max(checked, end)
 
-    def _fault(self, client: RecordingClient, place: int, text: str) -> None:
+    def _fault(self, client: RecordingClient, index: int, text: str) -> None:
         with_context = [f"{client.name} (board {client.board}): {text}; around it:"]
         with_context += [
-            f"  {'>' if number == place else ' '} {message}"
-            for number, message in enumerate(client.received[max(0, place - 25) : place + 6], max(0, place - 25))
+            f"  {'>' if number == index else ' '} {message}"
+            for number, message in enumerate(client.received[max(0, index - 25) : index + 6], max(0, index - 25))
         ]
         self.faults.append("\n".join(with_context))

@@ -6,7 +6,7 @@ The four main parts mirror the Go package that cartows follows: ``hub``, ``clien
 from .auth.base import Authenticator, Credentials
 from .broadcaster import PublishResult
 from .client.client import Client
-from .errors import AuthError, CartowsError, HubClosed, MessageError, OptionsError, PublishRejected
+from .errors import AuthError, CartowsError, HubClosed, MessageError, OptionsError, PublisherClosed, PublishRejected
 from .extension import CartoWS
 from .handler.handler import Handler
 from .hub.hub import Hub
@@ -50,6 +50,7 @@ __all__ = [
     "PublishRejected",
     "PublishResult",
     "Publisher",
+    "PublisherClosed",
     "TaskEvent",
     "new_board_updated_message",
     "new_error_message",

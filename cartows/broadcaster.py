@@ -1,8 +1,10 @@
-"""The ``broadcast_*`` methods, whatever stands behind them: each makes a message, says who hears it and publishes it.
+"""The ``broadcast*`` methods that a Hub and a Publisher share: each makes a message, chooses its recipients and publishes it.
 
-Threads: any, a request handler's most of all.
-Locks: ``_unplaced_lock`` guards the boards that were already warned about.
-Blocks: as long as ``publish`` does: ``publish_timeout`` at most.
+**Threads**: any, most of all that of a request.
+
+**Locks**: ``_unplaced_lock`` guards the boards whose missing project was logged.
+
+**Blocks**: as long as ``publish`` does, ``publish_timeout`` at most.
 
 Go counterpart: the ``Broadcast*`` methods of ``hub.go``.
 """
@@ -33,41 +35,56 @@ from .message import (
 )
 from .rooms import EVERYONE, Audience, room_value
 
-__all__ = ["ENVELOPE", "Broadcaster", "PublishResult", "RejectionLog", "prepare_event"]
+__all__ = ["Broadcaster", "PublishResult", "RejectionLog", "prepare_event"]
 
-# Boards whose missing project is remembered as said; one beyond that is said again rather than memory growing.
+# How many boards without a known project are remembered. One more clears them: logging twice is better than memory that grows.
 _MAX_UNPLACED = 1000
+
+# Room for the id and the frame header beside an encoded event, in bytes.
+_EVENT_OVERHEAD = 64
 
 
 class PublishResult(NamedTuple):
-    """Say what became of a broadcast.
+    """The result of a broadcast."""
 
-    ``status`` is "queued" when it was handed to the hub, "stored" when it is where all hubs read, and "spooled" when it
-    waits in this process until that is so; ``reason`` says why it was not accepted.
-    """
-
+    #: Whether the event was accepted.
     accepted: bool
+    #: "queued" when the event was handed to the hub, "stored" when it is at the broker, from which all hubs read, and "spooled"
+    #: when it waits in this process until the broker is back. None when it was rejected, or waits for a commit.
     status: Literal["queued", "stored", "spooled"] | None = None
+    #: The event's id, where it has one already.
     id: str | None = None
+    #: Why the event was rejected, in a sentence.
     reason: str | None = None
 
     def raise_for_rejected(self) -> None:
-        """Raise PublishRejected unless the broadcast was accepted."""
+        """Raise an exception unless the broadcast was accepted.
+
+        Raises:
+            PublishRejected: The event was rejected; the text is the ``reason``.
+        """
         if not self.accepted:
             raise PublishRejected(self.reason)
 
 
 class Broadcaster:
-    """Offer every broadcast in terms of one method, ``publish``.
+    """The ``broadcast*`` methods, in terms of ``publish``: the base of Hub and Publisher.
 
-    All of them return a PublishResult, raise MessageError in the caller's thread for what cannot be serialised and HubClosed
-    after ``shutdown``, and may be called on any thread. Ids may be of any type that JSON can carry; filters compare as text.
+    All of them may be called on any thread, return a PublishResult, and wait for ``publish_timeout`` seconds at most. Ids may
+    be of any type that JSON can carry; filters compare as strings.
+
+    Raises:
+        MessageError: By every ``broadcast*``, in the caller's thread: the event cannot be serialised, or is larger than any
+            client could be sent. Nothing is queued.
+        HubClosed: By every ``broadcast*`` of a Hub, after ``shutdown``.
+        PublisherClosed: By every ``broadcast*`` of a Publisher, after ``close``.
     """
 
+    #: The logger of rejected events and of boards without a known project.
     logger: logging.Logger
 
     def __init__(self) -> None:
-        #: The app's own knowledge of which project a board belongs to.
+        #: A function of the app that returns the project of a board id; set by ``@ws.project_of_board``.
         self.project_of_board: Callable[[Any], Any] | None = None
         self._unplaced: set[str] = set()
         self._unplaced_lock = threading.Lock()
@@ -78,35 +95,81 @@ class Broadcaster:
         raise NotImplementedError
 
     def publish(self, message: Message, audience: Audience) -> PublishResult:
-        """Hand a message on to those who may hear it."""
+        """Publish a message to an audience; every ``broadcast*`` ends here."""
         raise NotImplementedError
 
     def _has_filter(self, key: str) -> bool:
+        """Return whether a client may hold a filter of that key now."""
         raise NotImplementedError
 
     def broadcast_message(self, message: Message) -> PublishResult:
-        """Send a message to every client, whatever its filters; Go's ``BroadcastMessage``."""
+        """Send a message to every client, whatever its filters.
+
+        Runs on the caller's thread. Go counterpart: ``BroadcastMessage``.
+
+        Args:
+            message: The message. Its own ``id`` and ``ref`` are left out.
+
+        Returns:
+            The result of the broadcast.
+        """
         return self.publish(message, EVERYONE)
 
     def broadcast_to_filtered(self, message: Message, key: str, value: Any) -> PublishResult:
-        """Send a message to the clients that hold this filter, and to no others; Go's ``BroadcastToFiltered``."""
+        """Send a message to the clients that hold a filter, and to no others.
+
+        Clients without a filter, which receive every other event, do not receive it. Runs on the caller's thread. Go
+        counterpart: ``BroadcastToFiltered``.
+
+        Args:
+            message: The message. Its own ``id`` and ``ref`` are left out.
+            key: The filter's key, e.g. ``"board_id"``.
+            value: The filter's value.
+
+        Returns:
+            The result of the broadcast.
+
+        Raises:
+            ValueError: No client can filter by ``key``.
+        """
         self._check_keys((key,))
         return self.publish(message, Audience(((key, room_value(value)),), unfiltered=False))
 
     def broadcast(self, type: str, data: Any = None, *, filters: Mapping[str, Any] | None = None) -> PublishResult:
         """Send an event of the app's own, e.g. ``broadcast("comment.added", {...}, filters={"board_id": "b1"})``.
 
-        It goes to the clients that hold one of the filters (a value may be a list) and to those that hear everything. Without
-        ``filters`` it carries no value, so only those who hear everything hear it: ``broadcast_message`` reaches every client.
-        Raises ValueError for a key that no client can filter by.
+        It goes to the clients that hold one of the filters, and to those without a filter. An event without ``filters`` goes to
+        clients without a filter alone; ``broadcast_message`` reaches every client. Runs on the caller's thread.
+
+        Args:
+            type: The event's type.
+            data: The event's data: whatever JSON can carry. Default: none.
+            filters: Values by key; a value may be a list, tuple or set of several. Default: none.
+
+        Returns:
+            The result of the broadcast.
+
+        Raises:
+            ValueError: ``filters`` has a key that no client can filter by.
         """
         self._check_keys(filters or ())
         return self.publish(new_message(type, data), Audience(_rooms(filters or {})))
 
     def broadcast_task_created(self, task_id: Any, board_id: Any, task: Any, *, project_id: Any = None) -> PublishResult:
-        """Send ``task.created`` to whoever follows the task's board or project; Go's ``BroadcastTaskCreated``.
+        """Send ``task.created`` to the clients that filter by the task's board or project, and to those without a filter.
 
-        Without ``project_id`` the project is taken from the task's own ``project_id``, where it has one.
+        Runs on the caller's thread. Go counterpart: ``BroadcastTaskCreated``.
+
+        Args:
+            task_id: The task's id.
+            board_id: The id of the board that the task is on.
+            task: The task, as clients are to receive it.
+            project_id: The id of the task's project. Default: the task's own ``project_id``, else that of
+                ``@ws.project_of_board``. Where none is known, clients that filter by project do not receive the event, which is
+                logged once for each board.
+
+        Returns:
+            The result of the broadcast.
         """
         project = self._project(board_id, task, project_id)
         message = new_task_created_message(task_id, board_id, task, project_id=project)
@@ -122,38 +185,103 @@ class Broadcaster:
         project_id: Any = None,
         action: str = "updated",
     ) -> PublishResult:
-        """Send ``task.updated``, ``action`` being "updated" or "moved"; Go's ``BroadcastTaskUpdated``."""
+        """Send ``task.updated`` to the clients that filter by the task's board or project, and to those without a filter.
+
+        Runs on the caller's thread. Go counterpart: ``BroadcastTaskUpdated``.
+
+        Args:
+            task_id: The task's id.
+            board_id: The id of the board that the task is on.
+            changes: The changed fields and their new values.
+            task: The task as it is now. Default: none.
+            project_id: The id of the task's project. Default: as in ``broadcast_task_created``.
+            action: ``"updated"``, the default, or ``"moved"``.
+
+        Returns:
+            The result of the broadcast.
+
+        Raises:
+            ValueError: ``action`` is another.
+        """
         _check_action(MessageType.TASK_UPDATED, action)
         project = self._project(board_id, task, project_id)
         message = new_task_updated_message(task_id, board_id, changes, task, project_id=project, action=action)
         return self.publish(message, _about(project_id=project, board_id=board_id))
 
     def broadcast_task_deleted(self, task_id: Any, board_id: Any, *, project_id: Any = None) -> PublishResult:
-        """Send ``task.deleted``; Go's ``BroadcastTaskDeleted``."""
+        """Send ``task.deleted`` to the clients that filter by the task's board or project, and to those without a filter.
+
+        Runs on the caller's thread. Go counterpart: ``BroadcastTaskDeleted``.
+
+        Args:
+            task_id: The task's id.
+            board_id: The id of the board that the task was on.
+            project_id: The id of the task's project. Default: that of ``@ws.project_of_board``.
+
+        Returns:
+            The result of the broadcast.
+        """
         project = self._project(board_id, None, project_id)
         message = new_task_deleted_message(task_id, board_id, project_id=project)
         return self.publish(message, _about(project_id=project, board_id=board_id))
 
     def broadcast_project_created(self, project_id: Any, project: Any) -> PublishResult:
-        """Send ``project.created``; Go's ``BroadcastProjectCreated``."""
+        """Send ``project.created`` to the clients that filter by the project, and to those without a filter.
+
+        Runs on the caller's thread. Go counterpart: ``BroadcastProjectCreated``.
+
+        Args:
+            project_id: The project's id.
+            project: The project, as clients are to receive it.
+
+        Returns:
+            The result of the broadcast.
+        """
         return self.publish(new_project_created_message(project_id, project), _about(project_id=project_id))
 
     def broadcast_project_updated(self, project_id: Any, changes: Any, project: Any = None) -> PublishResult:
-        """Send ``project.updated``; Go's ``BroadcastProjectUpdated``."""
+        """Send ``project.updated`` to the clients that filter by the project, and to those without a filter.
+
+        Runs on the caller's thread. Go counterpart: ``BroadcastProjectUpdated``.
+
+        Args:
+            project_id: The project's id.
+            changes: The changed fields and their new values.
+            project: The project as it is now. Default: none.
+
+        Returns:
+            The result of the broadcast.
+        """
         return self.publish(new_project_updated_message(project_id, changes, project), _about(project_id=project_id))
 
     def broadcast_board_updated(
         self, board_id: Any, project_id: Any, changes: Any, board: Any = None, *, action: str = "updated"
     ) -> PublishResult:
-        """Send ``board.updated``, ``action`` being "updated" or "reordered"; Go's ``BroadcastBoardUpdated``."""
+        """Send ``board.updated`` to the clients that filter by the board or its project, and to those without a filter.
+
+        Runs on the caller's thread. Go counterpart: ``BroadcastBoardUpdated``.
+
+        Args:
+            board_id: The board's id.
+            project_id: The id of the board's project, or None where it is not known.
+            changes: The changed fields and their new values.
+            board: The board as it is now. Default: none.
+            action: ``"updated"``, the default, or ``"reordered"``.
+
+        Returns:
+            The result of the broadcast.
+
+        Raises:
+            ValueError: ``action`` is another.
+        """
         _check_action(MessageType.BOARD_UPDATED, action)
         message = new_board_updated_message(board_id, project_id, changes, board, action=action)
         return self.publish(message, _about(project_id=project_id, board_id=board_id))
 
     def _project(self, board_id: Any, task: Any, project_id: Any) -> Any:
-        """Return the project that a task event belongs to, or say once per board that none is known.
+        """Return the project that a task event belongs to; log once per board that none is known.
 
-        What the app's ``project_of_board`` raises is logged: the board's subscribers get the event all the same.
+        An exception of the app's ``project_of_board`` is logged: the board's subscribers receive the event all the same.
         """
         project_id = given(project_id)
         if project_id is None and task is not None:
@@ -166,14 +294,14 @@ class Broadcaster:
         if project_id is None and self._has_filter("project_id"):
             board = room_value(board_id)
             with self._unplaced_lock:
-                said = board in self._unplaced
+                logged = board in self._unplaced
                 if len(self._unplaced) >= _MAX_UNPLACED:
                     self._unplaced.clear()
                 self._unplaced.add(board)
-            if not said:
+            if not logged:
                 self.logger.warning(
-                    "cartows: a task event of board %r names no project, so clients that filter by project_id do not get it; "
-                    "pass project_id=, put project_id into the task, or say it with @ws.project_of_board",
+                    "cartows: a task event of board %r names no project, so clients that filter by project_id do not receive "
+                    "it; pass project_id=, put project_id into the task, or register @ws.project_of_board",
                     board,
                 )
         return project_id
@@ -205,46 +333,42 @@ def _rooms(filters: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
     return tuple(rooms)
 
 
-#: Room for the id and the frame's header beside an encoded event.
-ENVELOPE = 64
-
-
 def prepare_event(message: Message, audience: Audience, enc_hook: EncodeHook | None, send_queue_bytes: int) -> OutgoingEvent:
-    """Return a message as it is published, without an id.
+    """Return a message encoded for a backplane, without an id.
 
     Raises MessageError for what cannot be serialised or is larger than any client could be sent.
     """
     if message.id is not None or message.ref is not None:
         message = Message(type=message.type, timestamp=message.timestamp, data=message.data, error=message.error)
     body = message.encode(enc_hook)
-    if len(body) + ENVELOPE > send_queue_bytes:
+    if len(body) + _EVENT_OVERHEAD > send_queue_bytes:
         raise MessageError(
             f"Cannot send a message of type {message.type!r}: it has {len(body)} bytes, and no client is sent more than "
-            f"CARTOWS_SEND_QUEUE_BYTES={send_queue_bytes} less {ENVELOPE}. Send less, e.g. an id to fetch by"
+            f"CARTOWS_SEND_QUEUE_BYTES={send_queue_bytes} less {_EVENT_OVERHEAD}. Send less, e.g. an id to fetch by"
         )
     entity = entity_of(message.data)
     return OutgoingEvent(message.type, body, audience, entity, entity is not None and message.type.endswith(".updated"))
 
 
 class RejectionLog:
-    """Log the first event that is refused, and the first that is taken after that."""
+    """The log of rejected events: the first one, and the first accepted one after it."""
 
     def __init__(self, logger: logging.Logger) -> None:
         self._logger = logger
         self._lock = threading.Lock()
-        self._refusing = False
+        self._rejecting = False
 
     def note(self, type: str, reason: str | None, count: Callable[[], int]) -> None:
-        """Say what has changed, if anything has.
+        """Log a change between accepting and rejecting, if there is one.
 
-        ``reason`` is None for an event that was taken; ``count`` tells how many were not so far.
+        ``reason`` is None for an event that was accepted; ``count`` returns how many were rejected so far.
         """
-        refused = reason is not None
-        if self._refusing == refused:
+        rejected = reason is not None
+        if self._rejecting == rejected:
             return
         with self._lock:
-            fresh, self._refusing = self._refusing != refused, refused
-        if fresh and refused:
-            self._logger.warning("cartows: %r was not sent: %s. Said once until events are taken again", type, reason)
+            fresh, self._rejecting = self._rejecting != rejected, rejected
+        if fresh and rejected:
+            self._logger.warning("cartows: %r was not sent: %s. Logged once until events are accepted again", type, reason)
         elif fresh:
-            self._logger.warning("cartows: events are taken again; %d were refused so far", count())
+            self._logger.warning("cartows: events are accepted again; %d were rejected so far", count())

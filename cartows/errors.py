@@ -7,6 +7,7 @@
     ├── AuthError                         an authenticator rejects a client
     ├── MessageError (also ValueError)    an event cannot be serialised, or is too large for any client
     ├── HubClosed (also RuntimeError)     broadcasting after ``shutdown()``
+    ├── PublisherClosed (also RuntimeError) broadcasting after ``Publisher.close()``
     └── PublishRejected                   raised by ``PublishResult.raise_for_rejected()``
 
 A slow client or a full queue is not an exception: the one is disconnected with a close code, the other is a PublishResult.
@@ -14,7 +15,16 @@ A slow client or a full queue is not an exception: the one is disconnected with 
 
 from __future__ import annotations
 
-__all__ = ["AuthError", "CartowsError", "HubClosed", "MessageError", "OptionsError", "PublishRejected", "printable"]
+__all__ = [
+    "AuthError",
+    "CartowsError",
+    "HubClosed",
+    "MessageError",
+    "OptionsError",
+    "PublishRejected",
+    "PublisherClosed",
+    "printable",
+]
 
 
 class CartowsError(Exception):
@@ -41,6 +51,10 @@ class MessageError(CartowsError, ValueError):
 
 class HubClosed(CartowsError, RuntimeError):
     """Raised by a broadcast after ``Hub.shutdown()``, which no client would receive."""
+
+
+class PublisherClosed(CartowsError, RuntimeError):
+    """A Publisher was closed, so nothing that it broadcasts can be stored."""
 
 
 class PublishRejected(CartowsError):

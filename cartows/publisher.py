@@ -1,8 +1,8 @@
-"""Publish from a process that serves no clients: a Celery task, a cron job, a shell.
+"""Publishing from a process that serves no clients: a Celery task, a cron job, a shell.
 
-Threads: any may broadcast; the lane has one of its own, started by the first broadcast.
-Locks: none of its own; the lane has one, and what is said of refusals another.
-Blocks: a broadcast for ``publish_timeout`` seconds at most, whatever the broker does; ``close`` for its time.
+**Threads**: any thread may broadcast. The event writer has one of its own, which the first broadcast starts.
+
+**Blocks**: a broadcast for ``publish_timeout`` seconds at most, whatever the broker does; ``close`` within its timeout.
 """
 
 from __future__ import annotations
@@ -19,24 +19,33 @@ from .backplane.redis.connect import Broker
 from .backplane.redis.event_store import Store
 from .backplane.redis.event_writer import EventWriter
 from .broadcaster import Broadcaster, PublishResult, RejectionLog, prepare_event
-from .errors import HubClosed
+from .errors import PublisherClosed
 from .message import EncodeHook, Message
 from .options import Options
 from .rooms import Audience
 
 __all__ = ["Publisher"]
 
-# How long the rest may take to be stored at interpreter exit, in seconds: for all publishers of the process together.
+# How long storing the rest may take at interpreter exit, in seconds, for all publishers of the process together.
 _EXIT_TIMEOUT = 1.5
 
 
 class Publisher(Broadcaster):
-    """Broadcast to the clients of every hub that reads from the same Redis.
+    """A broadcaster to the clients of every hub that reads from the same Redis.
 
-    Each broadcast is "stored" once it returns, or "spooled": it waits in this process for Redis to come back, and is lost with
-    it. ``options`` are those of the hubs: the filter keys, ``publish_timeout``, the bounds of the spool. ``enc_hook`` turns
-    what JSON does not know into what it does; ``logger`` defaults to the logger "cartows". It connects when it is first used,
-    and in the child of a fork anew. Raises OptionsError for a URL that cannot be used, and where redis-py is missing.
+    A broadcast has been "stored" when it returns, or it is "spooled": it waits in this process until Redis is back, and is lost
+    with the process. A publisher connects when it is first used, and again in the child of a fork. It may be used on any
+    thread, and as a context manager that closes it.
+
+    Args:
+        redis_url: The Redis of the hubs, as in their ``redis_url``.
+        options: The options of the hubs: ``filter_keys``, ``publish_timeout``, ``send_queue_bytes``, and the bounds of the
+            spool, ``spool_size`` and ``spool_bytes``. Default: ``Options()``.
+        enc_hook: A function that turns a value that JSON does not support into one that it does. Default: none.
+        logger: The logger of outages and rejected events. Default: the logger ``"cartows"``.
+
+    Raises:
+        OptionsError: The URL cannot be used, or redis-py is not installed.
     """
 
     def __init__(
@@ -58,58 +67,76 @@ class Publisher(Broadcaster):
         _publishers.add(self)
 
     def __repr__(self) -> str:
-        return f"<Publisher to {self._broker.place}>"
+        return f"<Publisher to {self._broker.address}>"
 
     def _start_afresh(self) -> None:
-        """Make all state of a process anew: in ``__init__``, and in the child of a fork."""
+        """Create the state of one process: in ``__init__``, and in the child of a fork."""
         options = self.options
         self._unplaced_lock = threading.Lock()
         self._rejections = RejectionLog(self.logger)
-        self._lane = EventWriter(self._connect, options.publish_timeout, options.spool_size, options.spool_bytes, self.logger)
+        self._writer = EventWriter(self._connect, options.spool_size, options.spool_bytes, self.logger)
 
     def _connect(self) -> Store:
         return Store(self._broker.link(self.options.publish_timeout))
 
     @property
     def filter_keys(self) -> frozenset[str]:
-        """The keys that clients may filter by."""
+        """The keys that clients may filter by; those of the options."""
         return self._filter_keys
 
     @property
     def closed(self) -> bool:
-        """Whether it was closed."""
+        """Whether the publisher was closed."""
         return self._closed
 
     def publish(self, message: Message, audience: Audience) -> PublishResult:
-        """Encode a message and store it; what every ``broadcast*`` ends in.
+        """Encode a message and store it; every ``broadcast*`` ends here.
 
-        Runs on the caller's thread and waits for Redis for ``publish_timeout`` seconds at most. Raises MessageError for what
-        cannot be serialised or is larger than any client could be sent, HubClosed after ``close``.
+        Runs on the caller's thread, and waits for Redis for ``publish_timeout`` seconds at most.
+
+        Args:
+            message: The message. Its own ``id`` and ``ref`` are left out.
+            audience: Its recipients.
+
+        Returns:
+            The result: stored with an id, spooled, or rejected with a reason.
+
+        Raises:
+            MessageError: The message cannot be serialised, or is larger than any client could be sent.
+            PublisherClosed: The publisher was closed.
         """
         self._check_open()
         event = prepare_event(message, audience, self.enc_hook, self.options.send_queue_bytes)
-        outcome = self._lane.publish(event, self.options.publish_timeout)
-        if outcome.status is None:
+        result = self._writer.publish(event, self.options.publish_timeout)
+        if result.status is None:
             self._check_open()
-        self._rejections.note(message.type, outcome.reason, self._refused)
-        return PublishResult(outcome.status is not None, outcome.status, outcome.id, outcome.reason)
+        self._rejections.note(message.type, result.reason, self._rejected)
+        return PublishResult(result.status is not None, result.status, result.id, result.reason)
 
-    def _refused(self) -> int:
-        refused: int = self._lane.stats()["refused"]
-        return refused
+    def _rejected(self) -> int:
+        rejected: int = self._writer.stats()["refused"]
+        return rejected
 
     def _check_open(self) -> None:
         if self._closed:
-            raise HubClosed("The publisher was closed, so nobody hears what is broadcast; make a new one, or broadcast earlier")
+            raise PublisherClosed(
+                "The publisher was closed, so nothing that is broadcast can be stored; create a new one, or broadcast earlier"
+            )
 
     def _has_filter(self, key: str) -> bool:
-        # Nobody here knows who listens.
+        # The clients are in other processes.
         return key in self._filter_keys
 
     def close(self, timeout: float = 2.0) -> None:
-        """Try to store what still waits, within so many seconds, and end; what is lost is counted in the log. Idempotent."""
+        """Try to store the events that still wait, and close the publisher; idempotent.
+
+        How many events are lost is logged. Runs at interpreter exit as well.
+
+        Args:
+            timeout: How long to try, in seconds. Default: 2.
+        """
         self._closed = True
-        self._lane.stop(timeout)
+        self._writer.stop(timeout)
 
     def __enter__(self) -> Publisher:
         return self
@@ -118,8 +145,13 @@ class Publisher(Broadcaster):
         self.close()
 
     def stats(self) -> dict[str, Any]:
-        """Return the counters: events waiting, stored and refused, second tries, outages, and whether there is one now."""
-        return self._lane.stats()
+        """Return the publisher's counters.
+
+        Returns:
+            ``published``, ``spooled`` (waiting now), ``stored``, ``refused``, ``retried``, ``outages``, and ``away``: whether
+            the broker is unreachable now.
+        """
+        return self._writer.stats()
 
 
 _publishers: weakref.WeakSet[Publisher] = weakref.WeakSet()

@@ -1,17 +1,19 @@
-"""Events that wait for the database: sent once it has committed, forgotten when it rolls back.
+"""Events that wait for the database: sent once it has committed, dropped when it rolls back.
 
-Threads: any may broadcast, each in a session of its own, since SQLAlchemy's are not for sharing. Events are sent on the thread
-    that commits.
-Locks: none. What waits is in ``session.info``, and goes with its session.
-Blocks: a broadcast only in the app's ``project_of_board``. A commit, once the database has its connection back, for as long as
-    its events take to be published: once the hub has taken none for ``publish_timeout`` the rest is given up.
+**Threads**: any thread may broadcast, each in a session of its own, since SQLAlchemy's sessions are not shared between threads.
+Events are sent on the thread that commits.
 
-What waits is kept by the transaction that it stands or falls with. A savepoint that is released leaves its events to the
-transaction around it, one that is rolled back takes them along, and so does a session that is closed.
+**Locks**: none. The events that wait are in ``session.info``, and go with their session.
 
-Two threads that commit one after the other may publish the other way round: nothing orders them between the commit and the hub.
-Where that matters, give the row a version that grows with every update (SQLAlchemy's ``version_id_col``), send it along, and
-have pages ignore what is older than what they show.
+**Blocks**: a broadcast only in the app's ``project_of_board``. A commit, once the database has its connection back, for as long
+as its events take to be published: once the hub has accepted none for ``publish_timeout``, the rest is dropped.
+
+Each transaction keeps the events that are sent or dropped with it. A savepoint that is released leaves its events to its parent
+transaction. One that is rolled back drops them, and so does a session that is closed.
+
+Two threads that commit one after the other may publish in the opposite order: nothing orders them between the commit and the
+hub. Where that matters, give the row a version that grows with every update (SQLAlchemy's ``version_id_col``), send it along,
+and let pages ignore what is older than what they show.
 """
 
 from __future__ import annotations
@@ -28,43 +30,55 @@ except ImportError as missing:
 
 from .backplane.base import OutgoingEvent
 from .broadcaster import Broadcaster, PublishResult, prepare_event
-from .errors import CartowsError, HubClosed, MessageError
+from .errors import CartowsError, HubClosed, MessageError, PublisherClosed
 from .message import Message, merge_snapshots, snapshot
 from .options import Options
 from .rooms import Audience
 
 __all__ = ["publish_on_commit"]
 
-# Where a session keeps what waits: a _Waiting.
+# The key of a session's _Waiting in its ``info``.
 _KEY = "cartows.waiting"
 
 
 def publish_on_commit(session: scoped_session[Any] | Session, hub: Broadcaster) -> Broadcaster:
-    """Return the ``broadcast*`` calls of a hub, or of a Publisher, with every event sent once the session has committed.
+    """Return a broadcaster whose events are sent once the session has committed.
 
-    ``session`` is Flask-SQLAlchemy's ``db.session`` or another scoped session, once for the app: an event waits in the session
-    that is current when it is broadcast. Or it is one Session, for as long as that is used. Asking twice for the same changes
-    nothing; each hub gets its own events only.
+    It has the ``broadcast*`` methods of ``hub``. Each call encodes its event at once, so that changing an object afterwards
+    changes nothing, and begins a transaction where there is none, as ``session.add`` does. Its PublishResult is accepted and
+    has neither ``status`` nor ``id``: the commit decides.
 
-    A call raises what the hub's own raise, save HubClosed, and CartowsError where there is no transaction to wait for. It makes
-    its event there and then, so changing an object afterwards changes nothing, and begins a transaction where there is none,
-    as ``session.add`` does. Its PublishResult is accepted, and has neither ``status`` nor ``id``: the commit decides.
+    A call raises what the hub's own raises, except for HubClosed and PublisherClosed, and CartowsError where there is no
+    transaction that could be committed. A commit never fails because of an event. The hub logs what it rejects; that it was
+    shut down is logged once for each commit.
 
-    Several updates of one task, project or board become one in the place of the last: its data, the ``changes`` of all, key by
-    key. Not across another event of the same thing, nor where the audience or the ``action`` is another, so that "moved" stays
-    a message of its own; nor where only one of them has ``changes``, or both together are larger than a client could be sent.
+    Several updates of one task, project or board are merged into one in the place of the last: its data, and the ``changes`` of
+    all, key by key. They are not merged across another event of the same entity; nor where the audience or the ``action``
+    differs, so that "moved" stays a message of its own; nor where only one of them has ``changes``, or where both together are
+    larger than a client could be sent.
 
-    A commit never fails for an event. The hub logs what it rejects; that it was shut down is logged once for each commit.
-    Raises TypeError for what is no session, or a factory of them.
+    Broadcast on the thread of the session. Events are sent on the thread that commits.
+
+    Args:
+        session: Flask-SQLAlchemy's ``db.session`` or another scoped session, once for the app: an event waits in the session
+            that is current when it is broadcast. Or one Session, for as long as that is used.
+        hub: A Hub or a Publisher. Each receives its own events only. A second call for the same session and hub changes
+            nothing.
+
+    Returns:
+        The broadcaster.
+
+    Raises:
+        TypeError: ``session`` is not a session, or is a factory of sessions; or ``hub`` is not a Hub or a Publisher.
     """
     return _OnCommit(session, hub)
 
 
 class _OnCommit(Broadcaster):
-    """Be a hub, as far as broadcasts go, whose events wait in the session."""
+    """A broadcaster in place of a hub, whose events wait in the session."""
 
     def __init__(self, session: scoped_session[Any] | Session, hub: Broadcaster) -> None:
-        # Not the base's: what it would make here, the hub has.
+        # Without the base's ``__init__``: the hub has what that would create.
         if not isinstance(hub, Broadcaster) or isinstance(hub, _OnCommit):
             raise TypeError(f"publish_on_commit takes a Hub or a Publisher, not {hub!r}: publish_on_commit(db.session, ws.hub)")
         if isinstance(session, scoped_session):
@@ -74,7 +88,7 @@ class _OnCommit(Broadcaster):
         else:
             raise TypeError(
                 f"publish_on_commit takes a session, not {session!r}: Flask-SQLAlchemy's db.session, a scoped_session, or a "
-                "Session that is in use. A sessionmaker has no current session: put it into a scoped_session, or call "
+                "Session that is in use. A sessionmaker has no current session: wrap it in a scoped_session, or call "
                 "publish_on_commit for each session that it makes"
             )
         self._hub = hub
@@ -90,18 +104,18 @@ class _OnCommit(Broadcaster):
 
     @property
     def project_of_board(self) -> Callable[[Any], Any] | None:  # type: ignore[override]
-        """The app's own knowledge of which project a board belongs to; the hub's."""
+        """The hub's function that returns the project of a board id."""
         return self._hub.project_of_board
 
     def _project(self, board_id: Any, task: Any, project_id: Any) -> Any:
-        # The hub knows which boards it has warned about.
+        # The hub keeps the boards whose missing project it has logged.
         return self._hub._project(board_id, task, project_id)
 
     def publish(self, message: Message, audience: Audience) -> PublishResult:
-        """Have a message wait for the commit; what every ``broadcast*`` ends in.
+        """Queue a message until the commit; every ``broadcast*`` ends here.
 
         Raises MessageError for what cannot be serialised or is larger than any client could be sent, CartowsError where no
-        transaction can come to a commit.
+        transaction could be committed.
         """
         event = _outgoing(self._hub, message, audience)
         session = self._current()
@@ -109,9 +123,9 @@ class _OnCommit(Broadcaster):
         if transaction is None:
             if not session.autobegin:
                 raise CartowsError(
-                    f"{message.type!r} has no transaction to wait for, and autobegin is off: broadcast below session.begin()"
+                    f"{message.type!r} has no transaction to wait for, and autobegin is off: broadcast after session.begin()"
                 )
-            # A rollback of nothing tells nobody: what waits for it would go out with the next commit.
+            # Without a transaction a rollback is not reported: the event would be sent with the next commit.
             transaction = session.begin()
         elif not transaction.is_active:
             raise CartowsError(
@@ -124,46 +138,46 @@ class _OnCommit(Broadcaster):
 
 
 class _Event(NamedTuple):
-    """Be an event that waits: what it says, and how it would be sent."""
+    """An event that waits: its message, and how that would be sent."""
 
     hub: Broadcaster
     message: Message
     outgoing: OutgoingEvent
 
 
-# The events of each transaction that has any, in order; below None those that are committed.
+# The events of each transaction that has any, in order; those that are committed under None.
 _Waiting = dict[SessionTransaction | None, list[_Event]]
 
 
 @listens_for(Session, "after_commit")
 def _committed(session: Session) -> None:
-    """Leave the events of a transaction to the one around it; those of the outermost are for sending."""
+    """Leave the events of a transaction to its parent transaction; those of the outermost are to be sent."""
     waiting: _Waiting | None = session.info.get(_KEY)
     if not waiting:
         return
     transaction = session.get_nested_transaction()
-    heir = None
+    parent = None
     if transaction is None:
         transaction = session.get_transaction()
     else:
-        heir = transaction.parent
-        # What lies between two savepoints is a flush.
-        while heir is not None and not heir.nested and heir.parent is not None:
-            heir = heir.parent
+        parent = transaction.parent
+        # A transaction between two savepoints belongs to a flush.
+        while parent is not None and not parent.nested and parent.parent is not None:
+            parent = parent.parent
     events = waiting.pop(transaction, None)
     if events:
-        waiting.setdefault(heir, []).extend(events)
+        waiting.setdefault(parent, []).extend(events)
 
 
 @listens_for(Session, "after_transaction_end")
 def _ended(session: Session, transaction: SessionTransaction) -> None:
-    """Forget the events of a transaction that was not committed; send what was, now that nobody waits for the database."""
+    """Drop the events of a transaction that was not committed; send the committed ones, now that the connection is returned."""
     waiting: _Waiting | None = session.info.get(_KEY)
     if waiting is None:
         return
     lost = waiting.pop(transaction, None)
     if lost:
-        # Often that is as it should be. Whoever broadcasts behind the commit instead of before it finds out here.
+        # Often that is intended. An app that broadcasts after the commit instead of before it finds out here.
         lost[0].hub.logger.info("cartows: %d events are not sent: their transaction was not committed", len(lost))
     if transaction.parent is None:
         del session.info[_KEY]
@@ -171,34 +185,34 @@ def _ended(session: Session, transaction: SessionTransaction) -> None:
 
 
 def _send(events: Iterable[_Event]) -> None:
-    given_up: set[int] = set()
+    dropped: set[int] = set()
     began = time.monotonic()
     for hub, message, event in _merged(events):
-        if id(hub) in given_up:
+        if id(hub) in dropped:
             continue
         try:
-            # What it rejects, it logs by itself.
+            # The hub itself logs what it rejects.
             result = hub.publish(message, event.audience)
-        except HubClosed as error:
-            given_up.add(id(hub))
-            hub.logger.warning("cartows: %r was committed but not sent, nor is what follows it: %s", message.type, error)
+        except (HubClosed, PublisherClosed) as error:
+            dropped.add(id(hub))
+            hub.logger.warning("cartows: %r was committed but not sent, nor is any later event: %s", message.type, error)
         except Exception:
             hub.logger.exception("cartows: %r was committed but not sent", message.type)
         else:
-            # The request waits for one event as long as it may, and not for each of many.
+            # The request waits for one event as long as it may, but not for each of many.
             if not result.accepted and time.monotonic() - began >= _options(hub).publish_timeout:
-                given_up.add(id(hub))
-                hub.logger.warning("cartows: what was committed behind %r is not sent either: %s", message.type, result.reason)
+                dropped.add(id(hub))
+                hub.logger.warning("cartows: what was committed after %r is not sent either: %s", message.type, result.reason)
 
 
 def _merged(events: Iterable[_Event]) -> list[_Event]:
-    """Return events with the updates of one thing made one, where nothing else was said of it in between.
+    """Return events with consecutive updates of one entity merged.
 
-    It stands in the place of the newer one: there, all that it speaks of has been told before.
+    The result takes the place of the newer one: whatever it refers to was sent before.
     """
     kept: dict[int, _Event] = {}
     last: dict[tuple[int, Any], int] = {}
-    for place, event in enumerate(events):
+    for index, event in enumerate(events):
         if event.outgoing.entity is not None:
             key = id(event.hub), event.outgoing.entity
             before = last.get(key)
@@ -206,13 +220,13 @@ def _merged(events: Iterable[_Event]) -> list[_Event]:
             if before is not None and both is not None:
                 del kept[before]
                 event = both
-            last[key] = place
-        kept[place] = event
+            last[key] = index
+        kept[index] = event
     return list(kept.values())
 
 
 def _both(older: _Event, newer: _Event) -> _Event | None:
-    """Return two events of one thing as one, or None where both are to be sent."""
+    """Return two events of one entity merged, or None where both are to be sent."""
     if not newer.outgoing.merges or older.outgoing.audience != newer.outgoing.audience:
         return None
     message = merge_snapshots(older.message, newer.message)
@@ -225,12 +239,12 @@ def _both(older: _Event, newer: _Event) -> _Event | None:
 
 
 def _outgoing(hub: Broadcaster, message: Message, audience: Audience) -> OutgoingEvent:
-    """Return a message as the hub would send it. Raises MessageError for what it would refuse."""
+    """Return a message as the hub would send it. Raises MessageError where the hub would."""
     return prepare_event(message, audience, getattr(hub, "enc_hook", None), _options(hub).send_queue_bytes)
 
 
 def _options(hub: Broadcaster) -> Options:
-    # Those of Hub and Publisher; another kind of Broadcaster may have none.
+    # Hub and Publisher have options; another kind of Broadcaster may have none.
     return getattr(hub, "options", None) or _DEFAULTS
 
 

@@ -1,4 +1,4 @@
-"""The broadcast methods: what each one says, who may hear it, and what it refuses in the caller's thread."""
+"""The broadcast methods: what each one publishes, for which recipients, and what it rejects in the caller's thread."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from cartows.rooms import EVERYONE, Audience
 
 ACCEPTED = PublishResult(True, "queued", "e.1")
 
-# How long a test waits for what must not happen, and for what must, in seconds.
+# How long a test waits for what must not happen, and for another thread, in seconds.
 A_MOMENT, AT_MOST = 0.2, 10.0
 
 
-class Recorder(Broadcaster):
-    """Keep what would be published."""
+class RecordingBroadcaster(Broadcaster):
+    """A broadcaster that keeps what would be published."""
 
     def __init__(self, *, held: tuple[str, ...] = (), options: Options | None = None) -> None:
         super().__init__()
@@ -48,22 +48,22 @@ class Recorder(Broadcaster):
         return key in self._held
 
     def only(self) -> tuple[str, Any, set[tuple[str, str]], bool, bool]:
-        """Return the one thing that was published: its type and data, the rooms, and who else hears it."""
+        """Return the one event that was published: its type and data, the rooms, and its other recipients."""
         ((message, audience),) = self.published
         data = json.loads(message.encode()).get("data")
         return message.type, data, set(audience.rooms), audience.unfiltered, audience.everyone
 
 
 @pytest.fixture
-def hub() -> Recorder:
-    return Recorder()
+def hub() -> RecordingBroadcaster:
+    return RecordingBroadcaster()
 
 
-# What each one says, and to whom ----------------------------------------------------------------------------------
+# Events and their recipients --------------------------------------------------------------------------------------
 
 BOARD, PROJECT = ("board_id", "b1"), ("project_id", "p1")
 
-CALLS: dict[str, tuple[Callable[[Recorder], PublishResult], str, dict[str, Any], set[tuple[str, str]]]] = {
+CALLS: dict[str, tuple[Callable[[RecordingBroadcaster], PublishResult], str, dict[str, Any], set[tuple[str, str]]]] = {
     "a task is created": (
         lambda hub: hub.broadcast_task_created("t1", "b1", {"title": "x"}, project_id="p1"),
         "task.created",
@@ -90,9 +90,9 @@ CALLS: dict[str, tuple[Callable[[Recorder], PublishResult], str, dict[str, Any],
         {BOARD, PROJECT},
     ),
     "a task is moved": (
-        lambda hub: hub.broadcast_task_updated("t1", "b1", {"lane": 2}, action="moved"),
+        lambda hub: hub.broadcast_task_updated("t1", "b1", {"column": 2}, action="moved"),
         "task.updated",
-        {"task_id": "t1", "board_id": "b1", "action": "moved", "changes": {"lane": 2}},
+        {"task_id": "t1", "board_id": "b1", "action": "moved", "changes": {"column": 2}},
         {BOARD},
     ),
     "a task is deleted": (
@@ -130,8 +130,8 @@ CALLS: dict[str, tuple[Callable[[Recorder], PublishResult], str, dict[str, Any],
 
 @pytest.mark.parametrize("call, type_, data, rooms", CALLS.values(), ids=CALLS)
 def test_an_event_goes_to_its_board_its_project_and_those_without_a_filter(
-    hub: Recorder,
-    call: Callable[[Recorder], PublishResult],
+    hub: RecordingBroadcaster,
+    call: Callable[[RecordingBroadcaster], PublishResult],
     type_: str,
     data: dict[str, Any],
     rooms: set[tuple[str, str]],
@@ -140,23 +140,23 @@ def test_an_event_goes_to_its_board_its_project_and_those_without_a_filter(
     assert hub.only() == (type_, data, rooms, True, False)
 
 
-def test_a_message_goes_to_everyone(hub: Recorder) -> None:
+def test_a_message_goes_to_everyone(hub: RecordingBroadcaster) -> None:
     message = new_message("notice", "x")
     assert hub.broadcast_message(message) is ACCEPTED
     assert hub.published == [(message, EVERYONE)]
 
 
-def test_a_filtered_message_goes_to_those_who_hold_the_filter_and_to_no_others(hub: Recorder) -> None:
+def test_a_filtered_message_goes_to_clients_with_that_filter_and_to_no_others(hub: RecordingBroadcaster) -> None:
     assert hub.broadcast_to_filtered(new_message("notice", "x"), "board_id", "b1") is ACCEPTED
     assert hub.only() == ("notice", "x", {BOARD}, False, False)
 
 
-def test_an_event_of_the_apps_own_goes_by_its_filters_and_to_those_who_hear_everything(hub: Recorder) -> None:
+def test_an_event_of_the_apps_own_goes_by_its_filters_and_to_clients_without_a_filter(hub: RecordingBroadcaster) -> None:
     assert hub.broadcast("comment.added", filters={"board_id": "b1", "project_id": ["p1", "p2"]}) is ACCEPTED
     assert hub.only() == ("comment.added", None, {BOARD, PROJECT, ("project_id", "p2")}, True, False)
 
 
-def test_an_event_that_carries_no_value_goes_to_no_room(hub: Recorder) -> None:
+def test_an_event_that_carries_no_value_goes_to_no_room(hub: RecordingBroadcaster) -> None:
     given: list[Any] = [None, {}, {"board_id": None}, {"board_id": []}, {"board_id": [None]}]
     for filters in given:
         hub.published.clear()
@@ -164,12 +164,12 @@ def test_an_event_that_carries_no_value_goes_to_no_room(hub: Recorder) -> None:
         assert hub.only() == ("comment.added", {"text": "x"}, set(), True, False), filters
 
 
-class EventWriter(enum.Enum):
+class Column(enum.Enum):
     FIRST = "b1"
 
 
-def test_filters_compare_as_text(hub: Recorder) -> None:
-    texts = {5: "5", 0: "0", uuid.UUID(int=1): "00000000-0000-0000-0000-000000000001", EventWriter.FIRST: "b1"}
+def test_filters_compare_as_strings(hub: RecordingBroadcaster) -> None:
+    texts = {5: "5", 0: "0", uuid.UUID(int=1): "00000000-0000-0000-0000-000000000001", Column.FIRST: "b1"}
     for value, text in texts.items():
         hub.published.clear()
         hub.broadcast("x", filters={"board_id": value})
@@ -179,7 +179,7 @@ def test_filters_compare_as_text(hub: Recorder) -> None:
         assert {audience.rooms for _, audience in hub.published} == {(("board_id", text),)}, value
 
 
-def test_a_filter_may_have_several_values(hub: Recorder) -> None:
+def test_a_filter_may_have_several_values(hub: RecordingBroadcaster) -> None:
     given: list[Any] = [["b1", 2, None, "b1"], ("b1", 2), {"b1", 2}, frozenset({"b1", "2"})]
     for several in given:
         hub.published.clear()
@@ -204,7 +204,7 @@ TASKS = [{"project_id": "p1"}, Row("p1"), Packed("p1")]
 
 @pytest.mark.parametrize("task", TASKS, ids=["mapping", "dataclass", "struct"])
 def test_a_tasks_project_is_the_one_it_names(task: Any) -> None:
-    hub = Recorder(held=("project_id",))
+    hub = RecordingBroadcaster(held=("project_id",))
     hub.broadcast_task_created("t1", "b1", task)
     hub.broadcast_task_updated("t1", "b1", {"x": 1}, task)
     for message, audience in hub.published:
@@ -213,7 +213,7 @@ def test_a_tasks_project_is_the_one_it_names(task: Any) -> None:
 
 
 @pytest.mark.parametrize("task", TASKS, ids=["mapping", "dataclass", "struct"])
-def test_a_project_that_is_given_wins_over_the_tasks_own(hub: Recorder, task: Any) -> None:
+def test_a_project_that_is_given_wins_over_the_tasks_own(hub: RecordingBroadcaster, task: Any) -> None:
     hub.broadcast_task_created("t1", "b1", task, project_id="other")
     hub.broadcast_task_updated("t1", "b1", {}, task, project_id="other")
     for message, audience in hub.published:
@@ -221,7 +221,7 @@ def test_a_project_that_is_given_wins_over_the_tasks_own(hub: Recorder, task: An
         assert message.data.project_id == "other"
 
 
-def test_a_task_without_a_project_is_heard_by_its_board(hub: Recorder) -> None:
+def test_a_task_without_a_project_goes_to_its_board(hub: RecordingBroadcaster) -> None:
     tasks: list[Any] = [None, {}, {"project_id": None}, SimpleNamespace(), Row(None), "text"]
     for task in tasks:
         hub.published.clear()
@@ -231,8 +231,8 @@ def test_a_task_without_a_project_is_heard_by_its_board(hub: Recorder) -> None:
         assert message.data.project_id is None, task
 
 
-def test_a_missing_project_is_told_once_per_board(caplog: pytest.LogCaptureFixture) -> None:
-    hub = Recorder(held=("project_id",))
+def test_a_missing_project_is_logged_once_per_board(caplog: pytest.LogCaptureFixture) -> None:
+    hub = RecordingBroadcaster(held=("project_id",))
     for _ in range(3):
         hub.broadcast_task_created("t1", "b1", {})
         hub.broadcast_task_updated("t1", "b1", {})
@@ -240,25 +240,25 @@ def test_a_missing_project_is_told_once_per_board(caplog: pytest.LogCaptureFixtu
         hub.broadcast_task_deleted("t1", 2)
     assert [record.levelname for record in caplog.records] == ["WARNING", "WARNING"]
     assert "'b1'" in caplog.messages[0] and "'2'" in caplog.messages[1]
-    assert all("project_id=" in said for said in caplog.messages)
+    assert all("project_id=" in message for message in caplog.messages)
     assert len(hub.published) == 12
 
 
-def test_a_missing_project_is_no_news_where_nobody_asked_for_one(caplog: pytest.LogCaptureFixture) -> None:
-    Recorder(held=("board_id",)).broadcast_task_created("t1", "b1", {})
-    Recorder(held=("project_id",)).broadcast_task_created("t1", "b1", {}, project_id="p1")
-    Recorder(held=("project_id",)).broadcast_task_created("t1", "b1", {"project_id": 0})
+def test_a_missing_project_is_not_logged_where_no_client_filters_by_one(caplog: pytest.LogCaptureFixture) -> None:
+    RecordingBroadcaster(held=("board_id",)).broadcast_task_created("t1", "b1", {})
+    RecordingBroadcaster(held=("project_id",)).broadcast_task_created("t1", "b1", {}, project_id="p1")
+    RecordingBroadcaster(held=("project_id",)).broadcast_task_created("t1", "b1", {"project_id": 0})
     assert not caplog.records
 
 
-def test_a_missing_project_is_told_once_when_two_threads_find_it_at_once(caplog: pytest.LogCaptureFixture) -> None:
-    hub = Recorder(held=("project_id",))
+def test_a_missing_project_is_logged_once_when_two_threads_find_it_at_once(caplog: pytest.LogCaptureFixture) -> None:
+    hub = RecordingBroadcaster(held=("project_id",))
     both = threading.Barrier(2)
 
     class Slow(set[str]):
         def __contains__(self, board: object) -> bool:
             found = super().__contains__(board)
-            # Whoever wrongly looks while another has not yet noted it has this long to come here.
+            # A thread that wrongly looks before another has recorded the board has this long to come here.
             with contextlib.suppress(threading.BrokenBarrierError):
                 both.wait(A_MOMENT)
             return found
@@ -273,15 +273,15 @@ def test_a_missing_project_is_told_once_when_two_threads_find_it_at_once(caplog:
     assert len(caplog.records) == 1
 
 
-def test_the_boards_that_were_told_of_do_not_grow_without_end(caplog: pytest.LogCaptureFixture) -> None:
+def test_the_boards_that_were_logged_do_not_grow_without_end(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.CRITICAL)
-    hub = Recorder(held=("project_id",))
+    hub = RecordingBroadcaster(held=("project_id",))
     for board in range(3000):
         hub.broadcast_task_deleted("t1", board)
     assert max(len(held) for held in vars(hub).values() if isinstance(held, set)) <= 1000
 
 
-# What is refused --------------------------------------------------------------------------------------------------
+# What is rejected -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -292,7 +292,7 @@ def test_the_boards_that_were_told_of_do_not_grow_without_end(caplog: pytest.Log
         (lambda hub: hub.broadcast_board_updated("b1", "p1", {}, action="moved"), ("updated", "reordered")),
     ],
 )
-def test_an_action_there_is_not_is_refused(hub: Recorder, call: Any, allowed: tuple[str, str]) -> None:
+def test_an_unknown_action_is_rejected(hub: RecordingBroadcaster, call: Any, allowed: tuple[str, str]) -> None:
     with pytest.raises(ValueError) as raised:
         call(hub)
     assert all(action in str(raised.value) for action in allowed)
@@ -300,7 +300,7 @@ def test_an_action_there_is_not_is_refused(hub: Recorder, call: Any, allowed: tu
 
 
 @pytest.mark.parametrize("filters", [{"team": "x"}, {"board_id": "b1", "team": "x"}], ids=str)
-def test_a_filter_that_no_client_can_hold_is_refused(hub: Recorder, filters: dict[str, Any]) -> None:
+def test_a_filter_that_no_client_can_hold_is_rejected(hub: RecordingBroadcaster, filters: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"'team'.*board_id, project_id.*CARTOWS_FILTER_KEYS"):
         hub.broadcast("x", filters=filters)
     with pytest.raises(ValueError, match=r"'team'.*board_id, project_id.*CARTOWS_FILTER_KEYS"):
@@ -309,14 +309,14 @@ def test_a_filter_that_no_client_can_hold_is_refused(hub: Recorder, filters: dic
 
 
 def test_the_filters_that_clients_can_hold_are_a_setting() -> None:
-    hub = Recorder(options=Options(filter_keys=("team",)))
+    hub = RecordingBroadcaster(options=Options(filter_keys=("team",)))
     hub.broadcast("x", filters={"team": "red"})
     assert hub.only()[2] == {("team", "red")}
     with pytest.raises(ValueError, match="'board_id'"):
         hub.broadcast("x", filters={"board_id": "b1"})
 
 
-# What became of it ------------------------------------------------------------------------------------------------
+# The result -------------------------------------------------------------------------------------------------------
 
 
 def test_a_result_raises_only_where_it_was_rejected() -> None:

@@ -1,11 +1,12 @@
-"""The ways between processes: none for one process by itself, Redis Streams for many.
+"""The transports between processes: none for a single process, Redis Streams for many.
 
-What is promised stands in ``base``; ``local`` is what a hub uses by itself, ``streams`` what it uses with ``redis_url``.
+``base`` states what a backplane guarantees, and on which thread each method runs. A hub uses ``local`` by default and ``redis``
+where ``redis_url`` is set; a Publisher uses the event writer of ``redis`` alone.
 """
 
 from __future__ import annotations
 
-from .base import Backplane, Entry, Outcome, OutgoingEvent, Sink, Snapshot
+from .base import Backplane, BackplaneResult, Entry, OutgoingEvent, Sink, Snapshot
 from .local import LocalBackplane
 
-__all__ = ["Backplane", "Entry", "LocalBackplane", "Outcome", "OutgoingEvent", "Sink", "Snapshot"]
+__all__ = ["Backplane", "BackplaneResult", "Entry", "LocalBackplane", "OutgoingEvent", "Sink", "Snapshot"]

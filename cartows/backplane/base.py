@@ -1,14 +1,10 @@
-"""What a hub asks of the way between processes, and what it is told by it.
+"""What a hub asks of the transport between processes, and what that transport reports to the hub.
 
-Threads: values here; see the implementations.
-Locks: none.
-Blocks: never.
-
-What a backplane promises. An event that is *stored* has a number, and reaches every hub that reads from the same place: once,
+What a backplane guarantees. An event that is *stored* has a number. It reaches every hub that reads from the same broker: once,
 in the order of the numbers, and with the same number everywhere, so that a client may resume at any of them. An event that is
-*spooled* waits in this process for the place to come back: it is heard by this process's own clients at once and by all
-others later, in the order in which it was published here; if the process ends before, the others never hear it. What is
-neither was not accepted, and the publisher was told why.
+*spooled* waits in this process until the broker is back: the clients of this process receive it at once, all others later, in
+the order in which it was published here. If the process ends first, the others never receive it. Any other event was not
+accepted, and its publisher is given the reason.
 """
 
 from __future__ import annotations
@@ -19,40 +15,40 @@ from typing import Any, Literal, NamedTuple, Protocol
 from ..presence.presence import PresenceEntry, PresenceReport
 from ..rooms import Audience
 
-__all__ = ["Backplane", "Entry", "Outcome", "OutgoingEvent", "PresenceSink", "Sink", "Snapshot"]
+__all__ = ["Backplane", "BackplaneResult", "Entry", "OutgoingEvent", "PresenceSink", "Sink", "Snapshot"]
 
 
 class OutgoingEvent(NamedTuple):
-    """Be an event on its way out: encoded, without an id."""
+    """An event to publish: encoded, without an id."""
 
     type: str
     #: The JSON object of the wire, complete but for its id.
     body: bytes
     audience: Audience
-    #: What it is about, for ``coalesce``; and whether a later update of the same merges with it.
+    #: What the event is about, for ``coalesce``; and whether a later update of the same entity merges with it.
     entity: Any = None
     merges: bool = False
 
 
 class Entry(NamedTuple):
-    """Be an event that is stored, with the number that it has everywhere."""
+    """A stored event, with the number that it has everywhere."""
 
     number: int
     event: OutgoingEvent
-    #: This process's own clients have heard it already: it is for those who come back.
+    #: The clients of this process have received it already: only clients that resume need it.
     delivered: bool = False
 
 
 class Snapshot(NamedTuple):
-    """Be what a hub begins with: the epoch, the number of the last event, and the last events up to it."""
+    """What a hub starts from: the epoch, the number of the last event, and the last events up to it."""
 
     epoch: str
     number: int
     entries: Sequence[Entry] = ()
 
 
-class Outcome(NamedTuple):
-    """Say what became of an event: ``status`` of None is a refusal, for ``reason``."""
+class BackplaneResult(NamedTuple):
+    """The result of publishing an event: a ``status`` of None is a rejection, for ``reason``."""
 
     status: Literal["queued", "stored", "spooled"] | None
     id: str | None = None
@@ -60,72 +56,72 @@ class Outcome(NamedTuple):
 
 
 class PresenceSink(Protocol):
-    """Be told by a backplane of the people in other processes, and asked for those in this one."""
+    """The receiver of other processes' presence entries and commands, and the source of this process's entries."""
 
     def presence_entries(self) -> list[PresenceEntry]:
-        """Return everybody in this process. Called by the announcer."""
+        """Return all entries of this process. Called on the announcer's thread."""
 
     def apply(self, reports: list[PresenceReport]) -> None:
-        """Have the hub thread take what other processes tell of their people. Must not wait."""
+        """Have the hub thread apply the entries that other processes report. Must not block."""
 
     def disconnect_identity(self, identity: str, code: int, reason: str) -> None:
-        """Close the clients of an identity, as another process has closed its own. Must not wait."""
+        """Close the clients of an identity, as another process has closed its own. Must not block."""
 
     def reauthorize_identity(self, identity: str) -> None:
-        """See that the app is asked again what an identity may hear, as it was in another process. Must not wait."""
+        """Authorize the subscriptions of an identity again, as another process has done. Must not block."""
 
 
 class Sink(PresenceSink, Protocol):
-    """Be told by a backplane what has happened; a hub is one. What is put is handed out in the order in which it was put."""
+    """The receiver of a backplane's events and notices: a hub. It dispatches them in the order of the calls."""
 
-    def put(self, event: OutgoingEvent, epoch: str, timeout: float) -> Outcome:
-        """Number an event of this process in an epoch and have it handed out; waits ``timeout`` seconds for room."""
+    def put(self, event: OutgoingEvent, epoch: str, timeout: float) -> BackplaneResult:
+        """Number an event of this process in an epoch and dispatch it; wait ``timeout`` seconds for room."""
 
     def put_entries(self, entries: Sequence[Entry]) -> None:
-        """Have stored events handed out and kept for those who come back. Takes them whether there is room or not."""
+        """Dispatch stored events and keep them for clients that resume. Accepts them even when the queue is full."""
 
     def put_local(self, event: OutgoingEvent) -> None:
-        """Have an event handed out to this process's clients without an id. Takes it whether there is room or not."""
+        """Dispatch an event to this process's clients without an id. Accepts it even when the queue is full."""
 
     def await_room(self) -> bool:
-        """Wait until there is room for events; False when the hub takes none any more."""
+        """Wait until there is room for events; return False when the hub accepts no more."""
 
     def broker_lost(self) -> None:
-        """Tell clients that they hear nothing but this process, and give nobody a position to resume from until then."""
+        """Notify clients that they receive this process's events alone, and give out no position until it is restored."""
 
     def broker_restored(self) -> None:
-        """Tell clients that they hear everybody again, and where they are."""
+        """Notify clients that they receive the events of all processes again, and of their position."""
 
-    def new_epoch(self, past: Snapshot) -> None:
-        """Forget the history and begin with another: events were lost, so clients are told to load everything again."""
+    def new_epoch(self, snapshot: Snapshot) -> None:
+        """Replace the history by that of another epoch. Events were lost, so clients are notified to reload."""
 
 
 class Backplane(Protocol):
-    """Carry events from every process to every hub."""
+    """The transport that carries events from every process to every hub."""
 
     def prepare(self) -> Snapshot:
-        """Return what the hub begins with. Hub thread, before anybody is served."""
+        """Return what the hub starts from. Hub thread, before it serves any client."""
 
     def follow(self) -> None:
-        """Hand on what comes behind that, from now on. Hub thread, once."""
+        """Start passing on the events after that snapshot. Hub thread, once."""
 
-    def publish(self, event: OutgoingEvent, timeout: float) -> Outcome:
-        """Take an event; waits ``timeout`` seconds at most and raises nothing that depends on the broker. Any thread."""
+    def publish(self, event: OutgoingEvent, timeout: float) -> BackplaneResult:
+        """Publish an event within ``timeout`` seconds; raise nothing that depends on the broker. Any thread."""
 
-    def may_come(self, number: int) -> bool:
-        """Return whether an event may exist whose number the hub has not come to. Hub thread."""
+    def may_exist(self, number: int) -> bool:
+        """Return whether an event may exist whose number the hub has not reached. Hub thread."""
 
     def announce(self, changes: Mapping[str, PresenceEntry | None]) -> None:
-        """Tell the other processes of people here, by ref: who came, and None for who has left. Never waits. Hub thread."""
+        """Announce changed entries of this process by ref, None for those that have left. Never blocks. Hub thread."""
 
     def disconnect(self, identity: str, code: int, reason: str) -> None:
-        """Have the other processes close their clients of an identity. Never waits. Any thread."""
+        """Make the other processes close their clients of an identity. Never blocks. Any thread."""
 
     def reauthorize(self, identity: str) -> None:
-        """Have the other processes ask again what an identity may hear. Never waits. Any thread."""
+        """Make the other processes authorize an identity's subscriptions again. Never blocks. Any thread."""
 
     def stats(self) -> dict[str, Any]:
         """Return counters for ``hub.stats()``. Any thread."""
 
     def stop(self, timeout: float) -> None:
-        """Store what can be stored within so many seconds, and end. Whatever comes later is refused."""
+        """Store what can be stored within ``timeout`` seconds, and end. Later events are rejected."""

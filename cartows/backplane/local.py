@@ -1,8 +1,6 @@
-"""The way between processes where there is one process: straight to its own hub.
+"""The backplane of a single process: events go straight to its own hub.
 
-Threads: any.
-Locks: none of its own.
-Blocks: ``publish`` for room, until its timeout.
+**Blocks**: ``publish`` waits for room, until its timeout.
 """
 
 from __future__ import annotations
@@ -12,13 +10,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..presence.presence import PresenceEntry
-from .base import Outcome, OutgoingEvent, Sink, Snapshot
+from .base import BackplaneResult, OutgoingEvent, Sink, Snapshot
 
 __all__ = ["LocalBackplane"]
 
 
 class LocalBackplane:
-    """Hand every event to the hub of this process: "queued" is all that can become of it."""
+    """The backplane of a hub without a broker: an accepted event is always "queued"."""
 
     def __init__(self, sink: Sink) -> None:
         self._sink = sink
@@ -31,12 +29,12 @@ class LocalBackplane:
     def follow(self) -> None:
         """See Backplane.follow."""
 
-    def publish(self, event: OutgoingEvent, timeout: float) -> Outcome:
+    def publish(self, event: OutgoingEvent, timeout: float) -> BackplaneResult:
         """See Backplane.publish."""
         return self._sink.put(event, self._epoch, timeout)
 
-    def may_come(self, number: int) -> bool:
-        """See Backplane.may_come."""
+    def may_exist(self, number: int) -> bool:
+        """See Backplane.may_exist."""
         return False
 
     def announce(self, changes: Mapping[str, PresenceEntry | None]) -> None:

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Sequence
 from functools import partial
 
-from ..backplane.base import Entry, Outcome, OutgoingEvent, Snapshot
+from ..backplane.base import BackplaneResult, Entry, OutgoingEvent, Snapshot
 from ..history.history import Event, event_id
 from ..options import Options
 from ..presence.presence import PresenceEntry, PresenceReport
@@ -53,20 +53,20 @@ class BackplaneSink:
         epoch = self._epoch = snapshot.epoch
         self._dispatcher.begin(epoch, snapshot.number, [self.event(epoch, entry) for entry in snapshot.entries])
 
-    def put(self, event: OutgoingEvent, epoch: str, timeout: float) -> Outcome:
+    def put(self, event: OutgoingEvent, epoch: str, timeout: float) -> BackplaneResult:
         """See Sink.put."""
         try:
             put = self._broadcast_queue.put_event(partial(self._numbered, event, epoch), timeout, wait=timeout > 0)
         except BroadcastQueueClosed:
-            return Outcome(None, reason="the hub was shut down")
+            return BackplaneResult(None, reason="the hub was shut down")
         if put is None:
             options = self._options
             full = (
                 f"the broadcast queue stayed full ({options.broadcast_queue_size} messages) for {options.publish_timeout:g} s"
             )
-            return Outcome(None, reason=full)
+            return BackplaneResult(None, reason=full)
         assert isinstance(put, Event)
-        return Outcome("queued", event_id(epoch, put.frame.number))
+        return BackplaneResult("queued", event_id(epoch, put.frame.number))
 
     def _numbered(self, event: OutgoingEvent, epoch: str, number: int) -> Event:
         return self.event(epoch, Entry(number, event))

@@ -46,7 +46,7 @@ class Pipeline:
         self.dispatcher = Dispatcher(self.queue, options, logger)
         self.presence = PresenceNotifier(self.dispatcher, timer, self.queue, options, logger, self.backplane.announce)
         self.sessions = Sessions(
-            self.dispatcher, self.presence, registry, heartbeat, timer, self.queue, self.backplane.may_come
+            self.dispatcher, self.presence, registry, heartbeat, timer, self.queue, self.backplane.may_exist
         )
         self._sink.connect(self.dispatcher, self.sessions, self.presence)
 

@@ -46,7 +46,7 @@ class Sessions:
         heartbeat: Heartbeat,
         timer: Timer,
         broadcast_queue: BroadcastQueue[Item],
-        may_come: Callable[[int], bool],
+        may_exist: Callable[[int], bool],
     ) -> None:
         self._dispatcher = dispatcher
         self._history = dispatcher.history
@@ -55,7 +55,7 @@ class Sessions:
         self._heartbeat = heartbeat
         self._timer = timer
         self._broadcast_queue = broadcast_queue
-        self._may_come = may_come
+        self._may_exist = may_exist
         self._delivery_logs: dict[Client, DeliveryLog] = {}
         #: The changes that clients asked for before they were registered.
         self._pending_changes: dict[Client, list[SubscriptionChange]] = {}
@@ -110,7 +110,7 @@ class Sessions:
             return False
         if number <= self._broadcast_queue.number:
             return self._broadcast_queue.put_registration(partial(self.register, client))
-        return self._may_come(number) and self._register_later(client)
+        return self._may_exist(number) and self._register_later(client)
 
     def _register_later(self, client: Client) -> bool:
         """Try the registration again in a moment, for an event of another process; False once it has waited long enough."""

@@ -17,7 +17,7 @@ def main():
     pause = threading.Event()
     for n in itertools.count(store.last_of(SOURCE) + 1):
         store.write(SOURCE, n)
-        # While Redis is away this returns at once with how="spooled"; only a spool that is full refuses.
+        # While Redis is away this returns at once with status="spooled"; only a spool that is full refuses.
         while not publisher.broadcast("number", {"source": SOURCE, "n": n}, filters={"board_id": "cluster"}).accepted:
             pause.wait(PERIOD)
         pause.wait(PERIOD)

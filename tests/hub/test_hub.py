@@ -159,7 +159,7 @@ def test_a_full_queue_is_reported_in_the_result_and_logged_once(caplog: pytest.L
     release.set()
     until(lambda: hub.stats()["waiting"] == 0)
     assert hub.broadcast("x").id == results[1].id.replace(".2", ".3")  # type: ignore[union-attr]
-    assert caplog.text.count("were refused so far") == 1
+    assert caplog.text.count("were rejected so far") == 1
     hub.shutdown()
 
 

@@ -140,7 +140,7 @@ def test_every_event_has_its_shape_on_the_wire(server: Server) -> None:
         message = peer.receive()
         check_envelope(message)
         assert (message["type"], message["data"]) == (type_, data)
-        assert result["accepted"] and result["how"] == "queued" and result["reason"] is None
+        assert result["accepted"] and result["status"] == "queued" and result["reason"] is None
         assert result["id"] == message["id"]
 
 

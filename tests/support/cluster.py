@@ -64,7 +64,7 @@ class Cluster:
     def publish(self, count: int = 1, *, at: int | None = None, **filters: Any) -> list[str]:
         """Publish events at one worker; returns their labels in that order. None may be refused or take too long."""
         labels, results = self.publish_and_tell(count, at=at, **filters)
-        assert all(result["how"] for result in results), results
+        assert all(result["status"] for result in results), results
         return labels
 
     def publish_and_tell(self, count: int = 1, *, at: int | None = None, **filters: Any) -> tuple[list[str], list[Json]]:

@@ -1,8 +1,6 @@
-"""How long to wait before the next try at a broker that is away.
+"""How long to wait before the next attempt at a broker that is unreachable.
 
-Threads: the one that tries.
-Locks: none of its own; where several may come to it, theirs.
-Blocks: never.
+**Locks**: none of its own; where several threads share one, they hold theirs.
 """
 
 from __future__ import annotations
@@ -13,17 +11,17 @@ __all__ = ["Backoff"]
 
 
 class Backoff:
-    """Wait at random between nothing and a bound that doubles, in seconds: all processes must not come at once."""
+    """A random wait of at most a bound that doubles, in seconds: random, so that not all processes retry at once."""
 
     def __init__(self, first: float, last: float) -> None:
         self._first, self._last = first, last
         self._bound = first
 
     def reset(self) -> None:
-        """Begin with the first bound again, since a try has worked."""
+        """Return to the first bound, after an attempt that succeeded."""
         self._bound = self._first
 
     def wait(self) -> float:
-        """Return how long to wait now."""
+        """Return how long to wait now, and double the bound."""
         bound, self._bound = self._bound, min(self._last, 2 * self._bound)
         return random.uniform(0, bound)

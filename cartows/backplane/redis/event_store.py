@@ -1,13 +1,15 @@
-"""What is kept in Redis: its names, an event as an entry of the stream, and the Lua scripts that are the only ones to write.
+"""Events in Redis: the names of its keys, an event as an entry of the stream, and the Lua scripts, which alone write events.
 
-Threads: a Store belongs to the thread that uses it; everything else here is a value.
-Locks: none. A script runs alone in its server, which is what numbers the events of all processes in one order.
-Blocks: every method of a Store, on the network.
+**Threads**: a Store belongs to the thread that uses it; everything else is a value.
 
-The number of an event stands in its id, "<number>-0". Numbers grow by one from event to event, and never go back: an epoch
-ends when the server has lost something (its data was flushed, a replica took over that had not heard everything), and the next
-one begins above every number that whoever began it had seen. What was lost shows in a number below one that somebody has seen,
-or in another event under a number that somebody has read.
+**Locks**: none. Redis runs one script at a time, which numbers the events of all processes in one order.
+
+**Blocks**: every method of a Store waits for the network.
+
+The number of an event is part of its stream id, "<number>-0". Numbers grow by one from event to event and never decrease. An
+epoch ends when the server has lost something: its data was flushed, or a replica took over that had not received everything.
+The next epoch begins above every number that the process which begins it has seen. A process detects a loss by a number below
+one that it has seen, or by another event under a number that it has read.
 """
 
 from __future__ import annotations
@@ -24,18 +26,18 @@ from .connect import Link, Script
 
 __all__ = ["LAYOUT", "Checked", "Names", "Record", "Store", "Stored", "record_of"]
 
-# The version of everything below: a process that finds another one touches nothing.
+# The version of this layout: a process that finds another one changes nothing.
 LAYOUT = "1"
 
-# Events that the stream keeps, about: much more than a second of traffic, whatever the history of a hub.
+# About how many events the stream keeps: much more than a second of traffic, and independent of a hub's history.
 KEPT = 65536
 
-# How long the last batch of an origin is remembered, in seconds: longer than any try at storing it takes to arrive.
+# How long the last batch of an origin is remembered, in seconds: longer than any attempt at storing it takes to arrive.
 REMEMBERED = 24 * 3600
 
-# Every script asks this first. Redis 5 has everything that is used here.
+# Every script begins with this. Redis 5 has all commands that are used here.
 _OPENING = """
--- Redis 5 and 6 can be set to send replicas the script's text, and take no XINFO in one; later there is nothing to choose.
+-- Redis 5 and 6 may replicate a script's text, and then reject XINFO in it; later versions replicate its effects always.
 if redis.replicate_commands then redis.replicate_commands() end
 local events, meta = KEYS[1], KEYS[2]
 local layout = redis.call('HGET', meta, 'version')
@@ -45,19 +47,19 @@ end
 local now = redis.call('HMGET', meta, 'epoch', 'number')
 local epoch, number = now[1], tonumber(now[2] or '0')
 local function text(value) return string.format('%.0f', value) end
--- The number that an entry was last added with, which the stream knows even when it is empty.
+-- The number of the entry that was added last, which the stream keeps even when it is empty.
 local function last_added()
-  local told = redis.pcall('XINFO', 'STREAM', events)
-  if told.err then return 0 end
-  for i = 1, #told, 2 do
-    if told[i] == 'last-generated-id' then return tonumber(string.match(told[i + 1], '^%d+')) end
+  local info = redis.pcall('XINFO', 'STREAM', events)
+  if info.err then return 0 end
+  for i = 1, #info, 2 do
+    if info[i] == 'last-generated-id' then return tonumber(string.match(info[i + 1], '^%d+')) end
   end
   return 0
 end
 """
 
 # KEYS: events, meta, the origin's. ARGV: layout, a name for a new epoch, the highest number seen, events kept, seconds
-# remembered, origin, seq of the first event, then five for each event. Returns epoch, number of the first, how many.
+# remembered, origin, seq of the first event, then five for each event. Returns the epoch, the first number, and how many.
 _STORE = Script.of(
     _OPENING
     + """
@@ -71,7 +73,7 @@ if had[2] and tonumber(had[2]) >= first then
 end
 local seen = tonumber(ARGV[3])
 if not epoch or number < seen then epoch, number = ARGV[2], math.max(number, seen) end
--- Each entry names the one before it: a chain that no loss can forge.
+-- Each entry names the one before it, so that a reader detects every loss.
 local function name(i) return origin .. ':' .. text(first + i) end
 local previous = redis.call('HGET', meta, 'last') or ''
 local function add(i)
@@ -80,7 +82,7 @@ local function add(i)
     'e', epoch, 'o', origin, 's', text(first + i), 'p', i == 0 and previous or name(i - 1),
     'a', ARGV[at + 1], 't', ARGV[at + 2], 'b', ARGV[at + 3], 'm', ARGV[at + 4], 'k', ARGV[at + 5])
 end
--- The first entry is the first thing written: when it is refused nothing has changed, and once it is in, the others follow.
+-- The first entry is the first write: when it is rejected nothing has changed, and once it is stored, the others follow.
 local added = add(0)
 if type(added) == 'table' and added.err and string.find(added.err, 'equal or smaller', 1, true) then
   epoch, number = ARGV[2], last_added()
@@ -99,7 +101,7 @@ return {epoch, number + 1, count}
 )
 
 # KEYS: events, meta. ARGV: layout, a name for a new epoch, then epoch, highest number seen, and number, origin and seq of the
-# last entry read ("" for none). Returns what was found, the epoch and the number of its last event.
+# last entry read ("" for none). Returns the state, the epoch and the number of its last event.
 _CHECK = Script.of(
     _OPENING
     + """
@@ -125,7 +127,7 @@ return {'fine', epoch, number}
 
 
 class Stored(NamedTuple):
-    """Say under which numbers a batch is stored: the first ``size`` of its events, from ``number`` on."""
+    """The numbers under which a batch is stored: the first ``size`` of its events, from ``number`` on."""
 
     epoch: str
     number: int
@@ -133,10 +135,10 @@ class Stored(NamedTuple):
 
 
 class Checked(NamedTuple):
-    """Say what a reader's last entry is worth.
+    """The state of the stream after a reader's last entry, with the current epoch and the number of its last event.
 
-    "fine": whatever comes next follows it. "changed": another epoch is in force, and somebody else began it. "lost": the broker
-    had lost something, and this check has begun another epoch. The rest is the epoch in force and the number of its last event.
+    "fine": the next entry follows it. "changed": another process has begun another epoch. "lost": the broker had lost
+    something, and this check has begun another epoch.
     """
 
     state: Literal["fine", "changed", "lost"]
@@ -145,19 +147,19 @@ class Checked(NamedTuple):
 
 
 class Record(NamedTuple):
-    """Be an entry of the stream: an event with its number, and the process and the place in its row that it came from."""
+    """An entry of the stream: an event with its number, the process that it comes from, and its sequence number there."""
 
     number: int
     epoch: str
     origin: str
     seq: int
     event: OutgoingEvent
-    #: The one before it, as "origin:seq"; empty for the first of all.
+    #: The entry before it, as "origin:seq"; empty for the first of all.
     previous: str = ""
 
 
 class Names:
-    """Be the keys of one shard. The braces are Redis's own: what stands in them decides the slot, so all are in one."""
+    """The keys of one shard. Redis derives a key's slot from what is in braces, so all of them are in one slot."""
 
     def __init__(self, shard: str = "0") -> None:
         self.prefix = f"cartows:{{{shard}}}:"
@@ -165,22 +167,22 @@ class Names:
         self.meta = self.prefix + "meta"
 
     def origin(self, origin: str) -> str:
-        """Return the key of what an origin has stored last."""
+        """Return the key that describes the last batch of an origin."""
         return f"{self.prefix}origin:{origin}"
 
 
 class Store:
-    """Store events, and tell whether what was read still stands. Every method raises BrokerError."""
+    """The store of events at the broker, for one thread. Every method raises BrokerError."""
 
     def __init__(self, link: Link, names: Names | None = None) -> None:
         self._link = link
         self._names = names or Names()
 
     def store(self, origin: str, first: int, events: Sequence[OutgoingEvent], seen: int) -> Stored:
-        """Store a batch, all of it or nothing; ``first`` is the place of its first event in the row of its origin.
+        """Store a batch as a whole or not at all; ``first`` is the sequence number of its first event at its origin.
 
-        A batch that was stored before is not stored again, and of one that overlaps with the last one the rest is still to be
-        stored: ``size`` tells. ``seen`` is the highest number that this process knows of.
+        A batch that is already stored is not stored again. Of one that overlaps with the last batch, ``size`` events are
+        stored, and the rest is still to be. ``seen`` is the highest number that this process has seen.
         """
         names = self._names
         arguments: list[Any] = [LAYOUT, new_epoch(), seen, KEPT, REMEMBERED, origin, first]
@@ -191,10 +193,10 @@ class Store:
         return Stored(epoch.decode(), int(number), int(size))
 
     def check(self, epoch: str, seen: int, last: tuple[int, str, int] | None = None) -> Checked:
-        """Hold what a reader knows against what the broker has: ``last`` is number, origin and seq of the last entry read.
+        """Compare a reader's position with the stream: ``last`` is number, origin and seq of the last entry that it has read.
 
-        With an epoch of "" it tells the epoch in force, and begins the first one where there is none. ``seen`` is the highest
-        number that this process knows of, whatever the epoch.
+        With an epoch of "" return the current epoch, and begin the first one where there is none. ``seen`` is the highest
+        number that this process has seen, in any epoch.
         """
         names = self._names
         arguments = [LAYOUT, new_epoch(), epoch, max(seen, last[0] if last else 0), *(last or ("", "", ""))]
@@ -202,25 +204,25 @@ class Store:
         return Checked(state.decode(), current.decode(), int(number))
 
     def position(self) -> tuple[str, int]:
-        """Return the epoch and the number of its last event; "" and 0 where nothing was stored yet."""
+        """Return the epoch and the number of its last event; "" and 0 where nothing is stored yet."""
         epoch, number = self._link.call("Asking for the last event", "HMGET", self._names.meta, "epoch", "number")
         return (epoch or b"").decode(), int(number or 0)
 
     def close(self) -> None:
-        """Close the connection; the next use makes another."""
+        """Close the connection; the next call opens another."""
         self._link.close()
 
 
 def new_epoch() -> str:
-    """Return a name for an epoch."""
+    """Return a name for a new epoch."""
     return secrets.token_hex(4)
 
 
 def record_of(id: bytes, fields: Mapping[bytes, bytes]) -> Record:
-    """Return what an entry of the stream holds. Raises ValueError or KeyError for one that cartows did not write."""
+    """Return the record of a stream entry. Raises ValueError or KeyError for one that cartows did not write."""
     number, _, rest = id.partition(b"-")
     if rest != b"0":
-        raise ValueError(f"{id!r} is no id of an event")
+        raise ValueError(f"{id!r} is not the id of an event")
     entity = fields[b"m"]
     event = OutgoingEvent(
         type=fields[b"t"].decode(),
@@ -237,7 +239,7 @@ def _fields(event: OutgoingEvent) -> tuple[bytes | str, ...]:
     return _text(event.audience), event.type, event.body, entity, "1" if event.merges else ""
 
 
-# Most events are for few audiences; what is remembered of others is bounded.
+# Most events are for few audiences; the cache is bounded for the others.
 @lru_cache(maxsize=1024)
 def _text(audience: Audience) -> str:
     return json.dumps({"r": audience.rooms, "u": audience.unfiltered, "e": audience.everyone}, separators=(",", ":"))

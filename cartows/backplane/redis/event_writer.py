@@ -1,17 +1,14 @@
-"""A process's way to the broker: its events in order, in batches, and what becomes of them while the broker is away.
+"""Writes a process's events to the broker: in order, in batches, and again after an outage.
 
-Threads: ``publish`` on any; ``_run`` is the lane's own thread, the only one to wait for the broker; ``deliver``, ``new_epoch``
-    and ``go_away`` belong to the reader, where there is one.
-Locks: ``_lock`` guards everything below but what is said to be the lane's thread's. The sink is told things while it is held,
-    so that "put to local clients" and "read back" cannot overtake one another: it is taken before every lock of a hub, and
-    nobody who holds one of those calls in here. Nobody logs, and nobody waits for the network, while holding it.
-Blocks: ``publish`` until its event is stored, its deadline at most; ``stop`` for its time. ``deliver``, ``new_epoch`` and
-    ``go_away`` for the lock only.
+**Threads**: ``publish``, ``stop`` and ``stats`` run on any thread. ``_run`` is the writer's own thread, the only one that waits
+for the broker. ``begin`` runs on the hub thread; ``deliver``, ``new_epoch`` and ``broker_lost`` on the reader's.
 
-The breaker, which spares every request the wait for a broker that is known to be away, is the lane's state and no library:
-pybreaker, the best kept one, finds out by letting a caller's call through when its time is up (1.4: ``CircuitOpenState``), and
-holds its lock meanwhile, so that this request waits out the timeout and all others wait for it. Here only the lane's own thread
-tries, and everybody else is answered at once.
+**Locks**: ``_lock`` guards everything except what is the writer thread's alone, including the spool, the breaker and local
+delivery. The sink is called while it is held, so the lock comes before every lock of a hub, and no thread that holds one of
+those calls this module. Logging and waiting for the network never happen under it.
+
+**Blocks**: ``publish`` waits until its event is stored, until its deadline at most; ``stop`` within its timeout. The others
+wait for the lock only.
 """
 
 from __future__ import annotations
@@ -21,319 +18,195 @@ import logging
 import secrets
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ..base import Entry, Outcome, OutgoingEvent, Sink, Snapshot
-from .backoff import Backoff
+from ..base import BackplaneResult, OutgoingEvent, Sink, Snapshot
+from .circuit_breaker import CircuitBreaker
 from .connect import BrokerError
-from .echoes import Echoes
 from .event_store import Record, Store, Stored
+from .local_delivery import LocalDelivery
+from .spool import PendingEvent, Spool
 
 __all__ = ["EventWriter"]
-
-# What one call to the broker carries: enough to catch up quickly, little enough to be through well within the timeout.
-_BATCH_EVENTS = 64
-_BATCH_BYTES = 256 * 1024
 
 # How long the thread waits for events before it ends, in seconds.
 _IDLE = 10.0
 
-# How long the tries are apart while the broker is away, in seconds: see Backoff.
-_RETRIES = (0.05, 2.0)
-
-# Who may not wait for the broker waits for the lock all the same, which is never held for long. In seconds.
+# A publisher that must not wait for the broker still waits for the lock, which is never held for long. In seconds.
 _LOCK_WAIT = 0.25
 
 
-class _Own:
-    """Be one event of this process that is not known to be stored."""
-
-    __slots__ = ("done", "event", "id", "read", "seq")
-
-    def __init__(self, seq: int, event: OutgoingEvent) -> None:
-        self.seq = seq
-        self.event = event
-        #: The reader has come to it: it is stored, though the answer that says so has not come, or never will.
-        self.read = False
-        #: What the publisher is told: the id, or None when it waits in the spool. ``done`` is set after it, and is None where
-        #: nobody waits: a spool of thousands is no place for as many events of threading's.
-        self.id: str | None = None
-        self.done: threading.Event | None = None
-
-    def settle(self) -> None:
-        if self.done is not None:
-            self.done.set()
-            self.done = None
-
-
 class EventWriter:
-    """Carry the events of one process to the broker, in the order in which they were published.
+    """The way of one process's events to the broker, in the order in which they were published.
 
-    ``connect`` makes the way to it, in the lane's thread, and raises nothing; ``timeout`` is how long one answer may take.
-    Without a ``sink`` nobody here hears events, as in a process that only publishes.
+    ``connect`` makes the connection in the writer's thread, and must not raise. Without a ``sink`` the process has no clients.
     """
 
     def __init__(
-        self,
-        connect: Callable[[], Store],
-        timeout: float,
-        spool_size: int,
-        spool_bytes: int,
-        logger: logging.Logger,
-        sink: Sink | None = None,
+        self, connect: Callable[[], Store], spool_size: int, spool_bytes: int, logger: logging.Logger, sink: Sink | None = None
     ) -> None:
         self._connect = connect
-        self._timeout = timeout
-        self._spool_size = spool_size
-        self._spool_bytes = spool_bytes
         self._logger = logger
-        self._sink = sink
-        #: What this process is called at the broker, for as long as it lives.
+        self._has_sink = sink is not None
+        #: This process's name at the broker, for as long as it lives.
         self.origin = secrets.token_hex(8)
 
         self._lock = threading.Lock()
-        #: Notified when the lane's thread has something to do.
+        #: Notified when the writer's thread has something to do.
         self._work = threading.Condition(self._lock)
         #: Notified when there may be room.
         self._room = threading.Condition(self._lock)
         self._thread: threading.Thread | None = None
-        #: Nothing is taken any more; the monotonic time at which the lane's thread gives up the rest.
+        #: The monotonic time at which the writer's thread gives up the rest; once it is set, no event is accepted.
         self._give_up_at: float | None = None
 
-        #: What is not known to be stored, the oldest first, and the seq of the last event taken.
-        self._queue: deque[_Own] = deque()
-        self._queue_bytes = 0
-        self._seq = 0
-        #: Those that are stored, and those that local clients have heard without the reader.
-        self._echoes = Echoes()
-        #: The highest number that is known to have been given, in whichever epoch.
+        self._spool = Spool(spool_size, spool_bytes)
+        self._breaker = CircuitBreaker()
+        self._local = LocalDelivery(sink, self.origin)
+        #: The highest number that is known to have been assigned, in any epoch.
         self._seen = 0
-        #: The same when the broker was asked for its last event. The lane's thread's.
+        #: The same when the broker was asked for its last event. The writer thread's own.
         self._asked_at = 0
-
-        #: The breaker: nobody waits for the broker but the lane's thread.
-        self._away = False
-        self._away_since = 0.0
-        #: The reader says that it cannot read, which is reason enough to stay away.
-        self._reader_lost = False
-        #: Clients were told that they are cut off, and not yet that they are not; up to where the reader must have come then.
-        self._cut = False
-        self._target: int | None = None
-        self._backoff = Backoff(*_RETRIES)
-        self._retry_at = 0.0
-
-        self._refused = self._stored = self._retried = self._failures = 0
-        self._spooled_since = self._refused_since = 0
+        self._rejected = self._stored = self._retried = 0
 
     # Publishing ---------------------------------------------------------------------------------------------------
 
-    def publish(self, event: OutgoingEvent, timeout: float) -> Outcome:
-        """Take an event, and wait ``timeout`` seconds at most until it is stored. Any thread; raises nothing.
+    def publish(self, event: OutgoingEvent, timeout: float) -> BackplaneResult:
+        """Accept an event, and wait ``timeout`` seconds at most until it is stored. Any thread; raises nothing.
 
-        It is "stored" with its id, or "spooled": it waits in this process and goes on being tried; or it is refused.
+        The event is "stored" with its id, or "spooled": it waits in this process and is retried; or it is rejected.
         """
         deadline = time.monotonic() + timeout
         if not self._lock.acquire(timeout=max(_LOCK_WAIT, timeout)):
-            return Outcome(None, reason=f"this process was too busy to take it within {max(_LOCK_WAIT, timeout):g} s")
+            return BackplaneResult(None, reason=f"this process was too busy to accept it within {max(_LOCK_WAIT, timeout):g} s")
         try:
-            own, refusal = self._take_locked(event, deadline)
-            if own is None:
-                self._refused += 1
-                self._refused_since += 1
-            done = own.done if own is not None else None
+            pending, reason = self._accept_locked(event, deadline)
+            if pending is None:
+                self._rejected += 1
+                self._breaker.rejected += 1
+            done = pending.done if pending is not None else None
         finally:
             self._lock.release()
-        if own is None:
-            return Outcome(None, reason=refusal)
+        if pending is None:
+            return BackplaneResult(None, reason=reason)
         if done is not None:
             done.wait(max(0.0, deadline - time.monotonic()))
-        return Outcome("stored", own.id) if own.id is not None else Outcome("spooled")
+        return BackplaneResult("stored", pending.id) if pending.id is not None else BackplaneResult("spooled")
 
-    def _take_locked(self, event: OutgoingEvent, deadline: float) -> tuple[_Own | None, str | None]:
-        """Put an event in line; returns it, or None and why it cannot be taken."""
-        size = len(event.body)
+    def _accept_locked(self, event: OutgoingEvent, deadline: float) -> tuple[PendingEvent | None, str | None]:
+        """Queue an event and return it, or None and the reason why it is rejected."""
         while True:
             if self._give_up_at is not None:
-                return None, "events are not taken any more: this process has shut its way to the broker down"
-            full = self._fullness_locked(size)
+                return None, "events are not accepted any more: this process has shut down its connection to the broker"
+            waiting_for = "for the broker to come back" if self._breaker.is_open else "to be stored and read back"
+            full = self._spool.why_full(len(event.body), self._local.echoes, waiting_for)
             if full is None:
                 break
             left = deadline - time.monotonic()
-            # While the broker is there, room comes as fast as events are stored and read.
-            if self._away or left <= 0:
+            # While the broker is reachable, room comes as fast as events are stored and read.
+            if self._breaker.is_open or left <= 0:
                 return None, full
             self._room.wait(left)
         try:
             self._start_thread_locked()
         except RuntimeError as error:
             return None, f"the process has no thread left to send it ({error})"
-        self._seq += 1
-        own = _Own(self._seq, event)
-        self._queue.append(own)
-        self._queue_bytes += size
-        if self._away:
-            self._spooled_since += 1
-            if self._sink is not None:
-                self._sink.put_local(event)
+        pending = self._spool.append(event)
+        if self._breaker.is_open:
+            self._breaker.spooled += 1
+            self._local.published(pending)
         else:
-            own.done = threading.Event()
-        if len(self._queue) == 1:
+            pending.done = threading.Event()
+        if len(self._spool) == 1:
             self._work.notify()
-        return own, None
-
-    def _fullness_locked(self, size: int) -> str | None:
-        events, held = len(self._queue) + len(self._echoes), self._queue_bytes + self._echoes.bytes
-        if events < self._spool_size and (held + size <= self._spool_bytes or not events):
-            return None
-        waits = "for the broker to come back" if self._away else "to be stored and read back"
-        return (
-            f"{events} events of {held} bytes wait in this process {waits}, and no more than "
-            f"CARTOWS_SPOOL_SIZE={self._spool_size} of CARTOWS_SPOOL_BYTES={self._spool_bytes} may"
-        )
+        return pending, None
 
     def _start_thread_locked(self) -> None:
         if self._thread is None:
-            # A daemon, since Python waits for other threads before it runs the exit handlers, one of which ends this one.
+            # A daemon: Python waits for other threads before it runs the exit handlers, one of which ends this one.
             thread = threading.Thread(target=self._run, name="cartows-publisher", daemon=True)
             thread.start()
             self._thread = thread
 
-    # The reader ---------------------------------------------------------------------------------------------------
+    # Calls of the reader ------------------------------------------------------------------------------------------
 
     def deliver(self, records: Sequence[Record], position: int) -> None:
-        """Hand on what was read, up to the number ``position``; to be called after every read that worked, an empty one too.
+        """Pass on what was read up to the number ``position``; call it after every read that succeeds, an empty one too.
 
-        Own events that local clients have heard already are marked so, and when the reader has come to where it must be after
-        an outage, the sink is told so. The reader's thread.
+        Own events that local clients have already received are marked as such. The sink is notified once the reader has caught
+        up after an outage. The reader's thread.
         """
-        sink = self._sink
-        assert sink is not None
         with self._lock:
-            if records:
-                entries = [Entry(record.number, record.event, self._read_back_locked(record)) for record in records]
-                sink.put_entries(entries)
-            self._echoes.read_to = max(self._echoes.read_to, position)
+            self._local.deliver(records, position, self._spool)
             self._seen = max(self._seen, position)
-            if self._reader_lost:
-                self._reader_lost = False
+            if self._breaker.reader_lost:
+                self._breaker.reader_lost = False
                 self._work.notify()
-            if self._target is not None and position >= self._target:
-                self._rejoin_locked()
             self._room.notify_all()
 
-    def new_epoch(self, past: Snapshot) -> None:
-        """Have the sink begin with another past, since events were lost; what this process stored below it is not waited for.
+    def new_epoch(self, snapshot: Snapshot) -> None:
+        """Make the sink continue after another snapshot, since events were lost; expect no own event below it to be read.
 
-        The reader's thread, which goes on after ``past.number``.
+        The reader's thread, which continues after ``snapshot.number``.
         """
-        assert self._sink is not None
         with self._lock:
-            self._sink.new_epoch(past)
-            self._begin_locked(past)
-            if self._target is not None:
-                self._target = min(self._target, past.number)
+            self._local.new_epoch(snapshot)
+            self._seen = max(self._seen, snapshot.number)
             self._room.notify_all()
 
-    def begin(self, past: Snapshot) -> None:
-        """Know what the sink begins with: what was published here before that is not waited for. The hub thread."""
+    def begin(self, snapshot: Snapshot) -> None:
+        """Start from the snapshot that the sink starts from. The hub thread."""
         with self._lock:
-            self._begin_locked(past)
+            self._seen = max(self._seen, snapshot.number)
+            self._local.echoes.begin(snapshot)
             self._room.notify_all()
 
-    def _begin_locked(self, past: Snapshot) -> None:
-        self._seen = max(self._seen, past.number)
-        self._echoes.begin(past)
-
-    def go_away(self, reason: str) -> None:
-        """Take the broker for away, for the reader has lost it: until ``deliver`` is called again, and everything is stored.
+    def broker_lost(self, reason: str) -> None:
+        """Begin an outage, since the reader cannot read; it lasts until ``deliver`` is called and everything is stored.
 
         ``reason`` is the text of a BrokerError. The reader's thread.
         """
         with self._lock:
-            self._reader_lost = True
-            fresh = not self._away and self._give_up_at is None
+            self._breaker.reader_lost = True
+            fresh = not self._breaker.is_open and self._give_up_at is None
             if fresh:
-                self._go_away_locked()
-                # Where there is no thread to be had, the next event tries again.
+                self._start_outage_locked()
+                # Where no thread can be started, the next event tries again.
                 with contextlib.suppress(RuntimeError):
                     self._start_thread_locked()
                 self._work.notify()
         if fresh:
-            self._say_away(reason)
+            self._log_outage(reason)
 
     def target(self) -> int | None:
-        """Return the number that the reader must come to before clients are told that they hear everybody again, or None.
+        """Return the number that the reader must reach before clients are notified that the broker is restored, or None.
 
-        While there is one, the reader does well not to wait long for what comes next.
+        While there is one, the reader should not wait long for the next event.
         """
-        return self._target
+        return self._local.target
 
     def seen(self) -> int:
-        """Return the highest number that this process knows to have been given, in whichever epoch."""
+        """Return the highest number that is known to have been assigned, in any epoch."""
         return self._seen
 
-    def _read_back_locked(self, record: Record) -> bool:
-        """Note that the reader has come to an event; returns whether local clients have heard it already."""
-        if record.origin != self.origin:
-            return False
-        heard = self._echoes.read_back(record.seq)
-        if self._queue:
-            ahead = record.seq - self._queue[0].seq
-            if 0 <= ahead < len(self._queue):
-                self._queue[ahead].read = True
-        return heard
-
-    def _rejoin_locked(self) -> None:
-        self._target = None
-        if self._cut and self._sink is not None:
-            self._cut = False
-            self._sink.broker_restored()
-
-    # Away and back ------------------------------------------------------------------------------------------------
-
-    def _go_away_locked(self) -> None:
-        """Open the breaker: from now on local clients hear this process alone, beginning with what they have not heard yet."""
-        self._away = True
-        self._away_since = time.monotonic()
-        self._backoff.reset()
-        self._retry_at = self._away_since
-        self._target = None
-        self._spooled_since, self._refused_since = len(self._queue), 0
-        self._failures += 1
-        if self._sink is not None:
-            if not self._cut:
-                self._cut = True
-                self._sink.broker_lost()
-            waiting = [own for own in self._queue if not own.read]
-            self._echoes.go_away([own.seq for own in waiting], self._seq + 1, self._sink.put_local)
-            for own in waiting:
-                self._sink.put_local(own.event)
-        self._echoes.clear()
-        for own in self._queue:
-            own.settle()
+    def _start_outage_locked(self) -> None:
+        """Open the breaker: from now on local clients receive this process's events alone."""
+        self._breaker.open(len(self._spool))
+        self._local.start_outage(self._spool)
+        self._spool.release_all()
         self._room.notify_all()
 
-    def _come_back_locked(self, number: int) -> None:
-        """Close the breaker: everything is stored, the last event of all processes under ``number``."""
-        self._away = False
-        self._echoes.come_back(self._seq)
-        self._target = number
-        if self._sink is None or self._echoes.read_to >= number:
-            self._rejoin_locked()
-        self._room.notify_all()
-
-    def _say_away(self, reason: str) -> None:
+    def _log_outage(self, reason: str) -> None:
         self._logger.warning(
             "cartows: %s. Until it is back, events wait in this process, %d of them or %d bytes at most%s",
             reason.rstrip("."),
-            self._spool_size,
-            self._spool_bytes,
-            ", and its clients hear no other" if self._sink is not None else "",
+            self._spool.max_events,
+            self._spool.max_bytes,
+            ", and its clients receive no others" if self._has_sink else "",
         )
 
-    # The lane's thread --------------------------------------------------------------------------------------------
+    # The writer's thread ------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
         store = self._connect()
@@ -343,49 +216,38 @@ class EventWriter:
         finally:
             store.close()
 
-    def _next_batch(self) -> list[_Own] | None:
-        """Wait for events to store; returns none when the broker is only to be asked whether it is there, and None to end."""
+    def _next_batch(self) -> list[PendingEvent] | None:
+        """Wait for events to store. Return an empty list when the broker is only to be probed, and None to end."""
+        breaker = self._breaker
         with self._lock:
             while True:
                 now = time.monotonic()
-                if self._give_up_at is not None and (not self._queue or now >= self._give_up_at):
+                if self._give_up_at is not None and (not self._spool or now >= self._give_up_at):
                     return None
                 wait: float | None = None
-                if self._away and now < self._retry_at:
-                    wait = self._retry_at - now
-                elif self._queue:
-                    return self._head_locked()
-                elif self._away and not self._reader_lost:
+                if breaker.is_open and now < breaker.retry_at:
+                    wait = breaker.retry_at - now
+                elif self._spool:
+                    return self._spool.batch()
+                elif breaker.is_open and not breaker.reader_lost:
                     self._asked_at = self._seen
                     return []
                 if self._give_up_at is not None:
                     wait = min(wait or _IDLE, self._give_up_at - now)
-                if not self._work.wait(wait or _IDLE) and self._is_idle_locked():
-                    # The next event starts another; a publisher that was forgotten leaves nothing behind.
+                notified = self._work.wait(wait or _IDLE)
+                if not (notified or self._spool or breaker.is_open or self._give_up_at is not None):
+                    # The next event starts another thread; a publisher that is no longer used leaves nothing behind.
                     self._thread = None
                     return None
 
-    def _is_idle_locked(self) -> bool:
-        return not self._queue and not self._away and self._give_up_at is None
-
-    def _head_locked(self) -> list[_Own]:
-        batch: list[_Own] = []
-        size = 0
-        for own in self._queue:
-            size += len(own.event.body)
-            if batch and (len(batch) == _BATCH_EVENTS or size > _BATCH_BYTES):
-                break
-            batch.append(own)
-        return batch
-
-    def _attempt(self, store: Store, batch: list[_Own]) -> None:
-        """Store a batch, on a new connection where the old one broke; whatever else goes wrong opens the breaker."""
+    def _attempt(self, store: Store, batch: list[PendingEvent]) -> None:
+        """Store a batch, on a new connection where the old one broke; any other failure opens the breaker."""
         try:
             try:
                 stored = self._send(store, batch)
             except BrokerError as error:
                 store.close()
-                if not error.broken or self._away:
+                if not error.broken or self._breaker.is_open:
                     raise
                 with self._lock:
                     self._retried += 1
@@ -394,95 +256,94 @@ class EventWriter:
             store.close()
             self._failed(str(error))
         except Exception as error:
-            # The thread must outlive it: nobody else would store what waits.
-            self._logger.exception("cartows: storing events failed in a way that was not foreseen")
+            # The thread must outlive it: no other stores what waits.
+            self._logger.exception("cartows: storing events failed unexpectedly")
             store.close()
             self._failed(f"Storing events failed: {error!r}")
         else:
             self._succeeded(stored)
 
-    def _send(self, store: Store, batch: list[_Own]) -> Stored:
+    def _send(self, store: Store, batch: list[PendingEvent]) -> Stored:
         if not batch:
             epoch, number = store.position()
             return Stored(epoch, number + 1, 0)
-        return store.store(self.origin, batch[0].seq, [own.event for own in batch], self._seen)
+        return store.store(self.origin, batch[0].seq, [pending.event for pending in batch], self._seen)
 
     def _failed(self, reason: str) -> None:
         with self._lock:
-            fresh = not self._away
+            fresh = not self._breaker.is_open
             if fresh:
-                self._go_away_locked()
+                self._start_outage_locked()
             else:
                 self._retried += 1
-            self._retry_at = time.monotonic() + self._backoff.wait()
+            self._breaker.attempt_failed()
         if fresh:
-            self._say_away(reason)
+            self._log_outage(reason)
 
     def _succeeded(self, stored: Stored) -> None:
-        back = None
+        outage = None
         last = stored.number + stored.size - 1
         with self._lock:
-            self._backoff.reset()
-            # A broker that has less than it had has lost something: nobody is back before the reader has begun anew. The
-            # numbers of a batch that was stored before prove nothing.
+            self._breaker.attempt_succeeded()
+            # A broker that has fewer events than before has lost some: the outage does not end before the reader has begun a
+            # new epoch. The numbers of a batch that was stored earlier prove nothing.
             target = max(last, self._seen) if stored.size or last >= self._asked_at else self._seen + 1
             self._seen = max(self._seen, last)
             for number in range(stored.number, last + 1):
-                own = self._queue.popleft()
-                self._queue_bytes -= len(own.event.body)
-                if self._sink is not None and not self._away and not own.read:
-                    self._echoes.stored(own.seq, stored.epoch, number, own.event)
-                own.id = f"{stored.epoch}.{number}"
-                own.settle()
+                pending = self._spool.pop()
+                if not self._breaker.is_open:
+                    self._local.stored(pending, stored.epoch, number)
+                pending.id = f"{stored.epoch}.{number}"
+                pending.release()
             self._stored += stored.size
-            if self._away and not self._queue and not self._reader_lost:
-                back = time.monotonic() - self._away_since, self._spooled_since, self._refused_since
-                self._come_back_locked(target)
+            if self._breaker.is_open and not self._spool and not self._breaker.reader_lost:
+                outage = self._breaker.close()
+                self._local.end_outage(self._spool.last_seq, target)
             self._room.notify_all()
-        if back is not None:
+        if outage is not None:
             self._logger.warning(
-                "cartows: the broker is back after %.1f s: %d events that had waited here were stored, %d were refused", *back
+                "cartows: the broker is back after %.1f s: %d events that had waited here were stored, %d were rejected",
+                *outage,
             )
 
     # The end ------------------------------------------------------------------------------------------------------
 
     def stop(self, timeout: float) -> int:
-        """Take nothing more, try to store the rest within so many seconds, and end the thread; idempotent.
+        """Accept no more events, try to store the rest within ``timeout`` seconds, and end the thread; idempotent.
 
-        Returns how many events are lost, which it also logs. It starts no thread.
+        Return how many events are lost, which is logged as well. It starts no thread.
         """
         deadline = time.monotonic() + timeout
         with self._lock:
             first = self._give_up_at is None
             if first:
                 self._give_up_at = deadline
-                self._retry_at = 0.0
+                self._breaker.retry_at = 0.0
             self._work.notify_all()
             self._room.notify_all()
             thread = self._thread
         if thread is not None and thread is not threading.current_thread():
             thread.join(max(0.0, deadline - time.monotonic()))
         with self._lock:
-            lost = len(self._queue)
-            for own in self._queue:
-                own.settle()
+            lost = len(self._spool)
+            self._spool.release_all()
         if lost and first:
             self._logger.error(
-                "cartows: %d events that waited for the broker are lost with this process: it was given %.1f s to store them",
+                "cartows: %d events that waited for the broker are lost with this process: it had %.1f s to store them",
                 lost,
                 timeout,
             )
         return lost
 
     def stats(self) -> dict[str, Any]:
-        """Return the counters: events taken, waiting, stored, refused, second tries, outages, and whether there is one now."""
+        """Return the counters: events accepted, waiting, stored and rejected; retries; outages; whether there is one now."""
         with self._lock:
             return {
-                "published": self._seq,
-                "spooled": len(self._queue),
+                "published": self._spool.last_seq,
+                "spooled": len(self._spool),
                 "stored": self._stored,
-                "refused": self._refused,
+                "refused": self._rejected,
                 "retried": self._retried,
-                "outages": self._failures,
-                "away": self._away,
+                "outages": self._breaker.outages,
+                "away": self._breaker.is_open,
             }

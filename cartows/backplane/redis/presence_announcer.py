@@ -1,129 +1,86 @@
-"""What a process tells the others of its people: everybody when it begins, then who comes and goes.
+"""Announces a process's presence entries to the others: all of them when it starts, then every join and leave.
 
-Threads: its own, "cartows-presence"; ``announce``, ``command`` and ``stop`` on any.
-Locks: the announcer's guards what waits to be told, the status's who is disturbed. Both are leaves.
-Blocks: the thread, on the network and on time. Nothing that is called on others.
+**Threads**: its own, "cartows-presence"; ``announce``, ``command`` and ``stop`` run on any.
+
+**Locks**: ``_wakeup``, a leaf, guards what waits to be announced.
+
+**Blocks**: its own thread, on the network and on time; no method that other threads call.
 """
 
 from __future__ import annotations
 
-import logging
 import random
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
 
 from ...presence.presence import PresenceEntry
 from .backoff import Backoff
-from .connect import BrokerError
-from .presence_leases import Leases
+from .presence_leases import RETRIES, Periods, PresenceLeases
+from .presence_status import PresenceStatus
 
-__all__ = ["MAX_COMMANDS", "TRIES", "Announcer", "Periods", "Status"]
+__all__ = ["MAX_COMMANDS", "PresenceAnnouncer"]
 
-# The least time between two batches: a storm of joins is told in few of them.
+# The shortest time between two batches, in seconds: many joins at once are announced in few of them.
 _LINGER = 0.02
 
-# Commands that wait for Redis to come back. The oldest is given up for one more.
+# How many commands may wait for Redis. One more drops the oldest.
 MAX_COMMANDS = 1000
 
-# How long one waits, in seconds: whoever is put out much later may be somebody who has logged in again.
+# How long a command waits, in seconds: a user that is disconnected much later may have logged in again meanwhile.
 _COMMAND_WAIT = 300.0
 
-# Tries at a Redis that is away, in seconds: each after a random time up to a bound that doubles.
-TRIES = (0.1, 5.0)
 
+class PresenceAnnouncer:
+    """Keeps the lease of this process, announces its entries, and removes the processes whose leases have expired."""
 
-class Periods(NamedTuple):
-    """Say how long things take, in seconds.
-
-    ``lease`` + 1.2 ``look`` is when the people of a process that was killed have left at the latest, and ``lease`` + ``answer``
-    + 5 when everybody else's have left one that lost touch with Redis: less than 60 s, with room for a slow machine. A lease
-    outlives two refreshes that fail.
-    """
-
-    lease: float = 40.0
-    refresh: float = 13.0
-    look: float = 10.0
-    #: Who has just taken a lease does not take out others until then: when Redis was away all leases may have run out.
-    settle: float = 20.0
-    #: How long the listener waits for an entry; less than ``answer``.
-    block: float = 5.0
-    #: How long any answer may take.
-    answer: float = 10.0
-
-
-class Status:
-    """Say once that presence across processes is disturbed, and once that it no longer is."""
-
-    def __init__(self, logger: logging.Logger) -> None:
-        self._logger = logger
-        # Guards who is disturbed, and that what is said of it keeps its order.
-        self._lock = threading.Lock()
-        self._disturbed: set[str] = set()
-
-    def disturbed(self, who: str, error: Exception) -> None:
-        if not isinstance(error, BrokerError):
-            self._logger.error("cartows: presence across processes failed and is tried again", exc_info=error)
-        with self._lock:
-            first = not self._disturbed
-            self._disturbed.add(who)
-            if first:
-                self._logger.warning(
-                    "cartows: people in other processes are not seen for now, nor those of this one there. %s. It is tried "
-                    "again; this is said once",
-                    error,
-                )
-
-    def fine(self, who: str) -> None:
-        with self._lock:
-            if who in self._disturbed:
-                self._disturbed.discard(who)
-                if not self._disturbed:
-                    self._logger.warning("cartows: people in other processes are seen again")
-
-
-class Announcer:
-    """Keep the lease of this process, tell of its people, and look for leases that have run out."""
-
-    def __init__(self, leases: Leases, people: Callable[[], list[PresenceEntry]], periods: Periods, status: Status) -> None:
+    def __init__(
+        self,
+        leases: PresenceLeases,
+        entries: Callable[[], list[PresenceEntry]],
+        periods: Periods,
+        status: PresenceStatus,
+    ) -> None:
         self.leases = leases
         self.thread = threading.Thread(target=self._run, name="cartows-presence", daemon=True)
-        self._people = people
+        self._entries = entries
         self._periods = periods
         self._status = status
-        self._backoff = Backoff(*TRIES)
-        # Guards what is waiting to be told.
+        self._backoff = Backoff(*RETRIES)
+        # Guards what waits to be announced.
         self._wakeup = threading.Condition()
-        #: Whether changes are told one by one. Otherwise everybody will be told of, and nothing need wait.
+        #: Whether changes are announced one by one. Otherwise all entries will be announced, and no change need wait.
         self._following = False
         self._pending: dict[str, PresenceEntry | None] = {}
-        #: Each with the time by which it is to be told.
+        #: Each with the time by which it is to be sent.
         self._commands: deque[tuple[str, str, float]] = deque()
-        self._overfull = False
+        #: A command was dropped since the queue was last empty.
+        self._has_dropped = False
         self._stopping = False
-        # When the next batch may go, the lease is to be kept, and others' are to be looked at. The thread's own.
-        self._free_at = self._keep_at = self._look_at = 0.0
+        # When the next batch may go, the lease is renewed, and expired leases are looked for. The thread's own.
+        self._free_at = self._renew_at = self._sweep_at = 0.0
 
     def announce(self, changes: Mapping[str, PresenceEntry | None]) -> None:
+        """Queue changed entries by ref, None for those that have left."""
         with self._wakeup:
             if self._following:
                 self._pending.update(changes)
                 self._wakeup.notify()
 
     def command(self, name: str, text: str) -> bool:
-        """Have a command told; False when another is given up for it, the first time until none waits."""
+        """Queue a command. Return False when that drops the first one since the queue was last empty."""
         with self._wakeup:
             self._commands.append((name, text, time.monotonic() + _COMMAND_WAIT))
             self._wakeup.notify()
             if len(self._commands) <= MAX_COMMANDS:
                 return True
             self._commands.popleft()
-            first, self._overfull = not self._overfull, True
+            first, self._has_dropped = not self._has_dropped, True
             return not first
 
     def stop(self) -> None:
+        """Make the thread send what is queued, give up the lease, and end."""
         with self._wakeup:
             self._stopping = True
             self._wakeup.notify()
@@ -139,7 +96,7 @@ class Announcer:
                     self._pending.clear()
                     if self._stopping:
                         break
-                self._status.disturbed("announcer", error)
+                self._status.failed("announcer", error)
             with self._wakeup:
                 self._wakeup.wait_for(lambda: self._stopping, self._backoff.wait())
                 if self._stopping:
@@ -147,10 +104,10 @@ class Announcer:
         self.leases.close()
 
     def _follow(self) -> None:
-        """Announce everybody, then what changes, until ``stop``."""
+        """Announce all entries, then what changes, until ``stop``."""
         self._begin()
         self._backoff.reset()
-        self._status.fine("announcer")
+        self._status.works("announcer")
         while not self._await_work():
             self._send_commands()
             with self._wakeup:
@@ -160,31 +117,31 @@ class Announcer:
                 if not self.leases.change(changes):
                     self._begin()
             now = time.monotonic()
-            if now >= self._keep_at:
-                self._keep_at = now + self._periods.refresh
-                if not self.leases.keep():
+            if now >= self._renew_at:
+                self._renew_at = now + self._periods.renew
+                if not self.leases.renew():
                     self._begin()
-            if now >= self._look_at:
-                self._look_at = now + self._periods.look * random.uniform(0.8, 1.2)
-                self.leases.look()
+            if now >= self._sweep_at:
+                self._sweep_at = now + self._periods.sweep * random.uniform(0.8, 1.2)
+                self.leases.sweep()
         self._send_commands()
         self.leases.end()
 
     def _begin(self) -> None:
-        """Take a lease and announce everybody: at the start, after an outage, and when the last lease has run out."""
+        """Take a lease and announce all entries: at the start, after an outage, and when the last lease has expired."""
         with self._wakeup:
-            # What changes from here on is told after this, and may be in it already.
+            # What changes from here on is announced after this, and may be part of it already.
             self._following = True
             self._pending.clear()
-        self.leases.begin(self._people())
+        self.leases.begin(self._entries())
         now = time.monotonic()
-        self._keep_at, self._look_at = now + self._periods.refresh, now + self._periods.settle
+        self._renew_at, self._sweep_at = now + self._periods.renew, now + self._periods.grace
 
     def _await_work(self) -> bool:
-        """Wait until there is something to do; returns whether that is to stop."""
+        """Wait until there is something to do; return whether that is to stop."""
         with self._wakeup:
             while not self._stopping:
-                due = min(self._keep_at, self._look_at)
+                due = min(self._renew_at, self._sweep_at)
                 if self._pending or self._commands:
                     due = min(due, self._free_at)
                 left = due - time.monotonic()
@@ -197,13 +154,13 @@ class Announcer:
         while True:
             with self._wakeup:
                 if not self._commands:
-                    self._overfull = False
+                    self._has_dropped = False
                     return
                 command = self._commands[0]
             name, text, until = command
             if time.monotonic() < until:
                 self.leases.command(name, text)
             with self._wakeup:
-                # It may have been given up meanwhile.
+                # It may have been dropped meanwhile.
                 if self._commands and self._commands[0] is command:
                     self._commands.popleft()

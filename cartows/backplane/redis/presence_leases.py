@@ -1,13 +1,15 @@
-"""Presence in Redis: its names, a person as it stands there, and the Lua scripts that are the only ones to write.
+"""Presence in Redis: the names of its keys, how an entry is stored, and the Lua scripts, which alone write there.
 
-Threads: a Leases belongs to the thread that uses it; everything else here is a value.
-Locks: none. A script runs alone in its server, so that a change and the news of it are one.
-Blocks: every method of a Leases, on the network.
+**Threads**: a PresenceLeases belongs to the thread that uses it; everything else is a value.
 
-Below ``cartows:{0}:`` each process has a key ``lease:<process>`` that runs out unless it is kept, its name in the set
-``procs``, and its people in the hash ``people:<process>``. What happens to them is told in the stream ``presence``. The id of
-an entry there is "<era>-<number>": numbers grow by one within an era, which is the life of the stream, so that whoever finds
-another era or a number left out knows that it has missed something.
+**Locks**: none. Redis runs one script at a time, so that a change and its announcement are one.
+
+**Blocks**: every method of a PresenceLeases waits for the network.
+
+Below ``cartows:{0}:`` each process has a key ``lease:<process>`` that expires unless it is renewed, its name in the set
+``procs``, and its entries in the hash ``people:<process>``. Changes are announced in the stream ``presence``. Its ids are
+"<era>-<number>". Numbers grow by one within an era, which is the life of the stream: a process that finds another era or a gap
+in the numbers has missed something.
 """
 
 from __future__ import annotations
@@ -20,19 +22,22 @@ from ...presence.presence import PresenceEntry
 from .connect import Link, Script
 from .event_store import Names
 
-__all__ = ["Leases", "Position", "Snapshot", "people_of", "text_of"]
+__all__ = ["RETRIES", "Periods", "Position", "PresenceLeases", "PresenceSnapshot", "decode_entries", "encode_entry"]
 
-# Entries that the stream keeps, about. Who has fallen behind further takes a snapshot.
+# About how many announcements the stream keeps. A process that has fallen further behind takes a snapshot.
 KEPT = 16384
 
-# What one entry tells at most: people, and bytes unless one person has more.
+# The bounds of one announcement: presence entries, and bytes unless a single entry has more.
 _MAX_CHANGES, _MAX_BYTES = 64, 32 * 1024
 
-# Each script begins with this. Redis 5 has everything that is used here.
+# The first and the last bound of the wait between two attempts, in seconds: see Backoff.
+RETRIES = (0.1, 5.0)
+
+# Each script begins with this. Redis 5 has all commands that are used here.
 _OPENING = """
 if redis.replicate_commands then redis.replicate_commands() end
-local stream, procs, people, lease = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
-local function tell(...)
+local stream, procs, entries, lease = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local function announce(...)
   local last, id = redis.call('XREVRANGE', stream, '+', '-', 'COUNT', 1)[1]
   if last then
     local era, number = string.match(last[1], '^(%d+)-(%d+)$')
@@ -50,20 +55,20 @@ end
 
 # ARGV of all: entries kept, process.
 
-# ARGV: lease in milliseconds, then ref and text of each person. What a full server may refuse stands first.
+# ARGV: lease in milliseconds, then ref and text of each entry. The write that a full server may reject comes first.
 _BEGIN = Script.of(
     _OPENING
     + """
 redis.call('SET', lease, '1', 'PX', ARGV[3])
 redis.call('SADD', procs, ARGV[2])
-redis.call('DEL', people)
-for i = 4, #ARGV, 2 do redis.call('HSET', people, ARGV[i], ARGV[i + 1]) end
-tell('p', ARGV[2], 'op', 'here')
+redis.call('DEL', entries)
+for i = 4, #ARGV, 2 do redis.call('HSET', entries, ARGV[i], ARGV[i + 1]) end
+announce('p', ARGV[2], 'op', 'here')
 """
 )
 
 # ARGV: lease in milliseconds. Returns whether there still was one.
-_KEEP = Script.of(
+_RENEW = Script.of(
     _OPENING
     + """
 if not held() then return 0 end
@@ -71,40 +76,40 @@ return redis.call('PEXPIRE', lease, ARGV[3])
 """
 )
 
-# ARGV: ref and text of each person, "" for who has left. Returns whether there is a lease: without one nothing is changed.
+# ARGV: ref and text of each entry, "" for one that has left. Returns whether there is a lease: without one nothing is changed.
 _CHANGE = Script.of(
     _OPENING
     + """
 if not held() then return 0 end
-local news = {}
-local function note(ref, text) news[#news + 1] = ref; news[#news + 1] = text end
+local changes = {}
+local function note(ref, text) changes[#changes + 1] = ref; changes[#changes + 1] = text end
 for i = 3, #ARGV, 2 do
   local ref, text = ARGV[i], ARGV[i + 1]
   if text == '' then
-    if redis.call('HDEL', people, ref) == 1 then note(ref, text) end
+    if redis.call('HDEL', entries, ref) == 1 then note(ref, text) end
   else
-    redis.call('HSET', people, ref, text)
+    redis.call('HSET', entries, ref, text)
     note(ref, text)
   end
 end
-if #news > 0 then tell('p', ARGV[2], 'op', 'change', unpack(news)) end
+if #changes > 0 then announce('p', ARGV[2], 'op', 'change', unpack(changes)) end
 return 1
 """
 )
 
 # ARGV: name of the command, its text.
-_COMMAND = Script.of(_OPENING + "tell('p', ARGV[2], 'op', ARGV[3], 'd', ARGV[4])")
+_COMMAND = Script.of(_OPENING + "announce('p', ARGV[2], 'op', ARGV[3], 'd', ARGV[4])")
 
 _END = Script.of(
     _OPENING
     + """
-redis.call('DEL', lease, people)
-if redis.call('SREM', procs, ARGV[2]) == 1 then tell('p', ARGV[2], 'op', 'gone') end
+redis.call('DEL', lease, entries)
+if redis.call('SREM', procs, ARGV[2]) == 1 then announce('p', ARGV[2], 'op', 'gone') end
 """
 )
 
-# ARGV: what the keys begin with. The keys of processes that the set names are in the same slot as those that are given.
-_LOOK = Script.of(
+# ARGV: the keys' prefix. The keys of the processes in the set are in the same slot as the keys that are given.
+_SWEEP = Script.of(
     _OPENING
     + """
 local gone = 0
@@ -112,7 +117,7 @@ for _, process in ipairs(redis.call('SMEMBERS', procs)) do
   if redis.call('EXISTS', ARGV[3] .. 'lease:' .. process) == 0 then
     redis.call('DEL', ARGV[3] .. 'people:' .. process)
     redis.call('SREM', procs, process)
-    tell('p', process, 'op', 'gone')
+    announce('p', process, 'op', 'gone')
     gone = gone + 1
   end
 end
@@ -120,7 +125,7 @@ return gone
 """
 )
 
-# ARGV: what the keys begin with. Returns the id of the last entry, then of each process its name, whether it has a lease, and
+# ARGV: the keys' prefix. Returns the id of the last announcement, then for each process its name, whether it has a lease, and
 # its hash.
 _SNAPSHOT = Script.of(
     _OPENING
@@ -136,28 +141,48 @@ return found
 )
 
 
+class Periods(NamedTuple):
+    """How long things take, in seconds.
+
+    The entries of a process that was killed have left after ``lease`` + 1.2 ``sweep`` at the latest. Those of all others have
+    left a process that lost Redis after ``lease`` + ``timeout`` + 5. Both are less than 60 s, with room for a slow machine. A
+    lease outlives two renewals that fail.
+    """
+
+    lease: float = 40.0
+    renew: float = 13.0
+    #: Between two searches for expired leases.
+    sweep: float = 10.0
+    #: After it has taken a lease, a process removes no others for so long: after an outage all leases may have expired.
+    grace: float = 20.0
+    #: How long the listener waits for an announcement; less than ``timeout``.
+    block: float = 5.0
+    #: How long any answer may take.
+    timeout: float = 10.0
+
+
 class Position(NamedTuple):
-    """Be a place in the stream."""
+    """A position in the stream of announcements."""
 
     era: int = 0
     number: int = 0
 
     def precedes(self, other: Position) -> bool:
-        """Return whether an entry is the next one."""
+        """Return whether ``other`` is the next position."""
         return other == (self.era, self.number + 1)
 
 
-class Snapshot(NamedTuple):
-    """Be the people of all processes, as they were when the entry at ``position`` was the last."""
+class PresenceSnapshot(NamedTuple):
+    """The entries of all processes, as they were when the announcement at ``position`` was the last."""
 
     position: Position
-    people: Mapping[str, Mapping[bytes, bytes]]
+    entries: Mapping[str, Mapping[bytes, bytes]]
     #: The processes that have a lease.
     leased: frozenset[str]
 
 
-class Leases:
-    """Keep one process's people in Redis, and read those of the others. Every method raises BrokerError."""
+class PresenceLeases:
+    """One process's presence in Redis, and its view of the others, for one thread. Every method raises BrokerError."""
 
     def __init__(self, link: Link, process: str, lease: float, names: Names | None = None) -> None:
         self._link = link
@@ -172,71 +197,69 @@ class Leases:
 
     # Writing ------------------------------------------------------------------------------------------------------
 
-    def begin(self, people: Sequence[PresenceEntry]) -> None:
-        """Take a lease, and tell that these are the people of the process, and nobody else."""
-        arguments = [argument for person in people for argument in (person.ref, text_of(person))]
-        self._run("Telling who is here", _BEGIN, self._lease, *arguments)
+    def begin(self, entries: Sequence[PresenceEntry]) -> None:
+        """Take a lease, and announce that these are all entries of the process."""
+        arguments = [argument for entry in entries for argument in (entry.ref, encode_entry(entry))]
+        self._run("Announcing presence", _BEGIN, self._lease, *arguments)
 
-    def keep(self) -> bool:
-        """Make the lease last; False when it has run out, and the others have been told or will be that everybody has left."""
-        return bool(self._run("Keeping the lease of a process", _KEEP, self._lease))
+    def renew(self) -> bool:
+        """Renew the lease; return False when it has expired, so that the others remove this process's entries."""
+        return bool(self._run("Renewing the lease of a process", _RENEW, self._lease))
 
     def change(self, changes: Mapping[str, PresenceEntry | None]) -> bool:
-        """Tell who has come, has another meta, or has left; False when the lease has run out."""
-        return all(self._run("Telling who has come and gone", _CHANGE, *batch) for batch in _batches(changes))
+        """Announce new and changed entries by ref, None for those that have left; return False when the lease has expired."""
+        return all(self._run("Announcing presence", _CHANGE, *batch) for batch in _batches(changes))
 
     def command(self, name: str, text: str) -> None:
-        """Tell the other processes to do something."""
-        self._run("Telling the other processes of a user", _COMMAND, name, text)
+        """Send a command to the other processes."""
+        self._run("Sending a command to the other processes", _COMMAND, name, text)
 
-    def look(self) -> int:
-        """Take out the people of every process whose lease has run out; returns how many processes those were."""
-        return int(self._run("Looking for processes that have died", _LOOK, self._prefix))
+    def sweep(self) -> int:
+        """Remove the entries of every process whose lease has expired; return how many processes those were."""
+        return int(self._run("Looking for processes that have died", _SWEEP, self._prefix))
 
     def end(self) -> None:
-        """Give the lease up, and tell that everybody has left."""
-        self._run("Taking the people of a process out", _END)
+        """Give up the lease, and announce that all entries have left."""
+        self._run("Removing the presence of a process", _END)
 
     # Reading ------------------------------------------------------------------------------------------------------
 
-    def snapshot(self) -> Snapshot:
-        """Return the people of all processes, and their place in the stream."""
-        last, *found = self._run("Asking who is there", _SNAPSHOT, self._prefix)
-        people = {name.decode(errors="replace"): dict(zip(flat[::2], flat[1::2], strict=True)) for name, _, flat in found}
-        return Snapshot(
-            _position(last), people, frozenset(name.decode(errors="replace") for name, leased, _ in found if leased)
+    def snapshot(self) -> PresenceSnapshot:
+        """Return the entries of all processes, and their position in the stream."""
+        last, *found = self._run("Reading presence", _SNAPSHOT, self._prefix)
+        entries = {name.decode(errors="replace"): dict(zip(flat[::2], flat[1::2], strict=True)) for name, _, flat in found}
+        return PresenceSnapshot(
+            _position(last), entries, frozenset(name.decode(errors="replace") for name, leased, _ in found if leased)
         )
 
     def hash_of(self, process: str) -> Mapping[bytes, bytes]:
-        """Return the people of a process: as they are now, which may be ahead of the stream."""
-        found: Mapping[bytes, bytes] = self._link.call("Asking who is there", "HGETALL", f"{self._prefix}people:{process}")
+        """Return the entries of a process as they are now, which may be ahead of the stream."""
+        found: Mapping[bytes, bytes] = self._link.call("Reading presence", "HGETALL", f"{self._prefix}people:{process}")
         return found
 
     def last(self) -> Position:
-        """Return the place of the last entry."""
-        found = self._link.call("Subscriptions who comes and goes", "XREVRANGE", self._stream, "+", "-", "COUNT", 1)
+        """Return the position of the last announcement."""
+        found = self._link.call("Reading presence", "XREVRANGE", self._stream, "+", "-", "COUNT", 1)
         return _position(found[0][0]) if found else Position()
 
     def read(self, after: Position, block: float) -> list[tuple[Position, dict[bytes, bytes]]]:
-        """Return the entries behind a place, as soon as there is one, or nothing after so many seconds."""
+        """Return the announcements after a position as soon as there are any, or none after ``block`` seconds."""
         block_ms, start = max(1, round(block * 1000)), f"{after.era}-{after.number}"
-        found = self._link.call(
-            "Subscriptions who comes and goes", "XREAD", "COUNT", 256, "BLOCK", block_ms, "STREAMS", self._stream, start
-        )
+        found = self._link.call("Reading presence", "XREAD", "COUNT", 256, "BLOCK", block_ms, "STREAMS", self._stream, start)
         return [(_position(id), fields) for _, entries in found or () for id, fields in entries]
 
     def close(self) -> None:
-        """Close the connection; the next use makes another."""
+        """Close the connection; the next call opens another."""
         self._link.close()
 
 
-def text_of(person: PresenceEntry) -> str:
-    """Return a person as it stands in Redis, below its ref."""
-    return json.dumps([*person.room, person.identity, person.meta], separators=(",", ":"))
+def encode_entry(entry: PresenceEntry) -> str:
+    """Return an entry as it is stored in Redis, below its ref."""
+    return json.dumps([*entry.room, entry.identity, entry.meta], separators=(",", ":"))
 
 
-def people_of(fields: Mapping[bytes, bytes]) -> dict[str, PresenceEntry | None]:
-    """Return the people that stand in a hash or an entry, by ref.
+def decode_entries(fields: Mapping[bytes, bytes]) -> dict[str, PresenceEntry | None]:
+    """Return the entries of a hash or an announcement, by ref.
 
     Raises ValueError, or RecursionError, for what cartows did not write.
     """
@@ -246,20 +269,20 @@ def people_of(fields: Mapping[bytes, bytes]) -> dict[str, PresenceEntry | None]:
         if not text:
             found[ref] = None
             continue
-        # Others than processes of this version may write there, or nobody would need to look.
+        # Another application, or another version of cartows, may write there.
         match json.loads(text):
             case [str() as name, str() as value, str() as identity, dict() as meta]:
                 found[ref] = PresenceEntry(ref, (name, value), identity, meta)
             case _:
-                raise ValueError(f"{ref!r} is not what a person looks like")
+                raise ValueError(f"{ref!r} is not a presence entry")
     return found
 
 
 def _batches(changes: Mapping[str, PresenceEntry | None]) -> Iterator[list[str]]:
     batch: list[str] = []
     size = 0
-    for ref, person in changes.items():
-        text = "" if person is None else text_of(person)
+    for ref, entry in changes.items():
+        text = "" if entry is None else encode_entry(entry)
         size += len(ref) + len(text)
         if batch and (len(batch) >= 2 * _MAX_CHANGES or size > _MAX_BYTES):
             yield batch

@@ -1,15 +1,17 @@
-"""Presence across processes: what this process tells the others of its people, and what it hears of theirs.
+"""Presence across processes: announces this process's entries to the others, and applies theirs here.
 
-Threads: any. ``start`` makes two, an announcer and a listener: who waits at Redis for others can send nothing meanwhile.
-Locks: none of its own.
-Blocks: ``stop``, within its time. What is announced waits for nothing.
+**Threads**: any. ``start`` starts two, an announcer and a listener, since a thread that waits at Redis for other processes can
+send nothing meanwhile.
 
-What is promised. Whoever is shown and is not there is gone within 60 s, however its process ended; also where this process
-has lost touch with Redis: then it forgets the others when their leases would have run out. An entry is never shown twice. Once
-every process has its lease and has been heard, each shows the same people, and counts them right; until then somebody may be
-missing, or still there. While Redis is away the people of this process go on seeing each other, and once it is back what has
-changed meanwhile is told like any other coming and going. A command reaches every process that hears the stream then or soon
-after, perhaps twice; one that waits here is lost with its process, and one that a listener could not read in time is warned of.
+**Blocks**: ``stop``, within its timeout. The other methods only hand over.
+
+What is guaranteed. An entry that is shown although its client has left is gone within 60 s, however its process ended. That
+also holds where this process has lost Redis: it then removes the others' entries when their leases would have expired. An entry
+is never shown twice. Once every process has its lease and has been read, all of them show the same entries, and count them
+correctly; until then an entry may be missing, or still be there. While Redis is away the clients of this process go on seeing
+each other, and afterwards the changes are announced like any other join or leave. A command reaches every process that reads
+the stream then or soon after, possibly twice. One that waits here is lost with its process, and one that a listener could not
+read in time is logged as a warning.
 """
 
 from __future__ import annotations
@@ -25,18 +27,19 @@ from ...presence.presence import PresenceEntry
 from ..base import PresenceSink
 from .connect import Link
 from .event_store import Names
-from .presence_announcer import MAX_COMMANDS, Announcer, Periods, Status
-from .presence_leases import Leases
-from .presence_listener import Listener
+from .presence_announcer import MAX_COMMANDS, PresenceAnnouncer
+from .presence_leases import Periods, PresenceLeases
+from .presence_listener import PresenceListener
+from .presence_status import PresenceStatus
 
-__all__ = ["People", "Periods", "PresenceSink"]
+__all__ = ["PresenceSync"]
 
 
-class People:
-    """Show the people of this process to the others, and theirs here.
+class PresenceSync:
+    """The announcer and the listener of one process.
 
-    ``connect`` makes a way to Redis whose answers take so many seconds at most (``Broker.link``); it is called by the
-    constructor, once for each thread, and connects to nothing yet.
+    ``connect`` makes a connection to Redis with a timeout in seconds (``Broker.link``). The constructor calls it once for each
+    thread, and opens nothing yet.
     """
 
     def __init__(
@@ -49,46 +52,46 @@ class People:
         names: Names | None = None,
     ) -> None:
         periods = periods or Periods()
-        #: This process, for as long as it lives.
+        #: This process's name at the broker, for as long as it lives.
         self.process = secrets.token_hex(8)
         self._logger = logger
-        status = Status(logger)
-        announcing, listening = (Leases(connect(periods.answer), self.process, periods.lease, names) for _ in range(2))
-        self._announcer = Announcer(announcing, sink.presence_entries, periods, status)
-        self._listener = Listener(listening, sink, periods, status, self.process, logger)
+        status = PresenceStatus(logger)
+        announcing, listening = (PresenceLeases(connect(periods.timeout), self.process, periods.lease, names) for _ in range(2))
+        self._announcer = PresenceAnnouncer(announcing, sink.presence_entries, periods, status)
+        self._listener = PresenceListener(listening, sink, periods, status, self.process, logger)
 
     def start(self) -> None:
-        """Begin to announce and to listen. Once; raises RuntimeError when there is no thread to be had."""
+        """Start to announce and to listen, once. Raises RuntimeError when the process can have no more threads."""
         self._announcer.thread.start()
         self._listener.thread.start()
 
     def announce(self, changes: Mapping[str, PresenceEntry | None]) -> None:
-        """Tell the others of what ``Presence.take_changes`` returned. Never waits."""
+        """Announce what ``Presence.take_changes`` returned. Never blocks."""
         self._announcer.announce(changes)
 
     def disconnect(self, identity: str, code: int, reason: str) -> None:
-        """Have the other processes close their clients of an identity. Never waits."""
+        """Make the other processes close their clients of an identity. Never blocks."""
         self._command("disconnect", [identity, code, reason])
 
     def reauthorize(self, identity: str) -> None:
-        """Have the other processes ask again what an identity may hear. Never waits."""
+        """Make the other processes authorize an identity's subscriptions again. Never blocks."""
         self._command("reauthorize", [identity])
 
     def _command(self, name: str, arguments: list[Any]) -> None:
         if not self._announcer.command(name, json.dumps(arguments)):
             self._logger.warning(
-                "cartows: more than %d commands for other processes wait for Redis; the oldest are given up", MAX_COMMANDS
+                "cartows: more than %d commands for other processes wait for Redis; the oldest are dropped", MAX_COMMANDS
             )
 
     def stop(self, timeout: float) -> None:
-        """Tell the others that everybody here has left, and end both threads within ``timeout`` seconds."""
+        """Announce that all entries of this process have left, and end both threads within ``timeout`` seconds."""
         deadline = time.monotonic() + timeout
         self._announcer.stop()
         self._listener.stop()
         for part in (self._announcer, self._listener):
             if part.thread.ident is None:
                 continue
-            # The closing_frames of the one wakes the other. Where there is no answer the connection is taken from below them.
+            # The announcer's last entry wakes the listener. Where there is no answer, closing the connection ends the wait.
             part.thread.join(max(0.0, (deadline - time.monotonic()) / 2))
             if part.thread.is_alive():
                 part.leases.close()

@@ -1,12 +1,12 @@
-"""Break everything but the promise: ``python -m tests.backplane.redis.chaos --seconds 60 --seed 1 [--empty]``.
+"""Breaking everything but the guarantee: ``python -m tests.backplane.redis.chaos --seconds 60 --seed 1 [--empty]``.
 
-Three gunicorn workers and a process that only publishes send numbered events by way of one Redis, while that Redis, the wire to
-it, the workers and the publisher are killed, paused, filled up and cut off. Clients stay, drop, and come back at whichever
-worker takes them. At the end every client must have heard each event that was reported as stored once, in order, or have been
-told to load everything again. What a killed process had only spooled, or never answered for, may be heard once or not at
-all. With ``--empty`` Redis also loses all it has.
+Three gunicorn workers and a process that only publishes send numbered events through one Redis, while that Redis, the proxy to
+it, the workers and the publisher are killed, paused, filled up and disconnected. Clients stay, leave, and come back at any
+worker. At the end every client must have received each event that was reported as stored once, in order, or have been notified
+to reload. What a killed process had only spooled, or never answered for, may be received once or not at all. With ``--empty``
+Redis also loses all its data.
 
-The seed decides what is done, in which order and for how long; when exactly it hits whom is the machine's.
+The seed decides what is done, in which order and for how long; the exact moments depend on the machine.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ import redis.exceptions
 from tests.support import process
 from tests.support.harness import ROOT, Plan, Server
 from tests.support.process import wait_for
-from tests.support.redis.deliveries import Ear, Judge, Sent
+from tests.support.redis.deliveries import DeliveryCheck, RecordingClient, Sent
 from tests.support.redis.server import Proxy, Redis
 
 PUBLISH_TIMEOUT = 0.5
 
-# How much later than that a publisher's answer may be on a machine as busy as this, in seconds, where nobody paused its worker.
+# How much later than that a publisher's answer may be on a busy machine, in seconds, where its worker was not paused.
 LATE = 2.0
 
 WORKERS = 3
@@ -48,8 +48,8 @@ STAYING, ROVING = 12, 18
 Json = dict[str, Any]
 
 
-class Wreck:
-    """Hold everything that is broken or heard of: servers, clients, and what came of it."""
+class Chaos:
+    """The servers and clients of one run, and its results."""
 
     def __init__(self, directory: Path, seed: int, empty: bool) -> None:
         self.empty = empty
@@ -94,23 +94,23 @@ class Wreck:
     # Breaking things ---------------------------------------------------------------------------------------------
 
     def break_redis(self, chance: random.Random) -> None:
-        """Do something to Redis, or to the wire to it, and undo it."""
+        """Disturb Redis, or the proxy to it, and undo that."""
         ways: list[tuple[Callable[[float], None], float]] = [
             (self.pause_redis, 2.5),
             (self.restart_redis, 1.0),
             (self.kill_connections, 0.0),
             (self.fill_redis, 1.5),
-            (self.eat_packets, 2.5),
-            (self.cut_wire, 0.0),
+            (self.drop_packets, 2.5),
+            (self.cut_connections, 0.0),
         ]
         if self.empty:
             ways += [(self.flush_redis, 0.0), (self.flush_redis, 0.0)]
-        way, longest = chance.choice(ways)
-        # A server that is killed while others are at it is none of theirs.
+        way, max_seconds = chance.choice(ways)
+        # Another thread may kill the server meanwhile.
         with contextlib.suppress(redis.exceptions.RedisError):
             self.done[way.__name__.replace("_", " ")] += 1
-            # Most are over soon, so that many follow on each other.
-            way(longest * chance.random() ** 3)
+            # Most end soon, so that many follow each other.
+            way(max_seconds * chance.random() ** 3)
 
     def pause_redis(self, seconds: float) -> None:
         self.redis.pause()
@@ -130,13 +130,13 @@ class Wreck:
         self.over.wait(seconds)
         self.redis.config("maxmemory", "0")
 
-    def eat_packets(self, seconds: float) -> None:
+    def drop_packets(self, seconds: float) -> None:
         self.proxy.open.clear()
         self.over.wait(seconds)
         self.proxy.open.set()
         self.proxy.cut()
 
-    def cut_wire(self, seconds: float) -> None:
+    def cut_connections(self, seconds: float) -> None:
         self.proxy.cut()
 
     def flush_redis(self, seconds: float) -> None:
@@ -164,7 +164,7 @@ class Wreck:
     # Publishing --------------------------------------------------------------------------------------------------
 
     def post(self, name: str, chance: random.Random) -> None:
-        """Publish at whichever worker takes the request, until it is over."""
+        """Publish at any worker, until the run is over."""
         number = 0
         while not self.over.wait(chance.uniform(0.0, 0.12)):
             numbers = list(range(number, number := number + chance.randint(1, 5)))
@@ -177,7 +177,7 @@ class Wreck:
                 answer = response.json if response.status == 200 else None
             self.note(list(_sent(name, numbers, board, began, answer)))
 
-    def publish_apart(self, chance: random.Random) -> None:
+    def publish_separately(self, chance: random.Random) -> None:
         """Publish from a process of its own, which is killed now and then."""
         number = 0
         while not self.over.is_set():
@@ -192,7 +192,7 @@ class Wreck:
                     board = chance.choice(BOARDS)
                     began = time.monotonic()
                     print(
-                        json.dumps({"by": "apart", "numbers": numbers, "filters": {"board_id": board}}),
+                        json.dumps({"by": "separate", "numbers": numbers, "filters": {"board_id": board}}),
                         file=running.stdin,
                         flush=True,
                     )
@@ -203,24 +203,24 @@ class Wreck:
                     # It may have answered before it died.
                     line = running.stdout.readline()
                     answer = {"pid": running.pid, "results": json.loads(line)} if line.endswith("\n") else None
-                    self.note(list(_sent("apart", numbers, board, began, answer)))
+                    self.note(list(_sent("separate", numbers, board, began, answer)))
                     if dies or answer is None:
                         break
                 else:
                     self.done["kill publisher"] += 1
                     self.killed.add(running.pid)
                     running.kill()
-                # What it has spooled it may store, within its two seconds.
+                # It may still store what it has spooled, within its two seconds.
                 with contextlib.suppress(OSError):
                     running.stdin.close()
                 self.killed.add(running.pid)
 
     # The run -----------------------------------------------------------------------------------------------------
 
-    def run(self, seconds: float) -> list[Ear]:
-        """Break things for so many seconds, mend them, and return the clients once they have heard the last event."""
-        ears = [
-            Ear(
+    def run(self, seconds: float) -> list[RecordingClient]:
+        """Disturb everything for so many seconds, and return the clients once they have received the last event."""
+        clients = [
+            RecordingClient(
                 self.server.port,
                 f"{'stays' if number < STAYING else 'roves'}{number}",
                 BOARDS[1] if number % 3 == 0 else None,
@@ -228,26 +228,26 @@ class Wreck:
             )
             for number in range(STAYING + ROVING)
         ]
-        ear_threads = [threading.Thread(target=ear.run, name=ear.name) for ear in ears]
+        client_threads = [threading.Thread(target=client.run, name=client.name) for client in clients]
         seeds = iter(self.random.sample(range(2**31), 100))
 
-        def forever(action: Callable[[random.Random], None], longest: float) -> Callable[[], None]:
+        def repeat(action: Callable[[random.Random], None], max_wait: float) -> Callable[[], None]:
             chance = random.Random(next(seeds))
 
             def loop() -> None:
-                while not self.over.wait(chance.uniform(0.1, longest)):
+                while not self.over.wait(chance.uniform(0.1, max_wait)):
                     action(chance)
 
             return loop
 
-        jobs: list[Callable[[], None]] = [forever(self.break_redis, 2.0), forever(self.break_process, 4.0)]
+        jobs: list[Callable[[], None]] = [repeat(self.break_redis, 2.0), repeat(self.break_process, 4.0)]
         for number in range(4):
             chance = random.Random(next(seeds))
             jobs.append(lambda name=f"post{number}", chance=chance: self.post(name, chance))  # type: ignore[misc]
         chance = random.Random(next(seeds))
-        jobs.append(lambda: self.publish_apart(chance))
+        jobs.append(lambda: self.publish_separately(chance))
         threads = [threading.Thread(target=self._watch, args=(job,)) for job in jobs]
-        for thread in ear_threads + threads:
+        for thread in client_threads + threads:
             thread.start()
         last = None
         try:
@@ -259,11 +259,11 @@ class Wreck:
                     thread.join()
             last = self._end()
         finally:
-            for ear in ears:
-                ear.end(last)
-            for thread in ear_threads:
+            for client in clients:
+                client.end(last)
+            for thread in client_threads:
                 thread.join()
-        return ears
+        return clients
 
     def _watch(self, job: Callable[[], None]) -> None:
         try:
@@ -273,7 +273,7 @@ class Wreck:
             self.over.set()
 
     def _end(self) -> str:
-        """Wait until all is as it should be, and publish the last event; returns its label."""
+        """Wait until everything works again, publish the last event, and return its label."""
 
         def is_calm() -> bool:
             pids = self.workers()
@@ -302,11 +302,11 @@ class Wreck:
 def _sent(by: str, numbers: Sequence[int], board: str, began: float, answer: Json | None) -> Iterator[Sent]:
     ended = time.monotonic()
     results = (
-        answer["results"] if answer is not None else [{"n": n, "how": "no answer", "id": None, "took": 0.0} for n in numbers]
+        answer["results"] if answer is not None else [{"n": n, "status": "no answer", "id": None, "took": 0.0} for n in numbers]
     )
     for result in results:
-        how = result["status"] or "refused"
-        yield Sent(f"{by}.{result['n']}", board, began, ended, how, result["id"], answer["pid"] if answer else 0)
+        status = result["status"] or "rejected"
+        yield Sent(f"{by}.{result['n']}", board, began, ended, status, result["id"], answer["pid"] if answer else 0)
 
 
 def _stream(server: Redis, faults: list[str]) -> dict[str, str]:
@@ -322,49 +322,49 @@ def _stream(server: Redis, faults: list[str]) -> dict[str, str]:
 
 
 def run(seconds: float, seed: int, empty: bool, directory: Path) -> tuple[str, list[str]]:
-    """Run it; returns the table of what was done and seen, and what is wrong."""
-    wreck = Wreck(directory, seed, empty)
+    """Run it; return the table of what was done and received, and the faults."""
+    chaos = Chaos(directory, seed, empty)
     try:
-        ears = wreck.run(seconds)
-        judge = Judge(wreck.sent, wreck.killed, None if empty else _stream(wreck.redis, wreck.faults))
-        for ear in ears:
-            judge.hear(ear)
-        faults = wreck.faults + judge.faults + _slow(wreck)
-        if not empty and "has lost events" in wreck.server.log():
-            faults.append("Redis has lost nothing, and a worker says that it has:\n" + wreck.server.log()[-5000:])
-        problems = [block for block in wreck.server.problems().split("\n") if block and "SIGKILL" not in block]
+        clients = chaos.run(seconds)
+        check = DeliveryCheck(chaos.sent, chaos.killed, None if empty else _stream(chaos.redis, chaos.faults))
+        for client in clients:
+            check.check(client)
+        faults = chaos.faults + check.faults + _slow(chaos)
+        if not empty and "has lost events" in chaos.server.log():
+            faults.append("Redis has lost nothing, and a worker logs that it has:\n" + chaos.server.log()[-5000:])
+        problems = [block for block in chaos.server.problems().split("\n") if block and "SIGKILL" not in block]
         if problems:
             faults.append("the server printed:\n" + "\n".join(problems))
     finally:
-        wreck.close()
-    return _table(wreck, judge, seconds, seed), faults
+        chaos.close()
+    return _table(chaos, check, seconds, seed), faults
 
 
-def _slow(wreck: Wreck) -> list[str]:
-    """Return which requests took too long though nobody had paused their worker."""
+def _slow(chaos: Chaos) -> list[str]:
+    """Return which requests took too long although their worker was not paused."""
     found = []
-    for event in wreck.sent:
-        if event.how == "no answer":
+    for event in chaos.sent:
+        if event.status == "no answer":
             continue
-        paused = any(began < event.ended and event.began < ended for _, began, ended in wreck.pauses)
-        most = 5 * (PUBLISH_TIMEOUT + 0.1) + LATE
-        if event.ended - event.began > most and not paused:
+        paused = any(began < event.ended and event.began < ended for _, began, ended in chaos.pauses)
+        limit = 5 * (PUBLISH_TIMEOUT + 0.1) + LATE
+        if event.ended - event.began > limit and not paused:
             found.append(f"the request of {event.label} took {event.ended - event.began:.1f} s")
     return found
 
 
-def _table(wreck: Wreck, judge: Judge, seconds: float, seed: int) -> str:
-    outcomes = Counter(event.how for event in wreck.sent)
-    lost = sum(event.how in ("spooled", "no answer") and event.label not in judge.ids for event in wreck.sent)
+def _table(chaos: Chaos, check: DeliveryCheck, seconds: float, seed: int) -> str:
+    statuses = Counter(event.status for event in chaos.sent)
+    lost = sum(event.status in ("spooled", "no answer") and event.label not in check.ids for event in chaos.sent)
     rows: list[tuple[str, object]] = [
         ("seed", seed),
         ("seconds", f"{seconds:g}"),
-        ("Redis", "loses all" if wreck.empty else "keeps all"),
+        ("Redis", "loses everything" if chaos.empty else "keeps everything"),
     ]
-    rows += [(f"done: {name}", count) for name, count in sorted(wreck.done.items())]
-    rows += [(f"published: {name}", count) for name, count in sorted(outcomes.items())]
+    rows += [(f"done: {name}", count) for name, count in sorted(chaos.done.items())]
+    rows += [(f"published: {name}", count) for name, count in sorted(statuses.items())]
     rows += [("published: spooled or unanswered, and not known to be stored", lost)]
-    rows += [(f"clients: {name}", count) for name, count in sorted(judge.counts.items())]
+    rows += [(f"clients: {name}", count) for name, count in sorted(check.counts.items())]
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"{name:{width}}  {value}" for name, value in rows)
 

@@ -1,4 +1,4 @@
-"""Fixtures of the tests with a real Redis: servers, wires to them, and lanes, all of which end with the test."""
+"""Fixtures of the tests with a real Redis: servers, proxies to them, and event writers, all of which end with the test."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ import pytest
 from cartows.backplane.redis.connect import Broker
 from cartows.backplane.redis.event_store import Store
 from cartows.backplane.redis.event_writer import EventWriter
+from tests.support.redis.presence import Process, Start
 from tests.support.redis.server import Proxy, Redis
-
-# How long the lanes of these tests wait for an answer, in seconds: far more than one takes, and soon over where none comes.
-TIMEOUT = 0.5
+from tests.support.redis.writers import TIMEOUT, MakeWriter
 
 
 @pytest.fixture
@@ -43,15 +42,15 @@ def server(make_redis: Callable[..., Redis]) -> Redis:
 
 @pytest.fixture
 def proxy(server: Redis) -> Iterator[Proxy]:
-    """A wire to that server."""
-    wire = Proxy(server.port)
-    yield wire
-    wire.close()
+    """A proxy to that server."""
+    proxy = Proxy(server.port)
+    yield proxy
+    proxy.close()
 
 
 @pytest.fixture
 def make_store() -> Iterator[Callable[..., Store]]:
-    """Make ways to a server for the thread of the test."""
+    """Make connections to a server for the thread of the test."""
     stores: list[Store] = []
 
     def make(url: str, timeout: float = 10.0) -> Store:
@@ -65,19 +64,35 @@ def make_store() -> Iterator[Callable[..., Store]]:
 
 
 @pytest.fixture
-def make_lane() -> Iterator[Callable[..., EventWriter]]:
-    """Make lanes to a server."""
-    lanes: list[EventWriter] = []
+def make_writer() -> Iterator[MakeWriter]:
+    """Make event writers to a server."""
+    writers: list[EventWriter] = []
 
     def make(
         url: str, *, timeout: float = TIMEOUT, size: int = 10_000, max_bytes: int = 2**24, sink: Any = None
     ) -> EventWriter:
         broker = Broker(url)
         logger = logging.getLogger("cartows.test")
-        lane = EventWriter(lambda: Store(broker.link(timeout)), timeout, size, max_bytes, logger, sink)
-        lanes.append(lane)
-        return lane
+        writer = EventWriter(lambda: Store(broker.link(timeout)), size, max_bytes, logger, sink)
+        writers.append(writer)
+        return writer
 
     yield make
-    for lane in lanes:
-        lane.stop(0)
+    for writer in writers:
+        writer.stop(0)
+
+
+@pytest.fixture
+def start(server: Redis) -> Iterator[Start]:
+    """Start processes that share presence."""
+    processes: list[Process] = []
+
+    def start(url: str = server.url, **options: Any) -> Process:
+        process = Process(url, **options)
+        processes.append(process)
+        process.sync.start()
+        return process
+
+    yield start
+    for process in processes:
+        process.sync.stop(10)

@@ -1,4 +1,4 @@
-"""A short run of the chaos, in both of its modes; ``python -m tests.backplane.redis.chaos`` runs it for longer."""
+"""A short run of the chaos test in both modes; ``python -m tests.backplane.redis.chaos`` runs it for longer."""
 
 from __future__ import annotations
 
@@ -10,6 +10,6 @@ from tests.backplane.redis import chaos
 
 
 @pytest.mark.parametrize("empty", [False, True], ids=["keeps", "loses"])
-def test_every_client_hears_all_that_is_stored_once_or_is_told_to_reload(tmp_path: Path, empty: bool) -> None:
+def test_every_client_receives_all_that_is_stored_once_or_is_notified_to_reload(tmp_path: Path, empty: bool) -> None:
     table, faults = chaos.run(6.0, 5, empty, tmp_path)
     assert not faults, "\n\n".join([*faults[:3], table])

@@ -1,4 +1,4 @@
-"""URLs, and what is said of a broker that cannot be used: each fault with a real server that has it."""
+"""URLs, and the errors of a broker that cannot be used: each fault with a real server that has it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ QUOTED = "s3cr%3At%2F%23%3F%40%25"
 
 
 def fault(url: str, timeout: float = 5.0) -> BrokerError:
-    """Return what storing an event there ends in."""
+    """Return the error of storing an event there."""
     link = Broker(url).link(timeout)
     try:
         with pytest.raises(BrokerError) as caught:
@@ -36,7 +36,7 @@ def fault(url: str, timeout: float = 5.0) -> BrokerError:
     assert text.isprintable()
     assert SECRET not in text
     assert QUOTED not in text
-    assert text.startswith(f"Storing events at {Broker(url).place} failed: ")
+    assert text.startswith(f"Storing events at {Broker(url).address} failed: ")
     return caught.value
 
 
@@ -44,7 +44,7 @@ def fault(url: str, timeout: float = 5.0) -> BrokerError:
 
 
 @pytest.mark.parametrize(
-    ("url", "place"),
+    ("url", "address"),
     [
         ("redis://", "redis://localhost:6379/0"),
         ("redis://cache", "redis://cache:6379/0"),
@@ -56,39 +56,39 @@ def fault(url: str, timeout: float = 5.0) -> BrokerError:
         (f"unix:///run/redis.sock?db=2&password={QUOTED}", "unix:///run/redis.sock"),
     ],
 )
-def test_a_url_names_a_place_that_can_be_shown(url: str, place: str) -> None:
+def test_a_url_has_an_address_that_can_be_logged(url: str, address: str) -> None:
     broker = Broker(url)
     link = broker.link(1.0)
-    assert broker.place == place
+    assert broker.address == address
     for shown in (repr(broker), repr(link), repr(link._client), repr(link._client.connection_pool), str(vars(link))):
         assert SECRET not in shown
         assert QUOTED not in shown
 
 
 @pytest.mark.parametrize(
-    ("url", "said"),
+    ("url", "expected"),
     [
         ("", "does not begin with redis://"),
         (None, "does not begin with redis://"),
         ("cache:6379", "does not begin with redis://"),
         (f"http://:{QUOTED}@cache", "does not begin with redis://"),
-        (f"redis://:{SECRET}@cache", "cannot be made out"),
-        (f"redis://:{QUOTED}@cache:99999", "cannot be made out"),
-        (f"redis://:{QUOTED}@cache:port", "cannot be made out"),
-        (f"redis://:{QUOTED}@cache/zero", "the database behind its host is no number"),
+        (f"redis://:{SECRET}@cache", "cannot be parsed"),
+        (f"redis://:{QUOTED}@cache:99999", "cannot be parsed"),
+        (f"redis://:{QUOTED}@cache:port", "cannot be parsed"),
+        (f"redis://:{QUOTED}@cache/zero", "the database after its host is not a number"),
         (f"redis://:{QUOTED}@cache/0#x", 'it has a "#"'),
-        (f"redis://:{QUOTED}@cache?socket_timeout=60", "it sets socket_timeout"),
-        (f"redis://:{QUOTED}@cache?{QUOTED}=60", "it sets something"),
-        (f"redis://:{QUOTED}@cache?ssl_ca_certs=x", "it sets ssl_ca_certs"),
+        (f"redis://:{QUOTED}@cache?socket_timeout=60", "its query sets socket_timeout"),
+        (f"redis://:{QUOTED}@cache?{QUOTED}=60", "its query sets something"),
+        (f"redis://:{QUOTED}@cache?ssl_ca_certs=x", "its query sets ssl_ca_certs"),
         (f"rediss://:{QUOTED}@cache?ssl_check_hostname=maybe", "neither true nor false"),
         ("unix://", "it names no socket"),
     ],
 )
-def test_a_url_that_names_none_is_refused_with_what_is_allowed(url: str, said: str) -> None:
+def test_a_url_that_cannot_be_used_is_rejected_with_what_is_allowed(url: str, expected: str) -> None:
     with pytest.raises(OptionsError, match="CARTOWS_REDIS_URL cannot be used: ") as caught:
         Broker(url)
     text = str(caught.value)
-    assert said in text
+    assert expected in text
     assert "It must be redis://[[user]:password@]host[:port][/db]" in text
     assert "s3cr" not in text
     assert caught.value.__context__ is None
@@ -118,7 +118,7 @@ def test_a_password_and_a_database_are_used(make_redis: Callable[..., Redis], ma
 
 def test_a_unix_socket_is_used(make_redis: Callable[..., Redis], monkeypatch: pytest.MonkeyPatch, make_store: Any) -> None:
     server = make_redis()
-    # A socket's name may be too short for the whole path.
+    # The whole path may be longer than a socket's name can be.
     monkeypatch.chdir(server.directory)
     broker = Broker("unix:///redis.sock")
     broker._settings["path"] = server.socket.name
@@ -133,17 +133,17 @@ def test_a_unix_socket_is_used(make_redis: Callable[..., Redis], monkeypatch: py
 
 
 @pytest.mark.parametrize(
-    ("user", "said"),
+    ("user", "expected"),
     [
-        ("", "It wants a password"),
+        ("", "It requires a password"),
         (":wrong@", "Check the user and the password"),
-        ("nobody:x@", "Check the user and the password"),
+        ("unknown:x@", "Check the user and the password"),
     ],
 )
-def test_a_wrong_password(make_redis: Callable[..., Redis], user: str, said: str) -> None:
+def test_a_wrong_password(make_redis: Callable[..., Redis], user: str, expected: str) -> None:
     server = make_redis(requirepass=SECRET)
     error = fault(f"redis://{user}{HOST}:{server.port}/0")
-    assert said in str(error)
+    assert expected in str(error)
     assert not error.broken
     assert "wrong" not in str(error).partition("failed: ")[2]
 
@@ -193,7 +193,7 @@ def test_a_server_that_cannot_write_to_its_disk(make_redis: Callable[..., Redis]
     server.config("save", "")
 
 
-def test_a_server_that_runs_somebodys_script(server: Redis) -> None:
+def test_a_server_that_runs_a_script_of_another_client(server: Redis) -> None:
     server.config("lua-time-limit", 10)
     with server.client() as client:
         client.ping()
@@ -202,7 +202,7 @@ def test_a_server_that_runs_somebodys_script(server: Redis) -> None:
         try:
             with server.client() as other:
                 wait_for(lambda: _is_busy(other), "the script to be busy")
-            assert "A script of somebody's keeps it" in str(fault(server.url))
+            assert "A script of another client is running there" in str(fault(server.url))
         finally:
             server.do("SCRIPT", "KILL")
             running.join(10)
@@ -220,7 +220,7 @@ def _swallow(call: Callable[..., Any], *arguments: Any) -> None:
     try:
         call(*arguments)
     except Exception:
-        logging.getLogger("cartows.test").info("ended, as was meant")
+        logging.getLogger("cartows.test").info("ended, as intended")
 
 
 def test_a_server_without_streams(make_redis: Callable[..., Redis]) -> None:
@@ -229,27 +229,27 @@ def test_a_server_without_streams(make_redis: Callable[..., Redis]) -> None:
     assert "It must be Redis 5.0 or later" in str(fault(server.url))
 
 
-def test_a_server_that_takes_no_more_connections(make_redis: Callable[..., Redis]) -> None:
+def test_a_server_that_accepts_no_more_connections(make_redis: Callable[..., Redis]) -> None:
     server = make_redis()
     with server.client() as client:
         client.config_set("maxclients", 1)
-        assert "It takes no more connections" in str(fault(server.url))
+        assert "It accepts no more connections" in str(fault(server.url))
 
 
-def test_nobody_listens() -> None:
+def test_no_server_listens() -> None:
     error = fault(f"redis://{HOST}:{free_port()}")
     assert "Nothing listens there" in str(error)
     assert error.broken
 
 
-# redis-py 5.0 leaves a socket to the collector here.
+# redis-py 5.0 leaves a socket to the garbage collector here.
 @pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
 def test_no_such_socket() -> None:
     assert "Nothing listens there" in str(fault("unix:///no/such/socket"))
 
 
 def test_no_such_host() -> None:
-    assert "Nobody knows the host's name" in str(fault("redis://nowhere.invalid"))
+    assert "The host's name cannot be resolved" in str(fault("redis://nowhere.invalid"))
 
 
 def test_a_server_that_does_not_answer(server: Redis) -> None:
@@ -260,10 +260,10 @@ def test_a_server_that_does_not_answer(server: Redis) -> None:
 
 
 @pytest.mark.parametrize(
-    ("answer", "said"),
+    ("answer", "expected"),
     [
-        (b"HTTP/1.1 400 Bad Request\r\n\r\n", "What answers there is no Redis"),
-        (b"", "It was stopped, or closes connections"),
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n", "The server there is not Redis"),
+        (b"", "It was stopped, or it closes connections"),
         (b"-LOADING Redis is loading the dataset in memory\r\n" * 9, "It has just started"),
         (b"-MOVED 866 127.0.0.1:7001\r\n" * 9, "It is a node of a Redis Cluster"),
         (b"-MASTERDOWN Link with MASTER is down\r\n" * 9, "lost its primary"),
@@ -271,7 +271,7 @@ def test_a_server_that_does_not_answer(server: Redis) -> None:
         (b"-ERR something\x1b[31m else\r\n" * 9, "something"),
     ],
 )
-def test_what_another_server_answers(answer: bytes, said: str) -> None:
+def test_what_another_server_answers(answer: bytes, expected: str) -> None:
     listener = socket.create_server((HOST, 0))
 
     def serve() -> None:
@@ -284,13 +284,13 @@ def test_what_another_server_answers(answer: bytes, said: str) -> None:
     thread = threading.Thread(target=serve)
     thread.start()
     try:
-        assert said in str(fault(f"redis://:{QUOTED}@{HOST}:{listener.getsockname()[1]}"))
+        assert expected in str(fault(f"redis://:{QUOTED}@{HOST}:{listener.getsockname()[1]}"))
     finally:
         thread.join(10)
         listener.close()
 
 
-def test_a_connection_that_was_killed_is_made_anew(server: Redis) -> None:
+def test_a_connection_that_was_killed_is_opened_again(server: Redis) -> None:
     link: Link = Broker(server.url).link(5.0)
     script = Script.of("return 7")
     try:

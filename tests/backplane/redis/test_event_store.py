@@ -1,4 +1,4 @@
-"""The scripts: numbers, epochs, and what is noticed of a broker that has lost something; against a real server."""
+"""The scripts: numbers, epochs, and how a loss at the broker is detected; against a real server."""
 
 from __future__ import annotations
 
@@ -56,8 +56,8 @@ def test_an_event_is_read_as_it_was_stored(server: Redis, store: Store, given: O
     assert [record.event for record in stream(server)] == [given]
 
 
-def test_what_cartows_did_not_write_is_refused() -> None:
-    with pytest.raises(ValueError, match="no id of an event"):
+def test_what_cartows_did_not_write_is_rejected() -> None:
+    with pytest.raises(ValueError, match="not the id of an event"):
         record_of(b"5-1", {})
     with pytest.raises(KeyError):
         record_of(b"5-0", {b"field": b"value"})
@@ -113,7 +113,7 @@ def test_scripts_are_sent_again_to_a_server_that_has_forgotten_them(server: Redi
 # A broker that has lost something ---------------------------------------------------------------------------------
 
 
-def test_after_a_flush_numbers_go_on_above_what_the_publisher_knows_in_a_new_epoch(server: Redis, store: Store) -> None:
+def test_after_a_flush_numbers_go_on_above_what_the_publisher_has_seen_in_a_new_epoch(server: Redis, store: Store) -> None:
     epoch, *_ = store.store(A, 1, batch(1, 5), 0)
     server.flush()
     other, number, _ = store.store(A, 6, batch(6), 5)
@@ -153,7 +153,7 @@ def test_a_lost_stream_lets_the_numbers_go_on(server: Redis, store: Store) -> No
     assert store.store(A, 6, batch(6), 5) == (epoch, 6, 1)
 
 
-def test_another_layout_is_not_touched(server: Redis, store: Store) -> None:
+def test_another_layout_is_not_changed(server: Redis, store: Store) -> None:
     server.do("HSET", NAMES.meta, "version", "2", "epoch", "e", "number", "7")
     for attempt in (lambda: store.store(A, 1, batch(1), 0), lambda: store.check("", 0)):
         with pytest.raises(BrokerError, match=r"version 2 of its layout, not 1.*Another version of cartows"):
@@ -161,9 +161,9 @@ def test_another_layout_is_not_touched(server: Redis, store: Store) -> None:
     assert server.do("DBSIZE") == 1
 
 
-def test_somebody_elses_key_is_not_touched(server: Redis, store: Store) -> None:
+def test_a_key_of_another_application_is_not_changed(server: Redis, store: Store) -> None:
     server.do("SET", NAMES.events, "mine")
-    with pytest.raises(BrokerError, match="A key that begins with cartows: is somebody else's"):
+    with pytest.raises(BrokerError, match="Another application uses a key that begins with cartows"):
         store.store(A, 1, batch(1), 0)
     assert server.do("DBSIZE") == 1
 
@@ -189,7 +189,7 @@ def test_checking_an_empty_server_begins_the_first_epoch(store: Store) -> None:
     assert store.store(A, 1, batch(1), 0) == Stored(epoch, 1, 1)
 
 
-def test_what_still_stands_is_fine(server: Redis, store: Store) -> None:
+def test_a_position_that_the_stream_still_has_is_fine(server: Redis, store: Store) -> None:
     epoch, *_ = store.store(A, 1, batch(1, 5), 0)
     for last in (None, (3, A, 3), (5, A, 5)):
         assert store.check(epoch, 3, last) == Checked("fine", epoch, 5)
@@ -197,7 +197,7 @@ def test_what_still_stands_is_fine(server: Redis, store: Store) -> None:
     assert store.check(epoch, 3, (3, A, 3)) == Checked("fine", epoch, 5)
 
 
-def test_of_all_who_notice_a_loss_one_begins_the_epoch(server: Redis, store: Store) -> None:
+def test_of_all_processes_that_detect_a_loss_one_begins_the_epoch(server: Redis, store: Store) -> None:
     epoch, *_ = store.store(A, 1, batch(1, 5), 0)
     server.flush()
     lost = store.check(epoch, 5, (5, A, 5))
@@ -207,7 +207,7 @@ def test_of_all_who_notice_a_loss_one_begins_the_epoch(server: Redis, store: Sto
     assert store.store(B, 1, batch(6), 0) == (lost.epoch, 6, 1)
 
 
-def test_an_epoch_that_somebody_began_below_what_was_seen_does_not_last(server: Redis, store: Store) -> None:
+def test_an_epoch_that_begins_below_what_was_seen_does_not_last(server: Redis, store: Store) -> None:
     epoch, *_ = store.store(A, 1, batch(1, 5), 0)
     server.flush()
     low = store.store(B, 1, batch(6), 0)
@@ -220,13 +220,13 @@ def test_an_epoch_that_somebody_began_below_what_was_seen_does_not_last(server: 
 
 def test_another_event_under_the_number_that_was_read_is_a_loss(server: Redis, store: Store) -> None:
     epoch, *_ = store.store(A, 1, batch(1, 5), 0)
-    # As if the last two had been stored at a server that has since been replaced by one that had not heard of them.
+    # As if the last two had been stored at a server that has since been replaced by one that had not received them.
     assert store.check(epoch, 4, (4, B, 1)).state == "lost"
     (now, number) = store.position()
     assert (now != epoch, number) == (True, 5)
 
 
-def test_a_replica_that_has_not_heard_everything_takes_over(
+def test_a_replica_that_has_not_received_everything_takes_over(
     make_redis: Callable[..., Redis], make_store: Callable[..., Store]
 ) -> None:
     primary, replica = make_redis(), make_redis()
@@ -238,7 +238,7 @@ def test_a_replica_that_has_not_heard_everything_takes_over(
     primary.kill()
     replica.resume()
     replica.promote()
-    # What the primary sent before it was killed waits for the replica; then it is not the case that is meant here.
+    # What the primary sent before it was killed may still reach the replica, which would then have lost nothing.
     if replica.do("HGET", NAMES.meta, "number") == b"5":
         for number in (4, 5):
             replica.do("XDEL", NAMES.events, f"{number}-0")

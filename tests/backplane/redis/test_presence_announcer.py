@@ -1,0 +1,102 @@
+"""What a process announces: in few entries, again after an outage, and nothing that piles up."""
+
+from __future__ import annotations
+
+import threading
+from time import monotonic
+
+import pytest
+
+from cartows.backplane.redis import presence_leases
+from cartows.backplane.redis.presence_announcer import _LINGER, MAX_COMMANDS
+from tests.presence.test_presence import Client
+from tests.support.process import wait_for
+from tests.support.redis.presence import BOARD, LONG, Start, agree, logged
+from tests.support.redis.server import Redis
+
+
+def test_many_joins_are_announced_in_few_entries(start: Start, server: Redis) -> None:
+    one, two = start(limit=10), start(limit=10)
+    agree(one, two)
+    before, began = server.do("XLEN", "cartows:{0}:presence"), monotonic()
+    crowd: list[Client] = []
+    for n in range(300):
+        crowd.append(one.enter(Client(f"user {n}"), {"text": "x" * 100}))
+        # One iteration of the hub each.
+        threading.Event().wait(0.001)
+    agree(one, two)
+    # One for each shortest period that has passed, and those that exceed the bounds of one.
+    max_entries = (monotonic() - began) / _LINGER + len(crowd) / presence_leases._MAX_CHANGES + 5
+    assert server.do("XLEN", "cartows:{0}:presence") - before <= max_entries
+    for member in crowd:
+        one.leave(member)
+    agree(one, two, names=[])
+    assert server.do("HLEN", f"cartows:{{0}}:people:{one.sync.process}") == 1
+
+
+def test_many_entries_are_announced_at_once(start: Start) -> None:
+    one = start(limit=10)
+    with one.lock:
+        for n in range(5000):
+            one.presence.enter(Client(f"user {n}"), BOARD, {"text": "x" * 200})
+        one.publish_changes()
+    two = start(limit=10)
+    agree(one, two)
+    assert len(two.names()) == 5000
+
+
+def test_a_paused_redis_loses_no_change(start: Start, server: Redis, caplog: pytest.LogCaptureFixture) -> None:
+    one, two = start(), start()
+    one.enter(Client("ann"))
+    ben = two.enter(Client("ben"))
+    agree(one, two, names=["ann", "ben"])
+    server.pause()
+    # The announcers notice when they renew their leases, at the latest.
+    wait_for(lambda: not (one.sync._announcer._following or two.sync._announcer._following), "each to notice")
+    cat = one.enter(Client("cat"), {"at": 1})
+    one.enter(cat, {"at": 2})
+    two.leave(ben)
+    assert one.names() == ["ann", "ben", "cat"]
+    assert two.names() == ["ann"]
+    server.resume()
+    agree(one, two, names=["ann", "cat"])
+    assert two.left == ["ben"]
+    assert one.left == ["ben"]
+    wait_for(lambda: len(logged(caplog)) == 4, "each to log the outage and its end once")
+    assert [("shared with other processes again" in line) for line in logged(caplog)].count(True) == 2
+
+
+@pytest.mark.parametrize("event", ["restart", "flush", "kill_clients"])
+def test_a_redis_that_comes_back_empty_gets_all_entries_and_none_leaves(start: Start, server: Redis, event: str) -> None:
+    # Enough time for every process to take a lease again.
+    periods = LONG._replace(grace=15.0)
+    one, two, three = (start(periods=periods) for _ in range(3))
+    one.enter(Client("ann"))
+    two.enter(Client("ben"))
+    agree(one, two, three, names=["ann", "ben"])
+    getattr(server, event)()
+    one.enter(Client("cat"))
+    agree(one, two, three, names=["ann", "ben", "cat"])
+    two.enter(Client("dan"))
+    agree(one, two, three, names=["ann", "ben", "cat", "dan"])
+    assert [each.left for each in (one, two, three)] == [[]] * 3
+    wait_for(lambda: server.do("SCARD", "cartows:{0}:procs") == 3, "every process to have its lease")
+
+
+def test_nothing_piles_up_while_redis_is_away(start: Start, server: Redis, caplog: pytest.LogCaptureFixture) -> None:
+    one = start(limit=10)
+    agree(one)
+    server.kill()
+    wait_for(lambda: logged(caplog), "an outage to be noticed")
+    announcer = one.sync._announcer
+    wait_for(lambda: not announcer._following, "the announcer to notice")
+    for n in range(MAX_COMMANDS + 10):
+        one.enter(Client(f"user {n}"))
+        one.sync.reauthorize(f"user {n}")
+    # While it tries, changes wait for it; each attempt that fails drops them.
+    wait_for(lambda: announcer._pending == {}, "what waits to be dropped")
+    assert len(announcer._commands) == MAX_COMMANDS
+    assert [line for line in logged(caplog) if "dropped" in line] == [
+        "cartows: more than 1000 commands for other processes wait for Redis; the oldest are dropped"
+    ]
+    assert len([line for line in logged(caplog) if "not shared" in line]) == 1

@@ -161,7 +161,7 @@ def test_a_private_word_is_found(tmp_path: Path, file: str, text: str, word: str
         "People share a board; a person may have two tabs.",
         "Look at the log. The connection was cut off. Start over, and let in the next request.",
         "A text message, a text frame, at most max_events, at_most_one, most of them, the longest wait.",
-        "the heart of it, theirs, a mender, planes and airplane, bellow, the compute node",
+        "the heart of it, theirs, a mender, planes and airplane, belated bellhop, the compute node",
         "const text = 'mean'; shear(); outputOut; input_output; show output; hearth",
     ],
 )

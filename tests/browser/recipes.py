@@ -106,9 +106,8 @@ class Recipe:
     def copy(self, folder: Path) -> Recipe:
         """Return this recipe in a folder of its own, with a link to the packages that are installed in this one."""
         shutil.copytree(self.folder, folder, ignore=shutil.ignore_patterns("node_modules"))
-        for installed in self.folder.glob("**/node_modules"):
-            if "node_modules" not in installed.relative_to(self.folder).parts[:-1]:
-                (folder / installed.relative_to(self.folder)).symlink_to(installed)
+        for installed in [*self.folder.glob("node_modules"), *self.folder.glob("*/node_modules")]:
+            (folder / installed.relative_to(self.folder)).symlink_to(installed)
         found = Recipe.__new__(Recipe)
         found.folder, found.blocks = folder, self.blocks
         return found

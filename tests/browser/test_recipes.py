@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -101,7 +102,7 @@ Open = Callable[..., Screen]
 
 
 @pytest.fixture(scope="session")
-def installed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Recipe]:
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Recipe]]:
     """Return a recipe whose packages are installed and whose page is built: once for all tests."""
     recipes: dict[str, Recipe] = {}
 
@@ -114,7 +115,10 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Recip
             recipes[name] = recipe
         return recipes[name]
 
-    return install
+    yield install
+    # Pytest would keep them, some 50 MB.
+    for recipe in recipes.values():
+        shutil.rmtree(recipe.folder)
 
 
 @pytest.fixture
@@ -309,6 +313,7 @@ def test_the_composable_works_in_a_single_file_component(open_tab: OpenTab, stac
     live = (tmp_path / "static" / "live.js").read_text(encoding="utf-8")
     for file, text in {**PROJECT, "src/live.js": live}.items():
         recipe.write(file, text)
+    stack.callback(shutil.rmtree, tmp_path / "node_modules", ignore_errors=True)
     recipe.install("npm install vue vite @vitejs/plugin-vue\n" + recipe.block_with("import cartows, pathlib"))
     recipe.build("npx vite build --base /static/")
     server = stack.enter_context(running(RecipeServer(recipe)))

@@ -44,7 +44,7 @@ help:
 	@echo 'make test-all     run them on every Python from 3.11 to 3.15 that is here'
 	@echo 'make test-browser run those in Chromium, and the unit tests of the JavaScript on Node'
 	@echo 'make screenshots  make the pictures in docs/images again'
-	@echo 'make lint         ruff and mypy'
+	@echo 'make lint         style, types, dead code, spelling, and the links between the documents'
 	@echo 'make bench        measure; needs a C compiler'
 	@echo 'make clean        remove what these made'
 
@@ -88,6 +88,10 @@ screenshots: $(VENV)/.browser
 lint: $(VENV)/.test $(VENV)/.lint
 	$(BIN)/ruff check .
 	$(BIN)/mypy --strict cartows benchmarks
+	$(BIN)/vulture
+	$(BIN)/vulture cartows examples benchmarks tools tests
+	$(BIN)/codespell
+	$(BIN)/python tools/check_links.py
 
 bench: $(VENV)/.cluster
 	$(BIN)/python -m benchmarks $(BENCH)
@@ -133,7 +137,7 @@ $(VENV)/.browser: $(VENV)/.made setup.cfg
 	@touch $@
 
 $(VENV)/.lint: $(VENV)/.made setup.cfg
-	@echo 'Installing ruff and mypy into $(VENV)'
+	@echo 'Installing the linters into $(VENV)'
 	@$(BIN)/python $(PIP) -e '.[lint]'
 	@touch $@
 

@@ -45,6 +45,9 @@ autodoc_preserve_defaults = True
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False
 
+# The lexers of Pygments stumble over valid JSX; such a block is highlighted all the same.
+suppress_warnings = ["misc.highlighting_failure"]
+
 # Types in signatures that the reference does not describe: other packages' and the standard library's, and what stands on
 # modules of cartows that no application uses. A name of the public API that is not in the reference fails the build.
 nitpick_ignore_regex = [

@@ -6,6 +6,7 @@ PYTHON ?= $(firstword $(foreach p,$(CANDIDATES),$(call usable,$(p))))
 VENV ?= .venv
 HOST ?= 127.0.0.1
 PORT ?= 8080
+DOCS_PORT ?= 8081
 THREADS ?= 8
 # Most tests wait for servers; those of one file share them.
 WORKERS ?= 3
@@ -33,7 +34,7 @@ PIP = -m pip install -qq --disable-pip-version-check
 BIN = $(VENV)/bin
 .DEFAULT_GOAL = help
 .DELETE_ON_ERROR:
-.PHONY: help run quickstart cluster test test-oldest test-all test-browser screenshots lint bench clean
+.PHONY: help run quickstart cluster test test-oldest test-all test-browser screenshots docs docs-serve lint bench clean
 
 help:
 	@echo 'make run          serve examples/board, a project-planning board, on http://$(HOST):$(PORT)/'
@@ -44,6 +45,8 @@ help:
 	@echo 'make test-all     run them on every Python from 3.11 to 3.15 that is here'
 	@echo 'make test-browser run those in Chromium, and the unit tests of the JavaScript on Node'
 	@echo 'make screenshots  make the pictures in docs/images again'
+	@echo 'make docs         build the documentation into docs/_build/html; a dead reference is an error'
+	@echo 'make docs-serve   the same, and serve it on http://$(HOST):$(DOCS_PORT)/'
 	@echo 'make lint         style, types, dead code, spelling, and the links between the documents'
 	@echo 'make bench        measure; needs a C compiler'
 	@echo 'make clean        remove what these made'
@@ -85,6 +88,15 @@ screenshots: $(VENV)/.browser
 	@$(BIN)/python -m tests.browser.chromium
 	$(BIN)/python -m pytest tests/browser --screenshots docs/images $(PYTEST)
 
+# -n and -W: a reference to nothing fails the build; --keep-going shows all of them at once.
+docs: $(VENV)/.docs
+	$(BIN)/python -m sphinx -n -W --keep-going -q -b html docs docs/_build/html
+	@echo 'The documentation is in docs/_build/html/index.html'
+
+docs-serve: docs
+	@echo 'Serving the documentation on http://$(HOST):$(DOCS_PORT)/ - stop it with Ctrl-C'
+	@exec $(BIN)/python -m http.server --bind $(HOST) --directory docs/_build/html $(DOCS_PORT)
+
 lint: $(VENV)/.test $(VENV)/.lint
 	$(BIN)/ruff check .
 	$(BIN)/mypy --strict cartows benchmarks
@@ -97,7 +109,7 @@ bench: $(VENV)/.cluster
 	$(BIN)/python -m benchmarks $(BENCH)
 
 clean:
-	rm -rf .venv .venv-* build dist benchmarks/build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-* build dist docs/_build benchmarks/build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # An environment, and one stamp in it for each set of packages: a second call installs nothing, a change to setup.cfg does.
@@ -134,6 +146,11 @@ $(VENV)/.test: $(VENV)/.made setup.cfg
 $(VENV)/.browser: $(VENV)/.made setup.cfg
 	@echo 'Installing cartows and what its tests in a browser need into $(VENV)'
 	@$(BIN)/python $(PIP) -e '.[test,browser]'
+	@touch $@
+
+$(VENV)/.docs: $(VENV)/.made setup.cfg
+	@echo 'Installing cartows and Sphinx into $(VENV)'
+	@$(BIN)/python $(PIP) -e '.[docs]'
 	@touch $@
 
 $(VENV)/.lint: $(VENV)/.made setup.cfg

@@ -1,13 +1,12 @@
-"""What the documents say, done: their programs are served and tested, their shell lines sent, their tables compared."""
+"""What the documents show, done: their programs are run and served, their shell lines sent, their messages compared."""
 
 from __future__ import annotations
 
-import ast
-import dataclasses
 import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -17,18 +16,26 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
-import cartows
-
 ROOT = Path(__file__).resolve().parent.parent
+DOCS = ROOT / "docs"
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 QUICKSTART = ROOT / "examples" / "quickstart"
 DEADLINE = 20.0
+
+#: Every page with programs, by its path.
+PAGES = {
+    str(path.relative_to(ROOT)): path.read_text(encoding="utf-8")
+    for path in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.glob("*/*.md"))]
+}
+
+# A first line that names a block's file: `# app.py`, `// static/board.js`, `<!-- templates/page.html -->`.
+FILE_NAME = re.compile(r"(?:#|//|<!--|\{#) ([\w./-]+\.\w+)(?: -->| #\})?\n")
 
 
 def blocks(language: str, text: str = README) -> list[str]:
@@ -36,9 +43,21 @@ def blocks(language: str, text: str = README) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
 
 
-def block_with(needle: str, language: str = "python") -> str:
-    (found,) = [block for block in blocks(language) if needle in block]
+def block_with(needle: str, language: str = "python", text: str = README) -> str:
+    (found,) = [block for block in blocks(language, text) if needle in block]
     return found
+
+
+def write_files(text: str, folder: Path) -> None:
+    """Write the blocks that name a file; those of one file follow each other in it."""
+    files: dict[str, str] = {}
+    for code in re.findall(r"^```\S+\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
+        if named := FILE_NAME.match(code):
+            files[named[1]] = files.get(named[1], "") + code
+    for name, code in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(code, encoding="utf-8")
 
 
 def curl_lines(text: str) -> list[list[str]]:
@@ -47,7 +66,7 @@ def curl_lines(text: str) -> list[list[str]]:
 
 
 def curl(arguments: list[str], host: str) -> bytes:
-    """Do what curl would do with these arguments, at another host."""
+    """Do what curl does with these arguments, at another host."""
     url, method, body, headers = "", None, None, {}
     rest = iter(arguments)
     for argument in rest:
@@ -68,7 +87,7 @@ def curl(arguments: list[str], host: str) -> bytes:
 
 @contextmanager
 def served(arguments: list[str], folder: Path) -> Iterator[str]:
-    """Run gunicorn with these arguments in that folder and give its host and port; it must stop when told to."""
+    """Run gunicorn with these arguments in that folder and yield its host and port; it must stop on SIGTERM."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         host = f"127.0.0.1:{probe.getsockname()[1]}"
@@ -94,7 +113,7 @@ def served(arguments: list[str], folder: Path) -> Iterator[str]:
                 server.wait()
 
 
-def hear(ws: ClientConnection) -> dict[str, Any]:
+def receive(ws: ClientConnection) -> dict[str, Any]:
     message = json.loads(ws.recv(timeout=DEADLINE))
     assert isinstance(message, dict)
     return message
@@ -102,27 +121,174 @@ def hear(ws: ClientConnection) -> dict[str, Any]:
 
 @pytest.fixture
 def app_folder(tmp_path: Path) -> Path:
-    (tmp_path / "app.py").write_text(blocks("python")[0], encoding="utf-8")
+    (tmp_path / "app.py").write_text(FIRST, encoding="utf-8")
     return tmp_path
 
 
-def test_the_first_program_is_served_as_told_and_announces_what_curl_posts(app_folder: Path) -> None:
+FIRST = blocks("python")[0]
+# The first program has the extension without a name.
+NAMED = FIRST.replace("CartoWS(app, hub)  #", "ws = CartoWS(app, hub)  #")
+
+
+class Program(NamedTuple):
+    """What a page leaves to its reader, before and after its blocks, which are run as one program."""
+
+    before: str = NAMED
+    after: str = ""
+
+
+DATABASE = """
+from flask_sqlalchemy import SQLAlchemy
+app.config["SQLALCHEMY_DATABASE_URI"] = "sqlite://"
+db = SQLAlchemy(app)
+
+class Task(db.Model):
+    id = db.Column(db.Integer, primary_key=True)
+    board_id = db.Column(db.String)
+    title = db.Column(db.String)
+
+app.app_context().push()
+db.create_all()
+task = Task(board_id="b1", title="Water the plants")
+db.session.add(task)
+db.session.flush()
+"""
+
+# The names of Celery's that the page uses: it is not among what the tests install.
+CELERY = """
+import sys, types
+celery, signals = types.ModuleType("celery"), types.ModuleType("celery.signals")
+celery.Celery = lambda name, broker: types.SimpleNamespace(task=lambda function: function)
+signals.worker_process_shutdown = types.SimpleNamespace(connect=lambda function: function)
+sys.modules.update({"celery": celery, "celery.signals": signals})
+"""
+
+LOGIN = """
+import flask_login
+app.secret_key = "for this test alone"
+flask_login.LoginManager(app)
+app.config["JWT_SECRET"] = "for this test alone, and long enough for HS256"
+"""
+
+#: The pages whose programs stand for themselves.
+PROGRAMS: dict[str, Program] = {
+    "docs/how-to/app-factory.md": Program(FIRST, "assert create_app().extensions['cartows'] is ws\n"),
+    "docs/how-to/authenticate.md": Program(NAMED + LOGIN),
+    "docs/how-to/disconnect-users.md": Program(
+        NAMED + "banned = set()\n",
+        "assert app.test_client().post('/users/ann/ban').json == {'closed': 0} and banned == {'ann'}\n",
+    ),
+    "docs/how-to/limit-clients.md": Program(
+        NAMED,
+        "answers = [app.test_client().get('/ws').status_code for _ in range(31)]\n"
+        "assert answers == [400] * 30 + [429], answers\n",
+    ),
+    "docs/how-to/many-workers.md": Program(
+        "from flask import Flask\nfrom cartows import CartoWS\napp = Flask('app')\n",
+        "assert CartoWS(app).hub.options.redis_url == 'redis://localhost:6379/0'\n",
+    ),
+    "docs/how-to/monitor.md": Program(
+        NAMED,
+        "assert {'clients', 'published', 'waiting', 'slots'} <= app.test_client().get('/internal/cartows').json.keys()\n",
+    ),
+    "docs/how-to/publish-after-commit.md": Program(NAMED + DATABASE, "assert hub.stats()['published'] == 1\n"),
+    "docs/how-to/publish-from-celery.md": Program(
+        CELERY, "assert water('t1', 'b1') is None\nassert publisher.stats()['spooled'] == 1\nclose_publisher()\n"
+    ),
+    "docs/reference/options.md": Program(
+        "from flask import Flask\nfrom cartows import CartoWS\napp = Flask('app')\n",
+        "options = CartoWS(app).handler.options\n"
+        "assert (options.path, options.ping_period) == ('/live', 25)\n"
+        "assert options.allowed_origins == ('https://app.example.com',)\n",
+    ),
+    "docs/reference/publishing.md": Program(NAMED + "task = {'id': 't1', 'board_id': 'b1'}\n"),
+}
+
+#: Pages whose programs are done by a test of their own, and that test.
+TESTED = {
+    "README.md": "tests/test_readme.py",
+    "docs/how-to/authorize-rooms.md": "tests/test_readme.py",
+    "docs/how-to/handle-messages.md": "tests/test_readme.py",
+    "docs/how-to/own-route.md": "tests/test_readme.py",
+    "docs/how-to/raw-protocol.md": "tests/test_readme.py",
+    "docs/how-to/test-your-app.md": "tests/test_readme.py",
+    "docs/tutorial/first-events.md": "tests/test_readme.py",
+    "docs/tutorial/live-board.md": "tests/test_readme.py",
+    "docs/how-to/htmx.md": "tests/browser/test_recipes.py",
+    "docs/how-to/react.md": "tests/browser/test_recipes.py",
+    "docs/how-to/vue.md": "tests/browser/test_recipes.py",
+}
+
+
+def run_python(arguments: list[str], folder: Path, **environment: str) -> None:
+    """Run Python in a folder; it must succeed."""
+    run = subprocess.run(
+        [sys.executable, *arguments],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        capture_output=True,
+        text=True,
+        timeout=2 * DEADLINE,
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+
+
+def test_every_page_with_programs_has_them_run() -> None:
+    assert {page for page, text in PAGES.items() if blocks("python", text)} == PROGRAMS.keys() | TESTED.keys()
+    assert not PROGRAMS.keys() & TESTED.keys()
+
+
+@pytest.mark.parametrize("page", PROGRAMS)
+def test_the_programs_of_a_page_run(page: str, tmp_path: Path) -> None:
+    program, text = PROGRAMS[page], PAGES[page]
+    # Nothing listens there, whatever runs on this machine.
+    lines = "\n".join(blocks("python", text)).replace('Publisher("redis://localhost:6379', 'Publisher("redis://127.0.0.1:9')
+    (tmp_path / "app.py").write_text(program.before + lines + program.after, encoding="utf-8")
+    settings = dict(re.findall(r"\b(FLASK_CARTOWS_\w+)='?([^ '`]+)", text)) if page.endswith("options.md") else {}
+    run_python(["app.py"], tmp_path, **settings)
+
+
+def test_the_first_program_is_served_and_announces_what_curl_posts(app_folder: Path) -> None:
     (command,) = re.findall(r"^gunicorn (-k gthread --threads .*)$", README, re.MULTILINE)
     (line,) = curl_lines(README)
     with served(shlex.split(command), app_folder) as host, connect(f"ws://{host}/ws") as ws:
-        connected = hear(ws)
+        connected = receive(ws)
         assert connected["type"] == "connected"
         curl(line, host)
-        created = hear(ws)
+        created = receive(ws)
     # What the README shows of the wire has the same shape.
-    shown = [json.loads(line[2:]) for line in README.splitlines() if line.startswith("< {")]
-    assert [list(message) for message in shown[:2]] == [list(connected), list(created)]
-    assert [list(message["data"]) for message in shown[:2]] == [list(connected["data"]), list(created["data"])]
+    shown = wire_of(README)
+    assert [list(message) for message in shown] == [list(connected), list(created)]
+    assert [list(message["data"]) for message in shown] == [list(connected["data"]), list(created["data"])]
     assert shown[1]["data"] == created["data"]
 
 
+def wire_of(text: str) -> list[dict[str, Any]]:
+    """Return the messages that a page shows as wscat prints them."""
+    return [json.loads(line[2:]) for line in text.splitlines() if line.startswith("< {")]
+
+
+def sent_in(text: str) -> list[str]:
+    """Return the messages that a page's JavaScript sends, as JSON."""
+    found = re.findall(r"^ws\.send\(JSON\.stringify\((\{.*\})\)\);$", text, re.MULTILINE)
+    return [re.sub(r"(\w+):", r'"\1":', each).replace("'", '"') for each in found]
+
+
+def test_rooms_change_while_connected_as_shown(app_folder: Path) -> None:
+    subscribe, unsubscribe = sent_in(PAGES["docs/reference/rooms.md"])
+    with (
+        served(["-k", "gthread", "--threads", "4", "app:app"], app_folder) as host,
+        connect(f"ws://{host}/ws?board_id=b1") as ws,
+    ):
+        assert receive(ws)["type"] == "connected"
+        ws.send(subscribe)
+        assert receive(ws)["data"] == {"board_id": ["b1", "b7", "b8"]}
+        ws.send(unsubscribe)
+        assert receive(ws)["data"] == {"board_id": ["b7", "b8"]}
+
+
 WHO = """
-from flask import session
+import types
 app.secret_key = "for this test alone"
 
 @app.before_request
@@ -131,21 +297,22 @@ def log_in():
         session["user"] = request.args["user"]
 
 banned = {"mallory"}
+Board = "Board"
+db = types.SimpleNamespace(session=types.SimpleNamespace(get=lambda *_: types.SimpleNamespace(project_id="p1")))
 
 def boards_of(user):
     return {"ann": ["b1", "b2"], "bob": ["b1"], "mallory": ["b1"]}.get(user, [])
 """
 
 
-def test_the_handlers_and_who_may_hear_what_and_presence_are_as_shown(app_folder: Path) -> None:
-    rest = [block_with(needle) for needle in ("@ws.on_connect", "@ws.authorize")]
-    # The first program has the extension without a name; the block with the handlers gives it one.
-    first = blocks("python")[0].replace("CartoWS(app, hub)  ", "#")
-    (app_folder / "app.py").write_text("\n".join([first, WHO, *rest]), encoding="utf-8")
-    joins = re.search(r"JSON.stringify\((\{type: 'subscribe', data: \{board_id: 'b1', presence.*\})\)\);", README)
-    assert joins is not None
-    subscribe = re.sub(r"(\w+):", r'"\1":', joins[1]).replace("'", '"')
-    shown = [json.loads(line[2:]) for line in README.splitlines() if line.startswith("< {")][2:]
+def test_messages_and_authorization_and_presence_are_as_shown(app_folder: Path) -> None:
+    pages = [PAGES["docs/how-to/handle-messages.md"], PAGES["docs/how-to/authorize-rooms.md"]]
+    programs = [each for page in pages for each in blocks("python", page)]
+    # The page's first line is the extension, which the first program has without a name.
+    first = FIRST.replace("CartoWS(app, hub)  ", "#")
+    (app_folder / "app.py").write_text("\n".join([first, WHO, *programs]), encoding="utf-8")
+    (subscribe,) = sent_in(PAGES["docs/how-to/presence.md"])
+    shown = wire_of(PAGES["docs/how-to/presence.md"])
     with served(["-k", "gthread", "--threads", "4", "app:app"], app_folder) as host:
         with pytest.raises(InvalidStatus, match="401"):
             connect(f"ws://{host}/ws?board_id=b1")
@@ -157,82 +324,92 @@ def test_the_handlers_and_who_may_hear_what_and_presence_are_as_shown(app_folder
         with pytest.raises(InvalidStatus, match="403"):
             connect(f"ws://{host}/ws?user=bob&board_id=b2")
         with connect(f"ws://{host}/ws?user=ann&board_id=b2") as ann, connect(f"ws://{host}/ws?user=bob&board_id=b1") as bob:
-            assert hear(ann)["type"] == hear(bob)["type"] == "connected"
+            assert receive(ann)["type"] == receive(bob)["type"] == "connected"
             bob.send('{"type": "subscribe", "data": {"board_id": "b2"}}')
-            refusal = hear(bob)["data"]
+            refusal = receive(bob)["data"]
             assert refusal["code"] == "FORBIDDEN" and refusal["details"] == "board_id=b2"
             ann.send(subscribe)
-            heard = [hear(ann), hear(ann)]
+            received = [receive(ann), receive(ann)]
             bob.send('{"type": "subscribe", "data": {"board_id": "b1", "presence": {"name": "Bob"}}}')
-            heard.append(hear(ann))
+            received.append(receive(ann))
             ann.send('{"type": "cursor.moved", "data": {"board_id": "b1", "x": 5}}')
-            moved = next(message for message in iter(lambda: hear(bob), None) if message["type"] == "cursor.moved")
+            moved = next(message for message in iter(lambda: receive(bob), None) if message["type"] == "cursor.moved")
             assert moved["data"] == {"who": "ann", "board_id": "b1", "x": 5}
-    assert heard[0].pop("data") == {"board_id": ["b2", "b1"]}
-    assert [list(message) for message in heard[1:]] == [list(message) for message in shown[1:]]
-    for message, example in zip(heard[1:], shown[1:], strict=True):
+            curl(curl_lines(README)[0], host)
+            created = next(message for message in iter(lambda: receive(bob), None) if message["type"] == "task.created")
+            assert created["data"]["project_id"] == "p1"
+    assert received[0].pop("data") == {"board_id": ["b2", "b1"]}
+    assert [list(message) for message in received[1:]] == [list(message) for message in shown[1:]]
+    for message, example in zip(received[1:], shown[1:], strict=True):
         text = re.sub(r'"ref": "[^"]*"', '"ref": "x"', json.dumps(message["data"]))
         assert text == re.sub(r'"ref": "[^"]*"', '"ref": "x"', json.dumps(example["data"]))
 
 
+def test_a_route_of_the_apps_own_is_served(app_folder: Path) -> None:
+    (program,) = blocks("python", PAGES["docs/how-to/own-route.md"])
+    (app_folder / "app.py").write_text(FIRST + program, encoding="utf-8")
+    with (
+        served(["-k", "gthread", "--threads", "4", "app:app"], app_folder) as host,
+        connect(f"ws://{host}/boards/live") as ws,
+    ):
+        assert receive(ws)["type"] == "connected"
+
+
+def test_a_protocol_of_the_apps_own_is_served(app_folder: Path) -> None:
+    (program,) = blocks("python", PAGES["docs/how-to/raw-protocol.md"])
+    (app_folder / "app.py").write_text(FIRST + program, encoding="utf-8")
+    with served(["-k", "gthread", "--threads", "4", "app:app"], app_folder) as host, connect(f"ws://{host}/echo") as ws:
+        for message in ("not JSON", b"\0bytes"):
+            ws.send(message)
+            assert ws.recv(timeout=DEADLINE) == message
+
+
 def test_the_way_to_test_an_app_works(app_folder: Path) -> None:
-    (app_folder / "test_app.py").write_text(block_with("def test_"), encoding="utf-8")
-    run = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_app.py"],
-        cwd=app_folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=2 * DEADLINE,
-    )
-    assert run.returncode == 0, run.stdout + run.stderr
+    (program,) = blocks("python", PAGES["docs/how-to/test-your-app.md"])
+    (app_folder / "test_app.py").write_text(program, encoding="utf-8")
+    run_python(["-m", "pytest", "-q", "-p", "no:cacheprovider", "test_app.py"], app_folder)
 
 
-@pytest.mark.parametrize("needle", ["def create_app", "handle_websocket"])
-def test_the_other_programs_run_behind_the_first(app_folder: Path, needle: str) -> None:
-    program = blocks("python")[0] + block_with(needle)
-    if "def create_app" in needle:
-        program += "\ncreate_app()\n"
-    (app_folder / "app.py").write_text(program, encoding="utf-8")
-    run = subprocess.run(
-        [sys.executable, "app.py"],
-        cwd=app_folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=DEADLINE,
-    )
-    assert run.returncode == 0, run.stderr
+def test_the_first_events_arrive(tmp_path: Path) -> None:
+    text = PAGES["docs/tutorial/first-events.md"]
+    write_files(text, tmp_path)
+    (line,) = curl_lines(text)
+    with served(["-k", "gthread", "--threads", "8", "app:app"], tmp_path) as host, connect(f"ws://{host}/ws") as ws:
+        assert receive(ws)["type"] == "connected"
+        created = json.loads(curl(line, host))
+        assert created["title"] == "Water the plants"
+        assert receive(ws)["data"]["task"] == created
+        assert json.loads(curl([f"http://{host}/tasks"], host)) == [created]
+        with urllib.request.urlopen(f"http://{host}/", timeout=DEADLINE) as response:
+            assert response.read().decode() == (tmp_path / "templates" / "page.html").read_text(encoding="utf-8").rstrip("\n")
 
 
-def test_the_options_table_names_every_option_and_its_default() -> None:
-    section = README.split("\n## Options\n")[1].split("\n## ")[0]
-    rows = re.findall(r"^\| (`[^|]*) \| ([^|]*) \|", section, re.MULTILINE)
-    shown = {}
-    for names, defaults in rows:
-        options = re.findall(r"`(\w+)`", names)
-        values = [part.strip(" `") for part in (defaults.split(", ") if len(options) > 1 else [defaults])]
-        shown |= dict(zip(options, values, strict=True))
-    fields = {field.name: field.default for field in dataclasses.fields(cartows.Options)}
-    assert set(shown) == set(fields)
-    sizes = {"1 MiB": 1024 * 1024, "8 MiB": 8 * 1024 * 1024, "16 MiB": 16 * 1024 * 1024, "512 KiB": 512 * 1024}
-    for name, text in shown.items():
-        if fields[name] is None:
-            assert not text[0].isdigit(), name
-        elif isinstance(fields[name], str):
-            assert text == fields[name], name
-        else:
-            assert (sizes.get(text) or ast.literal_eval(text)) == fields[name], name
+def test_the_live_board_announces_each_change(tmp_path: Path) -> None:
+    text = PAGES["docs/tutorial/live-board.md"]
+    write_files(text, tmp_path)
+    with (
+        served(["-k", "gthread", "--threads", "8", "app:app"], tmp_path) as host,
+        connect(f"ws://{host}/ws?board_id=garden") as garden,
+        connect(f"ws://{host}/ws?board_id=house") as house,
+    ):
+        assert receive(garden)["type"] == receive(house)["type"] == "connected"
+        for line in curl_lines(text):
+            curl(line, host)
+        messages = [receive(garden) for _ in range(3)]
+        assert [message["type"] for message in messages] == ["task.created", "task.updated", "task.deleted"]
+        assert [message["data"]["task"]["version"] for message in messages[:2]] == [1, 2]
+        house.send('{"type": "ping"}')
+        assert receive(house)["type"] == "pong"
 
 
-def test_every_public_name_that_the_readme_imports_or_tables_is_there() -> None:
-    for names in re.findall(r"from cartows import (.*)", README):
-        for name in names.split(","):
-            assert hasattr(cartows, name.strip())
-    section = README.split("\n## Python API\n")[1].split("\n### ")[0]
-    for name in re.findall(r"`(?:hub|handler|client|ws)?\.?(?:(\w+)\()", section):
-        owners = (cartows, cartows.Hub, cartows.Client, cartows.Handler, cartows.CartoWS)
-        assert any(hasattr(owner, name) for owner in owners), name
+@pytest.mark.skipif(shutil.which("node") is None, reason="there is no node")
+@pytest.mark.parametrize("page", [page for page, text in PAGES.items() if blocks("javascript", text)])
+def test_the_javascript_of_a_page_can_be_read(page: str, tmp_path: Path) -> None:
+    for number, code in enumerate(blocks("javascript", PAGES[page])):
+        file = tmp_path / f"{number}.mjs"
+        file.write_text(code, encoding="utf-8")
+        run = subprocess.run(["node", "--check", file], capture_output=True, text=True, timeout=DEADLINE)
+        assert run.returncode == 0, run.stderr
 
 
 def test_the_quickstart_does_what_its_lines_say(tmp_path: Path) -> None:
@@ -243,12 +420,12 @@ def test_the_quickstart_does_what_its_lines_say(tmp_path: Path) -> None:
             connect(f"ws://{host}/ws", origin=f"http://{host}") as ws,
             connect(f"ws://{host}/ws?board_id=later") as other,
         ):
-            assert hear(ws)["type"] == hear(other)["type"] == "connected"
+            assert receive(ws)["type"] == receive(other)["type"] == "connected"
             answers = [curl(line, host) for line in lines]
             assert json.loads(answers[-1]) == []
-            assert [hear(ws)["type"] for _ in range(3)] == ["task.created", "task.updated", "task.deleted"]
+            assert [receive(ws)["type"] for _ in range(3)] == ["task.created", "task.updated", "task.deleted"]
             curl([*lines[0][:-1], '{"title": "Paint the shed", "board_id": "later"}'], host)
-            heard = hear(other)
-            assert heard["type"] == "task.created" and heard["data"]["task"]["title"] == "Paint the shed"
+            created = receive(other)
+            assert created["type"] == "task.created" and created["data"]["task"]["title"] == "Paint the shed"
         with urllib.request.urlopen(f"http://{host}/", timeout=DEADLINE) as response:
             assert b"Tasks, live" in response.read()

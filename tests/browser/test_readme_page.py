@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tests.browser.conftest import OpenTab
-from tests.support.process import wait_for
+from tests.support.waiting import wait_until
 from tests.test_readme import README, block_with, curl, curl_lines, served
 
 # The README leaves to its readers where their pages come from.
@@ -25,7 +25,7 @@ def test_the_first_page_of_the_readme_hears_of_a_task(open_tab: OpenTab, tmp_pat
     with served(["-k", "gthread", "--threads", "8", "app:app"], tmp_path) as host:
         tab.goto(f"http://{host}/")
         # Playwright tells of frames while it is asked for something.
-        wait_for(lambda: tab.evaluate("0") or frames, "the greeting")
+        wait_until(lambda: tab.evaluate("0") or frames, "the greeting")
         with tab.page.expect_console_message(lambda message: message.text.startswith("New task:")) as told:
             curl(curl_lines(README)[0], host)
         assert told.value.args[1].json_value()["title"] == "Water the plants"

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 
 from tests.integration.conftest import Serve
-from tests.support.clients import CLOSE, PING, PONG, TEXT, Frame, Json, Peer, Raw, make_frame
+from tests.support.clients import Peer
 from tests.support.harness import BOTH_WAYS, FLASK, GTHREAD, GTHREAD_TLS, SYNC, Kind, Server
 from tests.support.live import read_until, subscribe
-from tests.support.process import wait_for
+from tests.support.raw_client import CLOSE, PING, PONG, TEXT, Frame, Json, RawClient, make_frame
+from tests.support.waiting import wait_until
 
 
 @pytest.fixture(params=(*BOTH_WAYS, GTHREAD_TLS, SYNC, FLASK), ids=str)
@@ -29,7 +30,7 @@ def records(server: Server, client: str, hook: str = "") -> list[Json]:
 
 def await_end(server: Server, client: str) -> Json:
     """Return the record of a client's end, the only one there is."""
-    wait_for(lambda: records(server, client, "disconnect"), "on_disconnect")
+    wait_until(lambda: records(server, client, "disconnect"), "on_disconnect")
     server.heard()
     (record,) = records(server, client, "disconnect")
     return record
@@ -60,7 +61,7 @@ def test_every_hook_has_a_context_of_its_own_on_the_readers_thread(server: Serve
     if not server.plan.kind.attached:
         assert threads.pop().startswith("cartows-reader")
     # every one of these contexts has been torn down
-    wait_for(
+    wait_until(
         lambda: (counts := server.get("/records").json)["begun"] == counts["ended"],
         lambda: f"contexts to end: {server.get('/records').json['begun']}",
     )
@@ -158,7 +159,7 @@ def test_an_on_connect_that_takes_long_keeps_nobody_else_waiting(serve: Serve) -
     watcher = server.connect()
     with ThreadPoolExecutor(1) as pool:
         connecting = pool.submit(server.connect, "/ws?gate=slow&tag=slow")
-        wait_for(lambda: "slow" in {record.get("tag") for record in server.get("/records").json["records"]}, "on_connect")
+        wait_until(lambda: "slow" in {record.get("tag") for record in server.get("/records").json["records"]}, "on_connect")
         server.publish("broadcast", "app.refreshed", {"n": 1})
         event = watcher.receive()
         assert event["data"] == {"n": 1}
@@ -223,7 +224,7 @@ def test_a_handler_that_takes_long_delays_its_own_clients_next_message_only(serv
     gate = f"delay-{slow.id}"
     slow.send({"type": "wait", "data": {"gate": gate}})
     slow.send({"type": "echo", "data": "after"})
-    wait_for(lambda: records(server, slow.id, "wait"), "the handler")
+    wait_until(lambda: records(server, slow.id, "wait"), "the handler")
     assert other.ask({"type": "echo", "data": 1})["data"] == 1
     server.publish("broadcast", "app.refreshed")
     assert [peer.receive()["type"] for peer in (slow, other)] == ["app.refreshed"] * 2
@@ -323,7 +324,7 @@ def test_on_disconnect_is_called_for_who_does_not_answer_and_who_is_too_slow(ser
     assert silent.open("/ws?board_id=none").status == 101
     client = silent.receive()["data"]["client_id"]
     assert await_end(server, client)["code"] == 3012
-    slow: Raw = server.raw(receive_buffer=4096)
+    slow: RawClient = server.raw(receive_buffer=4096)
     assert slow.open("/ws").status == 101
     client = slow.receive()["data"]["client_id"]
     while not records(server, client, "disconnect"):
@@ -350,7 +351,7 @@ def test_an_on_disconnect_that_raises_is_logged_and_nothing_else(server: Server)
     peer, other = server.connect("/ws?as=mourned"), server.connect()
     peer.close()
     await_end(server, peer.id)
-    wait_for(lambda: "the app's on_disconnect fails" in server.log(start), "the log")
+    wait_until(lambda: "the app's on_disconnect fails" in server.log(start), "the log")
     server.await_clients(1)
     other.send({"type": "echo", "data": 1})
     assert read_until(other, "echoed")[-1]["data"] == 1

@@ -15,10 +15,11 @@ from gunicorn.workers import gthread
 from websockets.exceptions import InvalidStatus
 
 from tests.integration.conftest import Serve
-from tests.support.clients import CLOSE, Json, Peer, Raw, Response
+from tests.support.clients import Peer
 from tests.support.harness import BOTH_WAYS, FLASK, GTHREAD, GTHREAD_TLS, Kind, Server
 from tests.support.live import ask, label, subscribe
-from tests.support.process import wait_for
+from tests.support.raw_client import CLOSE, Json, RawClient, Response
+from tests.support.waiting import wait_until
 
 KEY = "0123456789abcdef0123456789abcdef"
 CONFIG = {"JWT": {"key": KEY, "audience": "tests", "issuer": "the tests", "rooms_claim": "rooms"}}
@@ -95,7 +96,7 @@ def refresh(token: Any) -> Json:
     return {"type": "auth.refresh", "data": {"token": token}}
 
 
-def check_expired(peer: Peer | Raw, exp: float) -> list[Json]:
+def check_expired(peer: Peer | RawClient, exp: float) -> list[Json]:
     """Check that a client is put out at that time with advice; return what came before."""
     messages, closed = peer.ended()
     assert time.time() >= exp - 0.05, "it was put out too early"
@@ -151,7 +152,7 @@ def test_a_token_comes_by_query_where_that_is_enabled_and_is_kept_out_of_the_log
     peer.close()
     # who is handed off is in nobody's access log, who is attached at its end, save for old versions of gunicorn
     logged = 1 + (kind.attached and hasattr(gthread, "DEFAULT_WORKER_DATA_TIMEOUT"))
-    wait_for(lambda: server.log().count('"GET /live') == logged, "the access log")
+    wait_until(lambda: server.log().count('"GET /live') == logged, "the access log")
 
 
 #: Refused in every way, before the token is looked at and behind it; and with a query that is none to be cut at its last "?".
@@ -179,7 +180,7 @@ def test_a_token_in_the_query_of_whoever_is_refused_is_kept_out_of_the_logs_as_w
     start = len(server.log())
     response = server.raw().open(f"/live?{query.format(token(key=KEY[::-1]))}", headers)
     assert response.status == status
-    wait_for(lambda: '"GET /live' in server.log(start), "the access log")
+    wait_until(lambda: '"GET /live' in server.log(start), "the access log")
     check_no_secrets(server.log(start))
     assert "token=hidden" in server.log(start)
 
@@ -247,7 +248,7 @@ def test_who_brings_no_token_is_told_how(server: Server, headers: dict[str, str 
     reason = check_unauthorized(server.raw().open("/live", headers))
     assert "Authorization" in reason
     assert "bearer." in reason
-    wait_for(lambda: "401" in server.log(start), "the log")
+    wait_until(lambda: "401" in server.log(start), "the log")
     assert "YW5uOnNl" not in server.log(start)
 
 
@@ -288,11 +289,13 @@ def test_a_client_goes_when_its_token_expires_unless_it_brought_another(server: 
     assert answer["type"] == "auth.refreshed"
     assert 0 < answer["data"]["expires_in_ms"] <= (later - time.time()) * 1000 + 1000
     assert check_expired(goes, exp) == []
-    wait_for(lambda: time.time() > exp + A_MOMENT, "the old token's end")
+    wait_until(lambda: time.time() > exp + A_MOMENT, "the old token's end")
     assert keeps.ask({"type": "ping"})["type"] == "pong"
     # and the new one has an end, too
     assert check_expired(keeps, later) == []
-    wait_for(lambda: [end["code"] for end in server.get("/ended").json if end["client"] == goes.id] == [3005], "on_disconnect")
+    wait_until(
+        lambda: [end["code"] for end in server.get("/ended").json if end["client"] == goes.id] == [3005], "on_disconnect"
+    )
 
 
 @pytest.mark.parametrize("kind", [*BOTH_WAYS, FLASK], ids=str)
@@ -402,7 +405,7 @@ def test_a_route_of_the_apps_own_does_not_choose_between_two_extensions_with_its
         start = len(several.log())
         check_closed(several, f"/own-shared{query}", 1011)
         # and says what to do
-        wait_for(lambda start=start: "handler.handle_websocket" in several.log(start), "a line in the log")  # type: ignore[misc]
+        wait_until(lambda start=start: "handler.handle_websocket" in several.log(start), "a line in the log")  # type: ignore[misc]
     check_closed(several, "/own-one", 3500)
     assert several.connect("/own-one?as=ann").ask({"type": "ping"})["type"] == "pong"
 

@@ -16,9 +16,10 @@ import pytest
 
 from tests.integration.conftest import Serve
 from tests.support import process
-from tests.support.clients import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, Peer, Raw, deflate, make_frame
+from tests.support.clients import Peer
 from tests.support.harness import EVERYWHERE, FLASK, GTHREAD, GTHREAD_ATTACHED, GTHREAD_TLS, HOST, Kind, Server, event_ids
-from tests.support.process import wait_for
+from tests.support.raw_client import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, RawClient, deflate, make_frame
+from tests.support.waiting import wait_until
 
 DEFLATE: dict[str, str | None] = {"Sec-WebSocket-Extensions": "permessage-deflate"}
 
@@ -91,7 +92,7 @@ def test_a_broken_frame_ends_its_connection_with_the_right_code(server: Server, 
     assert closed.code in codes
     assert not [frame for frame in frames if frame.opcode == TEXT]
     server.await_clients(1)
-    lines = wait_for(lambda: server.app_log(start), "a line in the log")
+    lines = wait_until(lambda: server.app_log(start), "a line in the log")
     assert len(lines) == 1, lines
 
 
@@ -120,28 +121,28 @@ def test_compressed_text_that_is_no_utf_8_ends_its_connection(server: Server, wi
     assert raw.ended()[1].code == 1007
 
 
-def too_big(raw: Raw) -> None:
+def too_big(raw: RawClient) -> None:
     raw.send_frame(TEXT, b"x" * (LIMIT + 1))
 
 
-def too_big_in_fragments(raw: Raw) -> None:
+def too_big_in_fragments(raw: RawClient) -> None:
     raw.send_frame(TEXT, b"x" * 1000, fin=False)
     for _ in range(LIMIT // 1000):
         raw.send_frame(CONTINUATION, b"x" * 1000, fin=False)
 
 
-def too_big_in_bytes(raw: Raw) -> None:
+def too_big_in_bytes(raw: RawClient) -> None:
     raw.send_frame(BINARY, b"x" * (LIMIT + 1))
 
 
-def empty_fragments_without_end(raw: Raw) -> None:
+def empty_fragments_without_end(raw: RawClient) -> None:
     """Never too big, never whole; it must not cost more the longer it goes on."""
     raw.send(make_frame(TEXT, b"x" * LIMIT, fin=False) + make_frame(CONTINUATION, b"", fin=False) * 1000)
     raw.send_frame(CONTINUATION, b"y")
 
 
 @pytest.mark.parametrize("send", [too_big, too_big_in_fragments, too_big_in_bytes, empty_fragments_without_end])
-def test_an_oversized_message_is_answered_1009(server: Server, witness: Peer, send: Callable[[Raw], None]) -> None:
+def test_an_oversized_message_is_answered_1009(server: Server, witness: Peer, send: Callable[[RawClient], None]) -> None:
     start = len(server.log())
     raw = server.upgraded()
     with contextlib.suppress(ConnectionError):
@@ -149,7 +150,7 @@ def test_an_oversized_message_is_answered_1009(server: Server, witness: Peer, se
     _, closed = raw.ended()
     assert closed.code == 1009
     server.await_clients(1)
-    lines = wait_for(lambda: server.app_log(start), "a line in the log")
+    lines = wait_until(lambda: server.app_log(start), "a line in the log")
     assert len(lines) == 1, lines
 
 
@@ -263,51 +264,51 @@ def test_half_a_frame_keeps_nobody_waiting(server: Server, witness: Peer) -> Non
         raw.close()
 
 
-def resetting(raw: Raw) -> None:
+def resetting(raw: RawClient) -> None:
     raw.reset()
 
 
-def finishing(raw: Raw) -> None:
+def finishing(raw: RawClient) -> None:
     raw.finish()
     raw.rest()
     raw.close()
 
 
-def nothing(raw: Raw) -> None:
+def nothing(raw: RawClient) -> None:
     """Connect, and that is all."""
 
 
-def half_a_line(raw: Raw) -> None:
+def half_a_line(raw: RawClient) -> None:
     raw.send(b"GET /w")
 
 
-def half_the_headers(raw: Raw) -> None:
+def half_the_headers(raw: RawClient) -> None:
     raw.send(raw.handshake("/ws")[:-2])
 
 
-def the_request(raw: Raw) -> None:
+def the_request(raw: RawClient) -> None:
     raw.send(raw.handshake("/ws"))
 
 
-def the_request_and_frames(raw: Raw) -> None:
+def the_request_and_frames(raw: RawClient) -> None:
     raw.send(raw.handshake("/ws") + make_frame(TEXT, b'{"type":"ping"}') * 3)
 
 
-def the_answer(raw: Raw) -> None:
+def the_answer(raw: RawClient) -> None:
     assert raw.open("/ws").status == 101
 
 
-def the_greeting(raw: Raw) -> None:
+def the_greeting(raw: RawClient) -> None:
     the_answer(raw)
     raw.receive()
 
 
-def a_message(raw: Raw) -> None:
+def a_message(raw: RawClient) -> None:
     the_greeting(raw)
     raw.send_json({"type": "ping"})
 
 
-def a_refusal(raw: Raw) -> None:
+def a_refusal(raw: RawClient) -> None:
     raw.send(raw.handshake("/ws", {"Origin": "https://evil.example"}))
 
 
@@ -327,7 +328,7 @@ def a_refusal(raw: Raw) -> None:
     ],
 )
 def test_a_peer_may_vanish_at_every_step(
-    server: Server, witness: Peer, until: Callable[[Raw], None], leave: Callable[[Raw], None]
+    server: Server, witness: Peer, until: Callable[[RawClient], None], leave: Callable[[RawClient], None]
 ) -> None:
     if until is a_refusal and leave is resetting and server.plan.kind.server == "flask":
         pytest.skip("a refusal is Werkzeug's to send, and now and then its thread stays with a peer that resets meanwhile")
@@ -339,7 +340,7 @@ def test_a_peer_may_vanish_at_every_step(
 
 
 def test_a_peer_may_vanish_while_events_flow(server: Server, witness: Peer) -> None:
-    for how in (resetting, finishing, Raw.close):
+    for how in (resetting, finishing, RawClient.close):
         for _ in range(5):
             raw = server.upgraded("/ws?board_id=busy")
             server.flood(20, 2000, "busy")
@@ -356,7 +357,7 @@ def test_plain_bytes_on_a_tls_port_cost_nothing(serve: Serve) -> None:
     witness = server.connect()
     for data in (b"", b"GET /ws HTTP/1.1\r\n\r\n", b"\x16\x03\x01\x02\x00\x01"):
         for leave in (resetting, finishing):
-            raw = Raw(HOST, server.port)
+            raw = RawClient(HOST, server.port)
             with raw, contextlib.suppress(ConnectionError):
                 raw.send(data)
                 leave(raw)
@@ -392,7 +393,7 @@ FORGED = "app-log CRITICAL root: forged"
 
 def check_log(server: Server, start: int, words: str, count: int) -> None:
     """Check that so many lines with these words came, and nothing that a peer wrote as a line or as a command."""
-    wait_for(lambda: server.log(start).count(words) >= count, lambda: f"{count} lines: {server.log(start)}")
+    wait_until(lambda: server.log(start).count(words) >= count, lambda: f"{count} lines: {server.log(start)}")
     log = server.log_file.read_bytes().decode()[start:]
     assert log.count(words) == count
     assert FORGED in log

@@ -8,9 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from tests.integration.conftest import Serve
-from tests.support.clients import Raw
 from tests.support.harness import EVERYWHERE, FLASK, FLASK_ATTACHED, GTHREAD, GTHREAD_ATTACHED, SYNC, Kind
-from tests.support.process import wait_for
+from tests.support.raw_client import RawClient
+from tests.support.waiting import wait_until
 
 
 def test_twenty_sockets_on_four_threads_leave_all_four_to_http(serve: Serve) -> None:
@@ -46,7 +46,7 @@ def test_the_request_thread_is_given_back_or_is_the_reader(
 ) -> None:
     server = serve(kind=kind, config=config)
     raws = [server.upgraded() for _ in range(4)]
-    wait_for(
+    wait_until(
         lambda: server.threads() == server.idle_threads + (len(raws) if own_threads else 0),
         lambda: f"{server.idle_threads} threads to become right; there are {server.threads()}",
     )
@@ -71,7 +71,7 @@ def test_the_way_of_serving_is_logged_once(serve: Serve, kind: Kind) -> None:
 def test_more_sockets_than_the_file_limit_allows(serve: Serve, kind: Kind, nofile: int, threads: int | None) -> None:
     server = serve(kind=kind, nofile=nofile, threads=threads, fresh=True)
     worker = server.pid
-    raws: list[Raw] = []
+    raws: list[RawClient] = []
     refusals = 0
     while refusals < 20:
         raw = server.raw()

@@ -19,8 +19,8 @@ from websockets.exceptions import InvalidStatus
 from tests.support.cluster import PUBLISH_TIMEOUT, Cluster, events, ids, label, labels, until
 from tests.support.harness import ROOT
 from tests.support.live import check_not_recovered, since
-from tests.support.process import wait_for
 from tests.support.redis.server import Proxy, Redis
+from tests.support.waiting import wait_until
 
 EVENTS, META = "cartows:{0}:events", "cartows:{0}:meta"
 
@@ -119,7 +119,7 @@ def test_a_client_comes_back_after_a_restart_of_all_workers(
     old = cluster.pids()
     cluster.server.signal(signal.SIGHUP)
     pids = cluster.await_workers(without=old)
-    wait_for(lambda: not [pid for pid in old if pid in cluster.pids()], "the old workers to go")
+    wait_until(lambda: not [pid for pid in old if pid in cluster.pids()], "the old workers to go")
     for pid in pids:
         back = cluster.connect(since(f"{epoch}.{int(number) - 10}"), at=pid)
         assert back.hello["data"] | {"recovered": True, "replayed": 10} == back.hello["data"]
@@ -543,7 +543,7 @@ def test_a_failover_without_a_loss_is_an_outage_at_most(
         peers = [cluster.connect(at=pid) for pid in pids]
         replica.replicate(primary)
         sent = cluster.publish(4)
-        wait_for(lambda: replica.do("XLEN", EVENTS) == len(sent), "the replica to have heard everything")
+        wait_until(lambda: replica.do("XLEN", EVENTS) == len(sent), "the replica to have heard everything")
         primary.kill()
         for pid in pids:
             sent += cluster.publish(2, at=pid)
@@ -679,7 +679,7 @@ def test_what_is_stored_when_a_worker_is_told_to_end_is_heard_before_the_goodbye
 
     with ThreadPoolExecutor(3) as publishers:
         flows = [publishers.submit(flow, pid) for pid in pids]
-        wait_for(lambda: len(stored) > 300, "a flow")
+        wait_until(lambda: len(stored) > 300, "a flow")
         own.server.signal(signal.SIGTERM)
         own.server._terminated = True
         ended = [peer.ended() for peer in peers]

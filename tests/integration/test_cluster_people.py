@@ -8,11 +8,11 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.support.clients import Json
 from tests.support.cluster import Cluster, until
 from tests.support.live import read_until, subscribe
-from tests.support.process import wait_for
+from tests.support.raw_client import Json
 from tests.support.redis.server import Redis
+from tests.support.waiting import wait_until
 
 ROOM = "lounge"
 
@@ -55,7 +55,7 @@ def test_people_of_all_workers_see_each_other_come_and_go(people: Cluster) -> No
     ann.await_names("ann")
     bob = PresenceEntry(people, "bob", second)
     ann.await_names("ann", "bob")
-    wait_for(lambda: people.request("GET", f"/present/{ROOM}", at=third)["who"] == ["root"], "the third")
+    wait_until(lambda: people.request("GET", f"/present/{ROOM}", at=third)["who"] == ["root"], "the third")
     bob.await_names("ann", "bob")
     ann.peer.close()
     bob.await_names("bob")

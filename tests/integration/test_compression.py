@@ -9,8 +9,8 @@ import pytest
 from websockets.extensions.permessage_deflate import ClientPerMessageDeflateFactory
 
 from tests.integration.conftest import Serve
-from tests.support.clients import TEXT, Raw, deflate, inflate
 from tests.support.harness import EVERYWHERE, GTHREAD, Server
+from tests.support.raw_client import TEXT, RawClient, deflate, inflate
 
 
 def offer(value: str) -> dict[str, str | None]:
@@ -22,7 +22,7 @@ def server(serve: Serve, request: pytest.FixtureRequest) -> Server:
     return serve(kind=request.param)
 
 
-def connect(server: Server, headers: dict[str, str | None] | None) -> Raw:
+def connect(server: Server, headers: dict[str, str | None] | None) -> RawClient:
     return server.upgraded(headers=headers)
 
 

@@ -7,9 +7,10 @@ import sys
 import pytest
 
 from tests.integration.conftest import Serve
-from tests.support.clients import PING, Peer
+from tests.support.clients import Peer
 from tests.support.harness import FLASK, GTHREAD, GTHREAD_ATTACHED, GTHREAD_TLS, Server
-from tests.support.process import wait_for
+from tests.support.raw_client import PING
+from tests.support.waiting import wait_until
 
 # A heartbeat in a hurry. The order of magnitude between the two matters more than their size on a busy machine.
 HASTE = {"CARTOWS_PING_PERIOD": 0.3, "CARTOWS_PONG_WAIT": 0.9, "CARTOWS_WRITE_WAIT": 0.9}
@@ -89,7 +90,7 @@ def test_a_handler_that_takes_long_does_not_put_its_client_out(serve: Serve) -> 
     server = serve("raw_protocol", kind=GTHREAD, config=HASTE)
     busy = server.connect(greeted=False)
     busy.send("wait")
-    wait_for(lambda: server.get("/waiting").json == 1, "the handler")
+    wait_until(lambda: server.get("/waiting").json == 1, "the handler")
     for _ in range(2):
         assert server.upgraded(greeted=False).ended()[1].code == NO_PONG
     server.post("/release", None)

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from tests.integration.conftest import Serve
-from tests.support.clients import CLOSE, CONTINUATION, PING, PONG, TEXT, Json, Peer, make_frame
+from tests.support.clients import Peer
 from tests.support.harness import EVERYWHERE, GTHREAD, Server, event_ids
+from tests.support.raw_client import CLOSE, CONTINUATION, PING, PONG, TEXT, Json, make_frame
 
 RFC_3339_UTC = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from tests.integration.conftest import Serve
-from tests.support.clients import CLOSE, PING, PONG, TEXT, Closed, make_frame
 from tests.support.harness import (
     BOTH_WAYS,
     EVERYWHERE,
@@ -17,7 +16,8 @@ from tests.support.harness import (
     Kind,
     Server,
 )
-from tests.support.process import wait_for
+from tests.support.raw_client import CLOSE, PING, PONG, TEXT, Closed, make_frame
+from tests.support.waiting import wait_until
 
 # A flask-sock route holds its thread: one thread of a sync worker is too few for it and the remote control. Over TLS in the
 # worker it has two threads use one TLS object at once, which fails now and then without any help of ours.
@@ -95,7 +95,7 @@ def test_what_their_routes_raise_is_still_theirs(serve: Serve, kind: Kind) -> No
     start = len(server.log())
     with server.upgraded("/raising", greeted=False) as raw:
         raw.send_frame(TEXT, b"now")
-        wait_for(lambda: "the app's own route fails as it always did" in server.log(start), "the app's traceback")
+        wait_until(lambda: "the app's own route fails as it always did" in server.log(start), "the app's traceback")
     assert server.connect().hello["type"] == "connected"
 
 

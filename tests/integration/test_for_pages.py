@@ -10,9 +10,9 @@ import pytest
 
 import cartows
 from tests.integration.conftest import Serve
-from tests.support.clients import Json, Response
 from tests.support.harness import BOTH_WAYS, EVERYWHERE, GTHREAD, Server
 from tests.support.live import heard, subscribe, unsubscribe
+from tests.support.raw_client import Json, Response
 
 SCRIPT = Path(cartows.__file__).parent / "static" / "cartows.js"
 

@@ -6,7 +6,7 @@ import pytest
 
 from tests.integration.conftest import Serve
 from tests.support.harness import BOTH_WAYS, FLASK, GTHREAD, GTHREAD_ATTACHED, SYNC, Kind
-from tests.support.process import wait_for
+from tests.support.waiting import wait_until
 
 
 @pytest.mark.parametrize("kind", [GTHREAD, GTHREAD_ATTACHED, SYNC], ids=str)
@@ -40,7 +40,7 @@ def test_more_than_one_worker_without_a_broker_is_warned_about_at_start(
     serve: Serve, kind: Kind, arguments: tuple[str, ...]
 ) -> None:
     server = serve(kind=kind, workers=2, arguments=arguments, fresh=True)
-    lines = wait_for(lambda: warnings(server.app_log()), lambda: f"a warning:\n{server.log()}")
+    lines = wait_until(lambda: warnings(server.app_log()), lambda: f"a warning:\n{server.log()}")
     assert 1 <= len(lines) <= 2
     # what will go wrong, and the remedy
     assert "event" in lines[0] and ("--workers" in lines[0] or "-w" in lines[0])
@@ -51,7 +51,7 @@ def test_more_than_one_worker_without_a_broker_is_warned_about_at_start(
         seen.add(server.get("/remote/process").json["pid"])
         return len(seen) == 2
 
-    wait_for(both, "both workers to answer")
+    wait_until(both, "both workers to answer")
 
 
 @pytest.mark.parametrize("kind", [*BOTH_WAYS, SYNC, FLASK], ids=str)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from tests.integration.conftest import Serve
-from tests.support.clients import Response
 from tests.support.harness import BOTH_WAYS, EVERYWHERE, GTHREAD, HANDED_OFF, Kind, Server
-from tests.support.process import wait_for
+from tests.support.raw_client import Response
+from tests.support.waiting import wait_until
 
 
 @pytest.fixture(params=EVERYWHERE, ids=str)
@@ -23,7 +23,7 @@ def test_the_context_and_its_database_are_given_back_while_the_socket_is_open(se
         now = server.get("/seen").json
         return bool(now["lent_in_all"] == before["lent_in_all"] + 3 and now["lent"] == 0)
 
-    wait_for(look, lambda: f"the sessions to come back: {server.get('/seen').json}")
+    wait_until(look, lambda: f"the sessions to come back: {server.get('/seen').json}")
     assert server.client_count() == 3
     torn_down = [entry for entry in server.get("/seen").json["seen"] if "torn down with" in entry]
     assert [entry["torn down with"] for entry in torn_down] == [None] * len(torn_down)
@@ -32,7 +32,7 @@ def test_the_context_and_its_database_are_given_back_while_the_socket_is_open(se
 
 def test_the_context_of_a_refused_request_is_given_back_too(server: Server) -> None:
     assert server.get("/ws").status == 400
-    wait_for(lambda: server.get("/seen").json["lent"] == 0, "the session to come back")
+    wait_until(lambda: server.get("/seen").json["lent"] == 0, "the session to come back")
 
 
 def test_hooks_and_sessions_see_the_upgrade_request(server: Server) -> None:

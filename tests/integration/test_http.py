@@ -10,8 +10,8 @@ from collections.abc import Mapping
 import pytest
 
 from tests.integration.conftest import Serve
-from tests.support.clients import Response
 from tests.support.harness import BOTH_WAYS, EVERYWHERE, GTHREAD, Server
+from tests.support.raw_client import Response
 
 
 @pytest.fixture(params=EVERYWHERE, ids=str)

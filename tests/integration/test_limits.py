@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from tests.integration.conftest import Serve
-from tests.support.clients import PING, PONG, TEXT, Closed, Frame, Json, Raw, make_frame
 from tests.support.harness import BOTH_WAYS, FLASK, GTHREAD_TLS, Kind, Server
+from tests.support.raw_client import PING, PONG, TEXT, Closed, Frame, Json, RawClient, make_frame
 
 BURST = 5
 #: So slow that nothing is let through for the time that has passed.
@@ -243,7 +243,7 @@ GARBAGE = [
 ]
 
 
-def send_garbage(raw: Raw, count: int) -> None:
+def send_garbage(raw: RawClient, count: int) -> None:
     raw.send(b"".join(make_frame(TEXT, GARBAGE[number % len(GARBAGE)].encode()) for number in range(count)))
 
 

@@ -9,9 +9,10 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from tests.integration.conftest import Serve
-from tests.support.clients import CLOSE, PONG, TEXT, Json, Peer, Raw, make_frame
+from tests.support.clients import Peer
 from tests.support.harness import BOTH_WAYS, Kind, Server, event_ids
 from tests.support.live import Flow, Sipper, ask, check_no_silent_gap, latest, number, read_until, since
+from tests.support.raw_client import CLOSE, PONG, TEXT, Json, RawClient, make_frame
 
 #: A window that any replay of these tests fits into, beside a send queue and a socket that none fits into.
 NARROW = {
@@ -110,7 +111,7 @@ def test_three_hundred_clients_that_come_back_at_once_get_everything_once(serve:
         assert server.flood(30, board=f"b{board}") == 30
     arrived = threading.Barrier(12)
 
-    def arrive(first: int) -> list[Raw]:
+    def arrive(first: int) -> list[RawClient]:
         arrived.wait(30)
         raws = []
         for client in range(first, clients, 12):

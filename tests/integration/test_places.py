@@ -7,9 +7,9 @@ from collections.abc import Callable
 import pytest
 
 from tests.integration.conftest import Serve
-from tests.support.clients import CLOSE, TEXT, Raw, Response, make_frame
 from tests.support.harness import BOTH_WAYS, FLASK, Kind, Server
-from tests.support.process import wait_for
+from tests.support.raw_client import CLOSE, TEXT, RawClient, Response, make_frame
+from tests.support.waiting import wait_until
 
 PLACES = 3
 PER_IP = {"CARTOWS_MAX_CLIENTS_PER_IP": PLACES}
@@ -20,10 +20,10 @@ def check_too_many(response: Response, code: str = "TOO_MANY_FROM_IP") -> None:
     assert int(response.headers["Retry-After"]) >= 1
 
 
-def take(server: Server, path: str, headers: dict[str, str | None] | None) -> Raw:
+def take(server: Server, path: str, headers: dict[str, str | None] | None) -> RawClient:
     """Take a place as soon as there is one: the server may still be busy with who has gone."""
 
-    def look() -> Raw | None:
+    def look() -> RawClient | None:
         raw = server.raw()
         response = raw.open(path, headers)
         if response.status == 101:
@@ -33,10 +33,10 @@ def take(server: Server, path: str, headers: dict[str, str | None] | None) -> Ra
         raw.close()
         return None
 
-    return wait_for(look, "a place", 10)
+    return wait_until(look, "a place", 10)
 
 
-def fill(server: Server, path: str = "/ws", headers: dict[str, str | None] | None = None) -> list[Raw]:
+def fill(server: Server, path: str = "/ws", headers: dict[str, str | None] | None = None) -> list[RawClient]:
     """Take all places there are for one, no fewer and no more."""
     raws = [take(server, path, headers) for _ in range(PLACES)]
     for _ in range(2):
@@ -48,7 +48,7 @@ def await_places(server: Server, taken: int, after: str = "") -> None:
     def look() -> bool:
         return bool(server.get("/stats").json["slots"] == taken)
 
-    wait_for(look, lambda: f"{taken} places to be taken after {after!r}: {server.get('/stats').json}")
+    wait_until(look, lambda: f"{taken} places to be taken after {after!r}: {server.get('/stats').json}")
 
 
 def refused(path: str, status: int) -> Callable[[Server], None]:
@@ -164,7 +164,7 @@ def test_who_says_goodbye_before_a_route_of_the_apps_own_has_let_it_in_gives_its
         raw = server.raw()
         raw.socket.settimeout(5)
         assert raw.open("/own?as=ann").status == 101
-        wait_for(lambda: server.get(gate).json["reached"], "authenticate")
+        wait_until(lambda: server.get(gate).json["reached"], "authenticate")
         raw.send_frame(CLOSE, b"\x03\xe8")
         assert raw.frame().closed.code == 1000
         assert raw.rest() == b""

@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 
 from tests.integration.conftest import Serve
-from tests.support.clients import CLOSE, Json, Peer, Raw
+from tests.support.clients import Peer
 from tests.support.harness import BOTH_WAYS, FLASK, GTHREAD, GTHREAD_ATTACHED, HOST, Kind, Server
 from tests.support.live import ask, label, read_until, since, subscribe
-from tests.support.process import wait_for
+from tests.support.raw_client import CLOSE, Json, RawClient
+from tests.support.waiting import wait_until
 
 #: Nobody's leave is held back for as long as a test waits: what is told was not held back.
 PATIENT = {"CARTOWS_PRESENCE_LEAVE_WAIT": 300}
@@ -74,7 +75,7 @@ class Room:
         return {identity: [entry["meta"] for entry in entries] for identity, entries in sorted(self.present.items())}
 
 
-def join(peer: Peer | Raw, board: str, meta: Json | None = None) -> Room:
+def join(peer: Peer | RawClient, board: str, meta: Json | None = None) -> Room:
     """Subscribe to a board with presence; return its state."""
     (answer,) = ask(peer, "subscribe", {"board_id": board, "presence": meta or {}})
     assert answer["type"] == "subscribed", answer
@@ -309,7 +310,7 @@ def test_a_state_followed_by_its_changes_is_the_truth_amid_coming_and_going(boar
     def visit(seed: int) -> None:
         chance = random.Random(seed)
         for _ in range(8):
-            with Raw(HOST, server.port) as raw:
+            with RawClient(HOST, server.port) as raw:
                 assert raw.open(f"/ws?board_id=none&as=visitor{seed % 4}").status == 101
                 for n in range(chance.randrange(1, 4)):
                     raw.send_json({"type": "subscribe", "data": {"board_id": board, "presence": {"n": n}}})
@@ -323,7 +324,7 @@ def test_a_state_followed_by_its_changes_is_the_truth_amid_coming_and_going(boar
     with ThreadPoolExecutor(8) as pool:
         for visiting in [pool.submit(visit, seed) for seed in range(8)]:
             visiting.result()
-    wait_for(lambda: list(present(server, board)) == ["watcher"], "the visitors to be gone")
+    wait_until(lambda: list(present(server, board)) == ["watcher"], "the visitors to be gone")
     while list(room.present) != ["watcher"]:
         room.take(watcher.receive())
     for message in server.heard(watcher)[0]:

@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 
 from tests.integration.conftest import Serve
-from tests.support.clients import CLOSE, Closed, Json, Peer, Raw
+from tests.support.clients import Peer
 from tests.support.harness import BOTH_WAYS, FLASK, GTHREAD_TLS, Kind, Server
 from tests.support.live import read_until, subscribe
-from tests.support.process import wait_for
+from tests.support.raw_client import CLOSE, Closed, Json, RawClient
+from tests.support.waiting import wait_until
 
 #: How often users are looked up again, and how long something is watched that must not happen, in seconds.
 EVERY = 0.1
@@ -33,7 +34,7 @@ def ends(server: Server, client: str) -> list[int]:
     def look() -> list[int]:
         return [end["code"] for end in server.get("/ended").json if end["client"] == client]
 
-    return wait_for(look, "on_disconnect")
+    return wait_until(look, "on_disconnect")
 
 
 def disconnect(server: Server, **whom: Any) -> int:
@@ -94,7 +95,7 @@ def test_what_cannot_be_done_is_an_error_of_the_caller(serve: Serve) -> None:
 
 def test_who_does_not_read_is_put_out_as_well(serve: Serve) -> None:
     server = serve("people", config={"CARTOWS_WRITE_WAIT": 0.3, "CARTOWS_WRITE_BUFFER": 8192})
-    deaf = Raw("127.0.0.1", server.port, receive_buffer=4096)
+    deaf = RawClient("127.0.0.1", server.port, receive_buffer=4096)
     with deaf:
         assert deaf.open("/ws?as=ann").status == 101
         client = deaf.receive()["data"]["client_id"]
@@ -128,7 +129,7 @@ def test_who_is_still_on_its_way_in_is_put_out_too(serve: Serve, kind: Kind) -> 
     raw = server.raw()
     raw.socket.settimeout(5)
     raw.send(raw.handshake(f"/ws?as=late&gate=late-{kind}"))
-    wait_for(lambda: server.get("/stats").json["slots"] == 1, "the place")
+    wait_until(lambda: server.get("/stats").json["slots"] == 1, "the place")
     closed = disconnect(server, identity="late")
     server.post(f"/gates/late-{kind}", None)
     assert raw.response().status == 101
@@ -283,7 +284,7 @@ def test_a_database_that_is_away_puts_nobody_out(serve: Serve) -> None:
     start = len(server.log())
     server.post("/database", {"away": True})
     try:
-        wait_for(lambda: server.log(start).count("RuntimeError: the database is away") >= 2, "two lookups that fail")
+        wait_until(lambda: server.log(start).count("RuntimeError: the database is away") >= 2, "two lookups that fail")
     finally:
         server.post("/database", {"away": False})
     assert peer.ask({"type": "ping"})["type"] == "pong"

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from tests.integration.conftest import Serve
-from tests.support.clients import Raw
 from tests.support.harness import BOTH_WAYS, EVERYWHERE, FLASK, GTHREAD, HOST, Kind, Server
 from tests.support.live import (
     EVENTS,
@@ -24,7 +23,8 @@ from tests.support.live import (
     since,
     subscribe,
 )
-from tests.support.process import wait_for
+from tests.support.raw_client import RawClient
+from tests.support.waiting import wait_until
 
 
 @pytest.fixture(params=EVERYWHERE, ids=str)
@@ -120,11 +120,11 @@ def test_the_window_is_bounded_by_age(serve: Serve) -> None:
     old, end = latest(server), latest(server)
 
     def is_too_old() -> bool:
-        with Raw(HOST, server.port) as raw:
+        with RawClient(HOST, server.port) as raw:
             assert raw.open(since(old)).status == 101
             return raw.receive()["data"]["recovered"] is False
 
-    wait_for(is_too_old, "the event to grow old")
+    wait_until(is_too_old, "the event to grow old")
     peer, missed = come_back(server, end)
     assert missed == [], "nothing has happened since"
     assert heard(server, peer) == [EVERYTHING]
@@ -194,7 +194,7 @@ def test_malformed_ids_are_not_recovered_and_the_connection_works(server: Server
     latest(server)
     id = latest(server)
     for bad in malformed(id):
-        with Raw(HOST, server.port, server.tls.client if server.tls else None) as raw:
+        with RawClient(HOST, server.port, server.tls.client if server.tls else None) as raw:
             assert raw.open(since(bad)).status == 101, bad
             hello = raw.receive()
             try:

@@ -13,9 +13,11 @@ import pytest
 from websockets.sync.client import connect
 
 from tests.integration.conftest import Serve
-from tests.support.clients import Json, Peer, Raw
+from tests.support.clients import Peer
 from tests.support.harness import HOST, Server
-from tests.support.process import DEADLINE, HAS_PROC, wait_for
+from tests.support.process import HAS_PROC
+from tests.support.raw_client import Json, RawClient
+from tests.support.waiting import DEADLINE, wait_until
 from tests.test_readme import curl, curl_lines
 
 README = Path(__file__).resolve().parents[2] / "examples" / "resume" / "README.md"
@@ -58,8 +60,8 @@ class Example:
         )
         return Peer(self._stack.enter_context(connection))
 
-    def raw(self) -> Raw:
-        return self._stack.enter_context(Raw(HOST, self.port))
+    def raw(self) -> RawClient:
+        return self._stack.enter_context(RawClient(HOST, self.port))
 
 
 def hear(peer: Peer, count: int) -> tuple[list[int], str]:
@@ -139,7 +141,7 @@ def test_who_connects_while_the_cable_is_out_gets_no_answer(example: Example) ->
     before = set(example.server.fds().values())
     raw = example.raw()
     raw.send(raw.handshake("/ws"))
-    wait_for(lambda: set(example.server.fds().values()) - before, "the cable to accept")
+    wait_until(lambda: set(example.server.fds().values()) - before, "the cable to accept")
     example.post("/plug")
     with pytest.raises(ConnectionResetError):
         raw.socket.recv(1)

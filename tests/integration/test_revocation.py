@@ -10,10 +10,10 @@ from urllib.parse import quote
 import pytest
 
 from tests.integration.conftest import Serve
-from tests.support.clients import TEXT, Json, Raw
 from tests.support.harness import BOTH_WAYS, FLASK, Server
 from tests.support.live import latest, read_until
-from tests.support.process import wait_for
+from tests.support.raw_client import TEXT, Json, RawClient
+from tests.support.waiting import wait_until
 
 DENY_B2 = {"deny": [["board_id", "b2"]]}
 #: How `/ws` and a route of the app's own refuse: a status, or a close code behind a 101.
@@ -40,10 +40,10 @@ def held_back(server: Server, what: str) -> Iterator[None]:
 
 
 def await_reached(server: Server, what: str) -> None:
-    wait_for(lambda: server.get(f"/gates/{quote(what)}").json["reached"], f"{what} to be asked")
+    wait_until(lambda: server.get(f"/gates/{quote(what)}").json["reached"], f"{what} to be asked")
 
 
-def come_in(server: Server, path: str) -> Raw:
+def come_in(server: Server, path: str) -> RawClient:
     """Ask for the upgrade, and leave the answer for later."""
     raw = server.raw()
     raw.send(raw.handshake(path))
@@ -64,7 +64,7 @@ def publish(server: Server, kind: str, board: str = "b2") -> None:
     server.publish("broadcast", kind, {"board": board}, filters={"board_id": board})
 
 
-def check_refused(server: Server, raw: Raw, path: str, codes: dict[str, int]) -> None:
+def check_refused(server: Server, raw: RawClient, path: str, codes: dict[str, int]) -> None:
     """Check that who asked for the upgrade is not let in, hears nothing, and leaves nothing behind."""
     code = codes[path]
     response = raw.response()
@@ -75,7 +75,7 @@ def check_refused(server: Server, raw: Raw, path: str, codes: dict[str, int]) ->
         closed = raw.frame().closed
         assert (closed.code, bool(closed.reason)) == (code, True)
         raw.close()  # what the Flask server says to the end of a route that is over already is not looked at
-    wait_for(lambda: server.get("/stats").json["slots"] == 0, lambda: f"the place: {server.get('/stats').json}")
+    wait_until(lambda: server.get("/stats").json["slots"] == 0, lambda: f"the place: {server.get('/stats').json}")
     assert server.client_count() == 0
 
 
@@ -242,16 +242,16 @@ def test_whose_credentials_expire_on_its_way_in_is_told_so_and_hears_nothing(ser
     with held_back(server, "on_connect eve"):
         raw = come_in(server, f"{path}?since={id}&board_id=b2&as=eve&until={until}")
         await_reached(server, "on_connect eve")
-        wait_for(lambda: time.time() > until, "the end of its credentials")
+        wait_until(lambda: time.time() > until, "the end of its credentials")
         publish(server, "after")
     check_shown_out(server, raw, 3005)
 
 
-def check_shown_out(server: Server, raw: Raw, code: int) -> None:
+def check_shown_out(server: Server, raw: RawClient, code: int) -> None:
     assert raw.response().status == 101
     frames, closed = raw.ended()
     assert closed.code == code
     messages = [frame.json for frame in frames if frame.opcode == TEXT]
     assert types(messages)[-1] == "disconnect"
     assert set(types(messages)) <= {"connected", "disconnect"}
-    wait_for(lambda: server.get("/stats").json["slots"] == 0, "the place")
+    wait_until(lambda: server.get("/stats").json["slots"] == 0, "the place")

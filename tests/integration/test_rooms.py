@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from tests.integration.conftest import Serve
-from tests.support.clients import Json, Peer
+from tests.support.clients import Peer
 from tests.support.harness import BOTH_WAYS, EVERYWHERE, GTHREAD, Kind, Server, event_ids
 from tests.support.live import EVERYTHING, Flow, ask, heard, number, subscribe, unsubscribe
+from tests.support.raw_client import Json
 
 B1 = ["t1", "comment.added", "notice", "whisper"]
 B2 = ["t2", "comment.added", "notice"]

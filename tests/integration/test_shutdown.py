@@ -8,9 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from tests.integration.conftest import Serve
-from tests.support.clients import TEXT, Closed, Frame, Json
 from tests.support.harness import FLASK, FLASK_ATTACHED, GTHREAD, GTHREAD_ATTACHED, GTHREAD_TLS, SYNC, Kind, event_ids
-from tests.support.process import DEADLINE, children, wait_for
+from tests.support.process import children
+from tests.support.raw_client import TEXT, Closed, Frame, Json
+from tests.support.waiting import DEADLINE, wait_until
 
 RESTART = 1012
 
@@ -132,8 +133,8 @@ def test_a_reload_sends_clients_over_to_the_new_worker(serve: Serve, kind: Kind)
     server.signal(signal.SIGHUP)
     for peer in peers:
         check_goodbye(*peer.ended())
-    wait_for(lambda: old not in children(server.process.pid), "the old worker to go")
-    server.pids = wait_for(lambda: children(server.process.pid), "the new worker")
+    wait_until(lambda: old not in children(server.process.pid), "the old worker to go")
+    server.pids = wait_until(lambda: children(server.process.pid), "the new worker")
     server.settle()
     peer = server.connect()
     assert server.get("/remote/process").json["pid"] == server.pid != old
@@ -155,8 +156,8 @@ def test_a_worker_that_has_served_its_requests_says_goodbye(serve: Serve, kind: 
         server.get("/remote/process")
         return old not in children(server.process.pid)
 
-    wait_for(ask, "the worker to end")
+    wait_until(ask, "the worker to end")
     check_goodbye(*peer.ended())
-    server.pids = wait_for(lambda: children(server.process.pid), "the new worker")
+    server.pids = wait_until(lambda: children(server.process.pid), "the new worker")
     server.signal(signal.SIGTERM)
     server.await_exit()

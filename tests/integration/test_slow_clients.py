@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from tests.integration.conftest import Serve
-from tests.support.clients import PING, PONG, TEXT, Json, Raw
 from tests.support.harness import EVERYWHERE, Kind, Server, event_ids
 from tests.support.live import check_greed
+from tests.support.raw_client import PING, PONG, TEXT, Json, RawClient
 
 SLOW_CONSUMER = 3008
 
@@ -40,7 +40,7 @@ def flood_until_one_is_out(server: Server, watchers: list[Any], size: int, batch
     return rounds * batch
 
 
-def check_stalled(raw: Raw, least: int) -> None:
+def check_stalled(raw: RawClient, least: int) -> None:
     """Read on: whole events without a gap from the first on, then the close frame, and no byte after it."""
     frames, closed = raw.ended()
     assert closed.code == SLOW_CONSUMER

@@ -11,9 +11,10 @@ import pytest
 
 from tests.integration.conftest import Serve
 from tests.support import process
-from tests.support.clients import TEXT, Json, Peer
+from tests.support.clients import Peer
 from tests.support.harness import BOTH_WAYS, GTHREAD, GTHREAD_ATTACHED, GTHREAD_TLS, Kind, Server, event_ids
 from tests.support.live import Sipper, check_greed, check_no_silent_gap, number, position, read_until, since
+from tests.support.raw_client import TEXT, Json
 
 SLOW_CONSUMER = 3008
 POLICIES = ("disconnect", "drop_oldest", "coalesce")

@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from tests.integration.conftest import Serve
-from tests.support.clients import CLOSE, Json, Raw
 from tests.support.harness import EVERYWHERE, Kind, Server, event_ids
+from tests.support.raw_client import CLOSE, Json, RawClient
 
 VISITORS = 6
 VISITS = 12
@@ -20,7 +20,7 @@ def visit(server: Server, seed: int) -> None:
     chance = random.Random(seed)
     board = f"b{seed % 3}"
     for _ in range(VISITS):
-        with Raw("127.0.0.1", server.port, server.tls.client if server.tls else None) as raw:
+        with RawClient("127.0.0.1", server.port, server.tls.client if server.tls else None) as raw:
             response = raw.open(f"/ws?board_id={board}")
             assert response.status == 101, response
             assert raw.receive()["type"] == "connected"

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from tests.integration.conftest import Serve
-from tests.support.clients import Json, Peer
+from tests.support.clients import Peer
 from tests.support.harness import BOTH_WAYS, GTHREAD, Kind, Server
 from tests.support.live import EVENTS, Flow, ask, heard, labels, number, position, read_until, since, unsubscribe
+from tests.support.raw_client import Json
 
 LONG = {"CARTOWS_HISTORY_SIZE": 20_000}
 B2 = ["t2", "comment.added", "notice"]

@@ -10,9 +10,10 @@ from typing import Any
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from tests.support import process
-from tests.support.clients import Json, Peer
+from tests.support.clients import Peer
 from tests.support.harness import Server, event_ids
-from tests.support.process import wait_for
+from tests.support.raw_client import Json
+from tests.support.waiting import wait_until
 
 WORKERS = 3
 
@@ -57,7 +58,7 @@ class Cluster:
             found: Json = response.json
             return found
 
-        found = wait_for(look, f"worker {at} to answer {path}")
+        found = wait_until(look, f"worker {at} to answer {path}")
         assert found is not None
         return found
 
@@ -94,7 +95,7 @@ class Cluster:
             except (ConnectionClosed, EOFError, OSError):
                 return None
 
-        found = wait_for(look, f"worker {at} to take a client")
+        found = wait_until(look, f"worker {at} to take a client")
         assert found is not None
         return found
 
@@ -105,7 +106,7 @@ class Cluster:
             found = [pid for pid in self.pids() if pid not in without]
             return found if len(found) == count else []
 
-        found = wait_for(look, f"{count} workers")
+        found = wait_until(look, f"{count} workers")
         for pid in found:
             self.request("GET", "/pid", at=pid)
         return found
@@ -118,7 +119,7 @@ class Cluster:
             stats = self.stats(pid)
             return not stats["away"] and not stats["spooled"]
 
-        wait_for(lambda: all(map(is_calm, pids)), lambda: f"all workers to be calm: {[self.stats(pid) for pid in pids]}")
+        wait_until(lambda: all(map(is_calm, pids)), lambda: f"all workers to be calm: {[self.stats(pid) for pid in pids]}")
         return pids
 
     def heard(self, *peers: Peer) -> list[list[Json]]:

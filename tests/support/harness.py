@@ -27,8 +27,9 @@ from typing import Any
 from websockets.sync.client import connect
 
 from tests.support import process
-from tests.support.clients import Json, Peer, Raw, Response, without_tls
-from tests.support.process import DEADLINE, wait_for
+from tests.support.clients import Peer, without_tls
+from tests.support.raw_client import Json, RawClient, Response
+from tests.support.waiting import DEADLINE, wait_until
 
 HERE = Path(__file__).parent
 APPS = HERE.parent / "apps"
@@ -123,7 +124,7 @@ class Server:
         self._checked = 0
         self._terminated = False
         self._fences = itertools.count()
-        self._open: list[Peer | Raw] = []
+        self._open: list[Peer | RawClient] = []
         environment = {name: value for name, value in os.environ.items() if not name.startswith("FLASK_")}
         settings = dict(json.loads(plan.config))
         #: Where the app's socket is.
@@ -189,7 +190,7 @@ class Server:
                 raise AssertionError(f"the server ended with {self.process.returncode}:\n{self.log()}")
             return found
 
-        return int(wait_for(look, lambda: f"the server to listen:\n{self.log()}", START)[0])
+        return int(wait_until(look, lambda: f"the server to listen:\n{self.log()}", START)[0])
 
     def _await_answer(self) -> None:
         def look() -> bool:
@@ -199,7 +200,7 @@ class Server:
                 return bool(self.get("/").status)
             return False
 
-        wait_for(look, lambda: f"the server to answer:\n{self.log()}", START)
+        wait_until(look, lambda: f"the server to answer:\n{self.log()}", START)
 
     def _find_workers(self) -> list[int]:
         if self.plan.kind.server == "flask" or not process.HAS_PROC:
@@ -209,7 +210,7 @@ class Server:
             found = process.children(self.process.pid)
             return found if len(found) >= self.plan.workers else []
 
-        return wait_for(look, "the workers")
+        return wait_until(look, "the workers")
 
     def _warm_up(self) -> None:
         """Bring to life what lives on anyway: pool threads, the hub's thread, the heartbeat. Then count."""
@@ -217,7 +218,7 @@ class Server:
             path = f"/remote/meet/{self.plan.pool}/warm"
             with ThreadPoolExecutor(self.plan.pool) as guests:
                 assert all(response.status == 200 for response in guests.map(self.get, [path] * self.plan.pool))
-        with Raw(HOST, self.port, self.tls.client if self.tls else None) as visitor:
+        with RawClient(HOST, self.port, self.tls.client if self.tls else None) as visitor:
             response = visitor.open(self.path)
             assert response.status == 101, response
             self.publish("broadcast", "warm")
@@ -232,7 +233,7 @@ class Server:
             readings.append((self.threads(), len(self.fds())))
             return len(readings) >= 8 and len(set(readings[-8:])) == 1
 
-        wait_for(look, lambda: f"threads and descriptors to hold still: {readings[-20:]}")
+        wait_until(look, lambda: f"threads and descriptors to hold still: {readings[-20:]}")
         self.idle_threads, self.idle_fds = readings[-1]
 
     # -- Looking
@@ -268,7 +269,7 @@ class Server:
 
     def await_clients(self, count: int, deadline: float = DEADLINE) -> None:
         what = f"{count} clients"
-        wait_for(lambda: self.client_count() == count, lambda: f"{what}; there are {self.client_count()}", deadline)
+        wait_until(lambda: self.client_count() == count, lambda: f"{what}; there are {self.client_count()}", deadline)
 
     # -- HTTP
 
@@ -312,7 +313,7 @@ class Server:
         assert response.status == 200, response
         return int(response.json["accepted"])
 
-    def heard(self, *peers: Peer | Raw) -> list[list[Json]]:
+    def heard(self, *peers: Peer | RawClient) -> list[list[Json]]:
         """Return what each client received up to now.
 
         A message for everybody is published behind everything so far: all clients of a hub see one order, so what has
@@ -352,9 +353,9 @@ class Server:
         self._open.append(peer)
         return peer
 
-    def raw(self, **options: Any) -> Raw:
+    def raw(self, **options: Any) -> RawClient:
         """Connect a bare socket; closed at the end of the test."""
-        raw = Raw(HOST, self.port, self.tls.client if self.tls else None, **options)
+        raw = RawClient(HOST, self.port, self.tls.client if self.tls else None, **options)
         self._open.append(raw)
         return raw
 
@@ -365,7 +366,7 @@ class Server:
         *,
         greeted: bool = True,
         **options: Any,
-    ) -> Raw:
+    ) -> RawClient:
         """Connect a bare socket, upgrade it, and read the greeting."""
         raw = self.raw(**options)
         response = raw.open(path, headers)
@@ -418,7 +419,7 @@ class Server:
             if not self._is_idle():
                 # Werkzeug leaves its selector to the collector when a peer resets; an idle server collects nothing.
                 self.get("/remote/process")
-            wait_for(self._is_idle, self._surplus, deadline)
+            wait_until(self._is_idle, self._surplus, deadline)
 
     def _is_idle(self) -> bool:
         # fewer than before is the new measure: a thread that was on its way out then was counted by mistake
@@ -444,7 +445,7 @@ class Server:
         start = time.monotonic()
         try:
             self.process.wait(deadline)
-            wait_for(lambda: not any(map(process.alive, self.pids)), "the workers to go", deadline)
+            wait_until(lambda: not any(map(process.alive, self.pids)), "the workers to go", deadline)
         except (subprocess.TimeoutExpired, AssertionError):
             log = self.log()[-5000:]
             self.kill()

@@ -10,8 +10,9 @@ from typing import Any
 from urllib.parse import quote
 
 from tests.support import process
-from tests.support.clients import TEXT, Json, Peer, Raw, make_frame
+from tests.support.clients import Peer
 from tests.support.harness import HOST, Server, event_ids
+from tests.support.raw_client import TEXT, Json, RawClient, make_frame
 
 Call = tuple[str, tuple[Any, ...], Json]
 
@@ -40,7 +41,7 @@ def labels(messages: Iterable[Json]) -> list[str]:
     return [label(message) for message in messages]
 
 
-def heard(server: Server, *peers: Peer | Raw) -> list[list[str]]:
+def heard(server: Server, *peers: Peer | RawClient) -> list[list[str]]:
     """Publish every kind of event and return what each client hears of them."""
     server.call(*EVENTS)
     return [labels(messages) for messages in server.heard(*peers)]
@@ -60,7 +61,7 @@ def since(id: str, **filters: str) -> str:
     return "/ws?" + "&".join(f"{key}={quote(value, safe='')}" for key, value in {"since": id, **filters}.items())
 
 
-def read_until(peer: Peer | Raw, *types: str) -> list[Json]:
+def read_until(peer: Peer | RawClient, *types: str) -> list[Json]:
     """Return the messages up to the first of one of these types, and with it."""
     messages = [peer.receive()]
     while messages[-1]["type"] not in types:
@@ -68,20 +69,20 @@ def read_until(peer: Peer | Raw, *types: str) -> list[Json]:
     return messages
 
 
-def ask(peer: Peer | Raw, kind: str, data: Any) -> list[Json]:
+def ask(peer: Peer | RawClient, kind: str, data: Any) -> list[Json]:
     """Send `subscribe` or `unsubscribe`; return the messages up to the answer, and with it."""
     message = {"type": kind, "data": data}
     peer.send(message) if isinstance(peer, Peer) else peer.send_json(message)
     return read_until(peer, f"{kind}d", "error")
 
 
-def subscribe(peer: Peer | Raw, **data: Any) -> Json:
+def subscribe(peer: Peer | RawClient, **data: Any) -> Json:
     """Subscribe where nothing else comes in between; return what is held, or of an error its data."""
     (answer,) = ask(peer, "subscribe", data)
     return dict(answer.get("data", {}))
 
 
-def unsubscribe(peer: Peer | Raw, **data: Any) -> Json:
+def unsubscribe(peer: Peer | RawClient, **data: Any) -> Json:
     (answer,) = ask(peer, "unsubscribe", data)
     return dict(answer.get("data", {}))
 
@@ -160,7 +161,7 @@ class Flow:
             raise self._error
 
 
-class Sipper(Raw):
+class Sipper(RawClient):
     """A client that reads a little at a time."""
 
     def __init__(self, server: Server, path: str = "/ws") -> None:

@@ -42,7 +42,7 @@ def witness(server: Server) -> Iterator[Peer]:
     yield peer
     server.await_clients(1)
     server.publish("broadcast", "after")
-    (messages,) = server.heard(peer)
+    (messages,) = server.received(peer)
     assert messages[-1]["type"] == "after"
     numbers = event_ids([{"id": peer.hello["data"]["id"]}, *messages])
     assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))

@@ -50,7 +50,7 @@ class Peer:
         return self.receive()
 
     def ended(self, deadline: float = DEADLINE) -> tuple[list[Json], Closed]:
-        """Return the messages until the server closes, and how it does."""
+        """Return the messages until the server closes, and how it does so."""
         messages: list[Json] = []
         end = time.monotonic() + deadline
         while True:
@@ -63,7 +63,7 @@ class Peer:
         self.connection.close()
 
 
-# How much a relay keeps for a side that is slower than the other.
+# How many bytes a relay keeps for a side that is slower than the other.
 _RELAYED = 1 << 16
 
 
@@ -81,8 +81,8 @@ def without_tls(tls: ssl.SSLSocket) -> socket.socket:
 
 
 def _relay(tls: ssl.SSLSocket, plain: socket.socket) -> None:
-    """Move bytes both ways until one side ends, then give the other what is left."""
-    ends: dict[socket.socket, bytes] = {tls: b"", plain: b""}  # and what waits to be sent there
+    """Move bytes both ways until one side ends, then send the other what is left."""
+    ends: dict[socket.socket, bytes] = {tls: b"", plain: b""}  # and the bytes that wait to be sent there
     waits = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
     with tls, plain:
         tls.setblocking(False)
@@ -99,7 +99,7 @@ def _relay(tls: ssl.SSLSocket, plain: socket.socket) -> None:
 def _relay_once(
     tls: ssl.SSLSocket, plain: socket.socket, ends: dict[socket.socket, bytes], waits: tuple[type[OSError], ...]
 ) -> bool:
-    """Move what can be moved now, or else wait until something can; False when one side has ended."""
+    """Move what can be moved now, or wait until something can; return False when one side has ended."""
     moved = False
     for source, target in ((tls, plain), (plain, tls)):
         if len(ends[target]) < _RELAYED:

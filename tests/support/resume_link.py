@@ -69,11 +69,11 @@ class Request(NamedTuple):
     def changed(self, held: Subscription) -> Subscription:
         filters = dict(held.filters)
         for key, value in self.rooms:
-            held = filters.get(key, ())
+            values = filters.get(key, ())
             if self.joins:
-                filters[key] = held if value in held else (*held, value)
+                filters[key] = values if value in values else (*values, value)
             else:
-                filters[key] = tuple(each for each in held if each != value)
+                filters[key] = tuple(each for each in values if each != value)
         filters = {key: values for key, values in filters.items() if values}
         return Subscription(filters, True)
 
@@ -174,6 +174,10 @@ class Link:
         self.send({"type": "ping"})
 
     def send_invalid(self, message: Mapping[str, Any]) -> None:
+        # Ten invalid messages in a row would close the connection.
+        if (self.invalid + self.pings) % 8 == 7:
+            self.ping()
+            return
         self.invalid += 1
         self.send(message)
 
@@ -182,9 +186,7 @@ class Link:
     def read(self, max_messages: int) -> None:
         """Read at most so many messages of those that have arrived."""
         for _ in range(max_messages):
-            if not self.unread and (
-                self.over or not select.select([self._raw.socket], [], [], 0)[0] or not self._receive(2048)
-            ):
+            if not self.unread and (self.over or not self._is_readable(0) or not self._receive(2048)):
                 return
             if self.unread:
                 self._keep(self.unread.popleft())

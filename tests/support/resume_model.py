@@ -226,10 +226,10 @@ class Model:
                     delivered.add(number)
                     yield Expected("event", number)
 
-        for head, was_asked in journal.changes:
+        for head, was_requested in journal.changes:
             yield from live(head)
             cursor = max(cursor, head)
-            if not was_asked:
+            if not was_requested:
                 key, values = next(set_by_server)
                 filters = {**held.filters, key: values}
                 filters = {each: held for each, held in filters.items() if held}
@@ -241,10 +241,8 @@ class Model:
             if request.since is not None:
                 since = self.known(request.since, head, head)
                 wanted = request.changed(Subscription({}))
-                replay = [
-                    n for n in range((since or 0) + 1, head + 1) if wanted.match(self.recipients[n]) and n not in delivered
-                ]
-                replay = [] if since is None else replay
+                first = head + 1 if since is None else since + 1
+                replay = [n for n in range(first, head + 1) if wanted.match(self.recipients[n]) and n not in delivered]
                 delivered.update(replay)
                 yield from [Expected("event", number, live=False) for number in replay]
                 data |= {"recovered": since is not None, "replayed": len(replay)}

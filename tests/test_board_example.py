@@ -108,7 +108,7 @@ def example(start: Callable[[], Example]) -> Example:
 # --- Tasks ------------------------------------------------------------------------------------------------------------
 
 
-def test_a_task_is_created_changed_moved_and_deleted_and_each_is_told_with_a_new_version(example: Example) -> None:
+def test_creating_changing_moving_and_deleting_a_task_each_broadcast_a_new_version(example: Example) -> None:
     board = example.board()["board"]
     first, second = board["columns"][:2]
     task = example.call("POST", f"/columns/{first['id']}/tasks", {"title": "  Water  the plants "}, 201)
@@ -131,7 +131,7 @@ def test_a_task_is_created_changed_moved_and_deleted_and_each_is_told_with_a_new
         assert event["data"]["project_id"] == board["project_id"]
 
 
-def test_what_changes_nothing_is_not_told(example: Example) -> None:
+def test_a_change_without_effect_is_not_broadcast(example: Example) -> None:
     state = example.board()
     task = state["tasks"][0]
     column = [other for other in state["tasks"] if other["column_id"] == task["column_id"]]
@@ -158,7 +158,7 @@ def test_a_new_order_within_a_column_is_an_event_of_the_board(example: Example) 
     assert event["data"]["board"]["version"] == board["version"] + 1
 
 
-def test_a_task_goes_to_the_end_when_the_one_before_which_it_was_to_stand_has_gone(example: Example) -> None:
+def test_a_task_goes_to_the_end_when_the_task_it_was_to_precede_is_gone(example: Example) -> None:
     column = example.board()["board"]["columns"][0]
     first = example.titles(column)[0]
     id = next(task["id"] for task in example.board()["tasks"] if task["title"] == first)
@@ -166,7 +166,7 @@ def test_a_task_goes_to_the_end_when_the_one_before_which_it_was_to_stand_has_go
     assert example.titles(column)[-1] == first
 
 
-def test_a_column_without_room_between_two_tasks_is_numbered_anew_in_the_same_event(example: Example) -> None:
+def test_a_column_without_room_between_two_tasks_is_renumbered_in_the_same_event(example: Example) -> None:
     column = example.board()["board"]["columns"][0]
     tasks = [task for task in example.board()["tasks"] if task["column_id"] == column["id"]]
     first, *others = [task["id"] for task in tasks]
@@ -203,7 +203,7 @@ def test_a_task_stays_on_its_board(example: Example) -> None:
 # --- Boards, columns and projects -------------------------------------------------------------------------------------
 
 
-def test_columns_come_and_go_and_change_places(example: Example) -> None:
+def test_columns_are_added_removed_and_reordered(example: Example) -> None:
     board = example.board()["board"]
     path = f"/boards/{board['id']}"
     made = example.call("POST", path + "/columns", {"name": "Waiting"}, 201)
@@ -224,7 +224,7 @@ def test_columns_come_and_go_and_change_places(example: Example) -> None:
     assert example.heard() == []
 
 
-def test_what_the_lists_show_is_told_to_everyone(example: Example) -> None:
+def test_changes_of_the_lists_are_broadcast_to_everyone(example: Example) -> None:
     project = example.call("POST", "/projects", {"name": "Garden"}, 201)
     example.call("PATCH", f"/projects/{project['id']}", {"name": "Garden and yard"})
     board = example.call("POST", f"/projects/{project['id']}/boards", {"name": "Spring"}, 201)
@@ -263,7 +263,7 @@ def routes(example: Example) -> Iterator[tuple[str, str, str]]:
     yield "POST", f"/tasks/{task}/move", "column_id"
 
 
-def test_a_body_that_makes_no_sense_is_refused_in_words_and_changes_nothing(example: Example) -> None:
+def test_a_malformed_body_is_refused_with_a_reason_and_changes_nothing(example: Example) -> None:
     before = example.board()
     for method, path, field in routes(example):
         for body in [[], "text", 7, {"unknown": 1}, *({field: value} for value in TEXTS)]:
@@ -302,7 +302,7 @@ def test_only_json_is_taken_and_only_so_much(example: Example) -> None:
         assert (answer.status_code, bool(answer.json["message"])) == (status, True), answer.text
 
 
-def test_what_does_not_exist_is_not_found(example: Example) -> None:
+def test_a_missing_object_is_answered_404(example: Example) -> None:
     for id in ("0123456789abcdef", "x", "%00", "%ff", "9" * 5000):
         for method, path, body in [
             ("GET", f"/boards/{id}", None),
@@ -350,7 +350,7 @@ def test_an_id_is_given_once(example: Example) -> None:
 # --- Commit, start and page -------------------------------------------------------------------------------------------
 
 
-def test_nothing_is_told_of_what_is_rolled_back(example: Example, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rolled_back_change_is_not_broadcast(example: Example, monkeypatch: pytest.MonkeyPatch) -> None:
     before = example.board()
     path = f"/columns/{before['board']['columns'][0]['id']}/tasks"
 
@@ -412,7 +412,7 @@ def test_processes_that_start_at_once_make_the_sample_once(tmp_path: Path) -> No
     connection.close()
 
 
-def test_a_key_for_the_cookies_is_made_once_for_nobody_else(example: Example, tmp_path: Path) -> None:
+def test_a_key_for_the_cookies_is_made_once_and_only_its_owner_can_read_it(example: Example, tmp_path: Path) -> None:
     kept_secret = sys.modules["app"].kept_secret
     path = tmp_path / "instance" / "secret_key"
     made = kept_secret(path)
@@ -421,7 +421,7 @@ def test_a_key_for_the_cookies_is_made_once_for_nobody_else(example: Example, tm
     assert [file.name for file in path.parent.iterdir()] == ["secret_key"]
 
 
-def test_the_page_knows_its_visitor_and_escapes_the_name(example: Example) -> None:
+def test_the_page_shows_its_visitor_and_escapes_the_name(example: Example) -> None:
     board = example.board()["board"]
     assert example.client.get("/").headers["Location"] == f"/boards/{board['id']}"
     assert example.call("PUT", "/me", {"name": '  "><script>  x '}) == {"name": '"><script> x'}
@@ -434,7 +434,7 @@ def test_the_page_knows_its_visitor_and_escapes_the_name(example: Example) -> No
     assert again.text == answer.text
 
 
-def test_who_looks_at_a_board_hears_its_tasks_and_no_others(example: Example) -> None:
+def test_a_page_that_shows_a_board_receives_its_tasks_and_no_others(example: Example) -> None:
     first, other = (board["id"] for board in example.call("GET", "/projects")[0]["boards"])
     columns = [example.call("GET", f"/boards/{id}")["board"]["columns"][0]["id"] for id in (first, other)]
     server = make_server("127.0.0.1", 0, example.app, threaded=True)

@@ -1,4 +1,4 @@
-"""Ours among flask-sock routes of the app's own: one registered before, one after, one in another Sock's blueprint."""
+"""The route of cartows beside other flask-sock routes of the app, registered before and after it."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ CartoWS(app, hub)
 def after(ws: Any, name: str) -> None:
     ws.send(_describe(ws))
     ws.send(name)
-    ws.close(4321, "as the app says")
+    ws.close(4321, "the app's reason")
 
 
 @sock.route("/raising")  # type: ignore[untyped-decorator]

@@ -1,4 +1,4 @@
-"""An app for many workers: each says which one it is, may be asked for by its process id, and publishes numbered events."""
+"""An app for many workers, which are addressed by their process ids and publish numbered events."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ ws = CartoWS(app, hub)
 
 
 @app.before_request
-def is_asked_for() -> ResponseReturnValue | None:
-    """Send away who wants another worker: the kernel decides whose turn it is, and the next try may be the right one's."""
+def is_addressed() -> ResponseReturnValue | None:
+    """Refuse a request for another worker: the kernel chooses the worker, and the next try may reach the right one."""
     if request.args.get("at", os.getpid(), int) == os.getpid():
         return None
     return {"pid": os.getpid()}, 421
@@ -37,11 +37,11 @@ def authorize(identity: str, key: str | None, value: str | None) -> bool:
 
 
 @ws.on("pid")
-def tell_pid(client: Client, message: Any) -> None:
+def send_pid(client: Client, message: Any) -> None:
     client.send(new_message("pid", {"pid": os.getpid()}))
 
 
-#: Rooms that `authorize` refuses, beside those of others.
+#: Rooms that `authorize` denies, beside those of other users.
 denied: set[str] = set()
 
 
@@ -73,7 +73,7 @@ def pid() -> ResponseReturnValue:
 
 @app.post("/numbered")
 def numbered() -> ResponseReturnValue:
-    """Publish the events ``numbers`` of publisher ``by``; tell of each what became of it and how long that took."""
+    """Publish the events ``numbers`` of publisher ``by``; return the result and the duration of each."""
     wanted = request.get_json()
     results = []
     for number in wanted["numbers"]:

@@ -1,4 +1,4 @@
-"""What the apps with users have in common: the hub's ways to put somebody out, over HTTP, and who has gone and how."""
+"""Routes that apps with users share: the hub's methods for them over HTTP, and how each client was closed."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from cartows import CartoWS, Client
 
 
 def install(app: Flask, ws: CartoWS) -> None:
-    """Add the routes, and log everything: a secret must not be found at any level."""
+    """Add the routes, and log everything: a secret must not appear at any level."""
     logging.getLogger().setLevel(logging.DEBUG)
     hub = ws.hub
-    #: How each client has ended, in that order.
+    #: How each client was closed, in order.
     ended: list[dict[str, Any]] = []
 
     @ws.on_disconnect
@@ -23,7 +23,7 @@ def install(app: Flask, ws: CartoWS) -> None:
         ended.append({"client": client.id, "code": client.close_code, "reason": client.close_reason})
 
     @app.get("/ended")
-    def look_at_ended() -> ResponseReturnValue:
+    def get_ended() -> ResponseReturnValue:
         return jsonify(ended)
 
     @app.post("/disconnect")

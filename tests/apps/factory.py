@@ -1,4 +1,4 @@
-"""An app factory: the hub and the extension are made at import, and meet their app later."""
+"""An app factory: the hub and the extension are made at import, before their app."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tokens decide who comes in, at ``/live``; ``/ws`` is open, to warm a server up by."""
+"""Tokens are required at ``/live``; ``/ws`` is open, so that the test server can warm up."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An app that uses every hook of the extension, and tells over HTTP what each of them saw."""
+"""An app that uses every hook of the extension and returns over HTTP what each recorded."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ hub = Hub()
 remote.install(app, hub)
 ws = CartoWS(app, hub)
 
-#: What hooks saw, in the order of their calls.
+#: What hooks recorded, in the order of their calls.
 records: list[dict[str, Any]] = []
-#: What `authorize` was asked.
+#: The arguments that `authorize` was called with.
 asked: list[list[Any]] = []
-#: What it refuses, and what it fails at.
+#: What it denies, and what it raises on.
 rules: dict[str, list[list[Any]]] = {"deny": [], "fail": []}
-#: What a handler waits for: each has a name.
+#: The events that handlers wait for, by name.
 gates: defaultdict[str, threading.Event] = defaultdict(threading.Event)
 PROJECTS = {"placed": "p1"}
 RESERVED = ("ping", "pong", "subscribe", "unsubscribe", "auth.refresh")
@@ -35,14 +35,14 @@ _lock = threading.Lock()
 _contexts = {"begun": 0, "ended": 0}
 
 
-def _note(hook: str, client: Client, **more: Any) -> dict[str, Any]:
-    """Record a call, and leave a mark in its app context that only its end takes away."""
+def _record(hook: str, client: Client, **more: Any) -> dict[str, Any]:
+    """Record a call, and mark its app context until that is torn down."""
     record = {
         "hook": hook,
         "client": client.id,
         "app": current_app.name,
         "thread": threading.current_thread().name,
-        "left over": g.get("hook"),
+        "leftover": g.get("hook"),
         "request": has_request_context(),
         "registered": client in hub.get_clients(),
         **more,
@@ -78,7 +78,7 @@ def project_of_board(board_id: Any) -> str | None:
 
 
 class Visitor(str):
-    """An identity that knows what its request asked for."""
+    """An identity with the arguments of its request."""
 
     arguments: dict[str, Any]
 
@@ -101,7 +101,7 @@ def authenticate(request: Request) -> Visitor | int | bool | None:
 @ws.on_connect
 def on_connect(client: Client) -> Any:
     arguments = getattr(client.identity, "arguments", {})
-    _note("connect", client, tag=arguments.get("tag"), user=arguments.get("user"), path=arguments.get("path"))
+    _record("connect", client, tag=arguments.get("tag"), user=arguments.get("user"), path=arguments.get("path"))
     if "gate" in arguments:
         gates[arguments["gate"]].wait(30)
     answer = arguments.get("answer", "")
@@ -112,15 +112,15 @@ def on_connect(client: Client) -> Any:
 
 @ws.on_disconnect
 def on_disconnect(client: Client) -> None:
-    _note("disconnect", client, identity=client.identity, code=client.close_code, reason=client.close_reason)
+    _record("disconnect", client, identity=client.identity, code=client.close_code, reason=client.close_reason)
     current_app.logger.info("gone: %s %s", client.id, client.close_code)
-    if client.identity == "mourned":
+    if client.identity == "raise-at-end":
         raise RuntimeError("the app's on_disconnect fails")
 
 
 @ws.on("where")
 def where(client: Client, message: Message) -> None:
-    record = _note("where", client, kind=type(message).__name__, type=message.type)
+    record = _record("where", client, kind=type(message).__name__, type=message.type)
     client.send(new_message("here", record))
 
 
@@ -136,20 +136,20 @@ def say(client: Client, message: Message) -> None:
 
 @ws.on("fail")
 def fail(client: Client, message: Message) -> None:
-    _note("fail", client)
+    _record("fail", client)
     raise RuntimeError("the app's handler fails")
 
 
 @ws.on("wait")
 def wait(client: Client, message: Message) -> None:
-    _note("wait", client)
+    _record("wait", client)
     gates[message.data["gate"]].wait(30)
     client.send(new_message("waited"))
 
 
 @ws.on("leave")
 def leave_at_once(client: Client, message: Message) -> None:
-    client.close(message.data["code"], "as you wish")
+    client.close(message.data["code"], "as requested")
 
 
 async def later(client: Client, message: Message) -> None:
@@ -164,7 +164,7 @@ def _refused(kind: str) -> bool:
     return False
 
 
-with contextlib.suppress(TypeError):  # a library may say at once that it takes no coroutine
+with contextlib.suppress(TypeError):  # the library may reject a coroutine at once
     ws.on("later")(later)  # type: ignore[arg-type]
 refused = [kind for kind in RESERVED if _refused(kind)]
 
@@ -191,12 +191,12 @@ def change_rules() -> ResponseReturnValue:
 
 
 @app.get("/asked")
-def look_at_asked() -> ResponseReturnValue:
+def get_asked() -> ResponseReturnValue:
     return jsonify(asked)
 
 
 @app.get("/records")
-def look() -> ResponseReturnValue:
+def get_records() -> ResponseReturnValue:
     with _lock:
         return jsonify(records=records, refused=refused, **_contexts)
 
@@ -215,7 +215,7 @@ def login(user: str) -> ResponseReturnValue:
 
 @app.post("/send-to")
 def send_to() -> ResponseReturnValue:
-    """Send to an identity or a client: a text, a message of a type, or bytes."""
+    """Send a string, a message of a type, or bytes to an identity or a client."""
     wanted = request.get_json()
     what = wanted.get("text") or wanted.get("bytes", "").encode() or new_message(wanted.get("type", ""), wanted.get("data"))
     return {"sent": hub.send_to(what, identity=wanted.get("identity"), client_id=wanted.get("client_id"))}

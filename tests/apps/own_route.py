@@ -1,4 +1,4 @@
-"""The user's own flask-sock routes with our handler as their body, without the extension's route."""
+"""The app's own flask-sock routes with the handler of cartows as their body, without the extension's route."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A module that already publishes when it is imported: in a preloading master, before the fork."""
+"""A module that publishes when it is imported: with ``--preload`` in the master, before the fork."""
 
 from __future__ import annotations
 
@@ -11,4 +11,4 @@ app = Flask(__name__)
 hub = Hub()
 remote.install(app, hub)
 CartoWS(app, hub)
-assert hub.broadcast("master.says").accepted
+assert hub.broadcast("from.master").accepted

@@ -1,4 +1,4 @@
-"""The first ten lines a user writes, and the tests' remote control."""
+"""The first ten lines of the README, and the tests' remote control."""
 
 from __future__ import annotations
 

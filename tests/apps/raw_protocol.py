@@ -1,4 +1,4 @@
-"""A protocol of the app's own instead of the JSON one: text is answered in text, bytes in bytes."""
+"""A protocol of the app's own instead of the JSON one: strings are answered with strings, bytes with bytes."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from flask.typing import ResponseReturnValue
 
 from cartows import CartoWS, Client, Hub
 
-#: Handlers that wait for a request to /release, and what they wait for.
+#: The clients whose handlers wait for a request to /release, and the event they wait for.
 waiting: list[str] = []
 released = threading.Event()
 
 
 class Echo(Client):
-    """Answer in kind; fail, wait or leave on demand."""
+    """A client that echoes in upper case, and raises, waits or closes on demand."""
 
     def handle_incoming_message(self, data: str | bytes) -> None:
         if data == "raise":
             raise RuntimeError("the app's handler fails")
         if data == "leave":
-            self.close(4001, "as you wish")
+            self.close(4001, "as requested")
             return
         if data == "wait":
             waiting.append(self.id)
@@ -39,7 +39,7 @@ CartoWS(app, hub, client_class=Echo, greeting=False)
 
 
 @app.get("/waiting")
-def look() -> ResponseReturnValue:
+def get_waiting() -> ResponseReturnValue:
     return jsonify(len(waiting))
 
 

@@ -1,4 +1,4 @@
-"""The tests' remote control of an app under test: publish through its hub, look into its process."""
+"""The tests' remote control of an app under test: publish through its hub, inspect its process."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from flask.typing import ResponseReturnValue
 
 from cartows import Hub, PublishResult, new_message
 
-# Where pool threads meet, so that all of them exist before a test counts threads.
+# Barriers of pool threads, so that all of them exist before a test counts threads.
 _meetings: dict[tuple[int, str], threading.Barrier] = {}
 _meetings_lock = threading.Lock()
 
@@ -26,7 +26,7 @@ def _result(result: PublishResult) -> dict[str, Any]:
 
 
 def _argument(value: Any) -> Any:
-    """Return what a test named in JSON: a message where it says so, else the value itself."""
+    """Return an argument from its JSON: a message where it is marked as one, else the value itself."""
     if isinstance(value, dict) and set(value) == {"$message"}:
         return new_message(*value["$message"])
     return value
@@ -45,7 +45,7 @@ def install(app: Flask, hub: Hub) -> None:
     def publish() -> ResponseReturnValue:
         """Call the hub's methods in order: a list of [name, arguments, keyword arguments].
 
-        Answers when the hub has handed all of that out: who connects in the same turn of the hub comes before the event.
+        Answer once the hub has delivered all of that: a client that connects in the same iteration comes before the event.
         """
         results = [
             getattr(hub, name)(*map(_argument, arguments), **keywords) for name, arguments, keywords in request.get_json()
@@ -68,7 +68,7 @@ def install(app: Flask, hub: Hub) -> None:
         return {"accepted": sum(result.accepted for result in results)}
 
     @remote.get("/hub")
-    def look() -> ResponseReturnValue:
+    def hub_state() -> ResponseReturnValue:
         return {"clients": hub.client_count(), "ids": [client.id for client in hub.get_clients()]}
 
     @remote.get("/process")
@@ -82,7 +82,7 @@ def install(app: Flask, hub: Hub) -> None:
 
     @remote.get("/meet/<int:count>/<name>")
     def meet(count: int, name: str) -> ResponseReturnValue:
-        """Answer when ``count`` requests of that name are here at once."""
+        """Answer once ``count`` requests of that name are being served at once."""
         with _meetings_lock:
             barrier = _meetings.setdefault((count, name), threading.Barrier(count))
         with contextlib.suppress(threading.BrokenBarrierError):

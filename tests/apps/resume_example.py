@@ -1,4 +1,4 @@
-"""The example about resume, and the tests' remote control."""
+"""The resume example, with the tests' remote control."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An app whose answers can be held back while it changes its mind, at ``/ws`` and at ``/own``, a route of its own."""
+"""An app whose hooks can be held at gates while its rules change, at ``/ws`` and at ``/own``, a route of its own."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from flask_sock import Sock
 from cartows import CartoWS, Client, Credentials, Hub, Message, new_message
 
 
-class AdmissionPolicy:
-    """Hold back whoever comes to it until it is opened."""
+class Gate:
+    """Blocks a hook until it is opened."""
 
     def __init__(self) -> None:
         self.reached = threading.Event()
         self.opened = threading.Event()
 
 
-#: By what is held back: ``authenticate ann``, ``authorize b1``, ``on_connect ann``.
-gates: dict[str, AdmissionPolicy] = {}
-#: The rooms that `authorize` refuses, and those it fails at.
+#: By the call that is held: ``authenticate ann``, ``authorize b1``, ``on_connect ann``.
+gates: dict[str, Gate] = {}
+#: The rooms that `authorize` denies, and those it raises on.
 rules: dict[str, list[list[str | None]]] = {"deny": [], "fail": []}
-#: Whom `authenticate` does not know any more.
+#: The names that `authenticate` no longer accepts.
 unknown: set[str] = set()
 
 app = Flask(__name__)
@@ -78,12 +78,12 @@ def own(connection: Any) -> None:
 
 @app.put("/gates/<name>")
 def close_gate(name: str) -> ResponseReturnValue:
-    gates[name] = AdmissionPolicy()
+    gates[name] = Gate()
     return "", 204
 
 
 @app.get("/gates/<name>")
-def look_at_gate(name: str) -> ResponseReturnValue:
+def get_gate(name: str) -> ResponseReturnValue:
     return {"reached": gates[name].reached.is_set()}
 
 

@@ -1,4 +1,4 @@
-"""Flask-Login decides who comes in, at ``/live``; ``/ws`` is open, to warm a server up by."""
+"""Flask-Login authenticates at ``/live``; ``/ws`` is open, so that the test server can warm up."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cartows.auth import FlaskLoginAuth
 
 
 class User(UserMixin):  # type: ignore[misc]
-    """Somebody with an account."""
+    """A user with an account."""
 
     def __init__(self, id: str) -> None:
         self.id = id
@@ -21,7 +21,7 @@ class User(UserMixin):  # type: ignore[misc]
 
     @property
     def is_active(self) -> bool:
-        """Whether the account may be used."""
+        """Return whether the account may be used."""
         return self.active
 
 
@@ -41,8 +41,8 @@ control.install(app, ws)
 
 @manager.user_loader
 def load(id: str) -> User | None:
-    if app.config.get("database is away"):
-        raise RuntimeError("the database is away")
+    if app.config.get("database is down"):
+        raise RuntimeError("the database is down")
     return users.get(id)
 
 
@@ -72,5 +72,5 @@ def delete(name: str) -> ResponseReturnValue:
 
 @app.post("/database")
 def change_database() -> ResponseReturnValue:
-    app.config["database is away"] = request.get_json()["away"]
+    app.config["database is down"] = request.get_json()["down"]
     return "", 204

@@ -1,6 +1,6 @@
 """Tasks that change, on disk and as events, and the pages of ``tests/browser/pages`` that show them.
 
-A page that has its state from ``/state`` and has heard every event since then shows what ``/state`` says.
+A page that loaded ``/state`` and has received every event since then shows the same as ``/state`` does.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from cartows import CartoWS, Hub
 
 PAGES = Path(__file__).resolve().parents[1] / "browser" / "pages"
 
-# So many tasks a board has: each is created, changed some times, deleted, and created again.
+# The tasks of a board: each is created, changed some times, deleted, and created again.
 _TASKS = 20
 _LIFE = 7
 
@@ -33,10 +33,10 @@ CartoWS(app, hub)
 _lock = threading.Lock()
 # Every task by its board and id.
 _boards: dict[str, dict[str, dict[str, Any]]] = {}
-# How many changes each board has seen, and those of this process by their events' ids.
+# The number of changes of each board, and the ids of the events of this process.
 _changes: dict[str, int] = {}
 _ids: dict[str, list[str]] = {}
-# Where it is kept over a restart; nowhere: None.
+# The file that keeps the tasks over a restart, if any.
 _store = os.open(app.config["STORE"], os.O_RDWR | os.O_CREAT | os.O_APPEND) if "STORE" in app.config else None
 
 
@@ -50,7 +50,7 @@ def _apply(board: str, task: str, now: dict[str, Any] | None) -> None:
 
 
 def _change(board: str, size: int) -> None:
-    """Change the board's next task: first on disk, then here, then in the open."""
+    """Change the board's next task: first on disk, then in memory, then as an event."""
     with _lock:
         number = _changes.get(board, 0)
         task = f"t{number % _TASKS}"
@@ -87,14 +87,14 @@ def state(board: str) -> ResponseReturnValue:
 
 @app.get("/ids/<board>")
 def ids(board: str) -> ResponseReturnValue:
-    """The ids of the board's events, in their order, since the server started."""
+    """Return the ids of the board's events since the server started, in order."""
     with _lock:
         return {"ids": _ids.get(board, [])}
 
 
 @app.post("/change/<board>")
 def change(board: str) -> ResponseReturnValue:
-    """Make ``count`` changes, each with so many bytes; at once, or so many a second, which goes on behind the answer."""
+    """Make ``count`` changes of ``size`` bytes; all at once, or ``rate`` a second, which continues after the answer."""
     count, size = request.args.get("count", 1, int), request.args.get("size", 0, int)
     rate = request.args.get("rate", 0, int)
     if rate:

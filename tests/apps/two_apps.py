@@ -1,4 +1,4 @@
-"""Two apps in one process, each with a hub of its own: /a and /b; the remote control of all is at the root."""
+"""Two apps in one process, /a and /b, each with a hub of its own; the root has the remote control of the first."""
 
 from __future__ import annotations
 

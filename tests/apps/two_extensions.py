@@ -1,4 +1,4 @@
-"""Several extensions in one app, and routes of its own for their hubs; ``/ws`` is open, to warm a server up by."""
+"""Several extensions in one app, and own routes for their hubs; ``/ws`` is open, so that the test server can warm up."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ staff = CartoWS(app, staff_hub, path="/staff")
 one, other = CartoWS(app, shared_hub, path="/one"), CartoWS(app, shared_hub, path="/other")
 control.install(app, CartoWS(app, hub))
 
-# The same extension at two places.
+# The same extension, registered twice.
 blueprint = Blueprint("api", __name__)
 twice = CartoWS(blueprint, Hub())
 app.register_blueprint(blueprint, url_prefix="/v1")

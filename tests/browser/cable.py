@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable
 
 from tests.support.harness import HOST
-from tests.support.process import DEADLINE
+from tests.support.waiting import DEADLINE
 
 # With this a closed socket says RST, not FIN.
 _RESET = struct.pack("ii", 1, 0)

@@ -23,7 +23,7 @@ from tests.browser.station import Station
 from tests.browser.tab import Tab
 from tests.integration.conftest import Serve, fleet, serve, tls
 from tests.support.harness import HOST, Plan, Server
-from tests.support.process import DEADLINE, wait_for
+from tests.support.waiting import DEADLINE, wait_until
 
 __all__ = ["fleet", "serve", "tls"]
 
@@ -154,7 +154,7 @@ def window(playwright: Playwright, executable: str, serve: Serve, tmp_path: Path
     )
     try:
         told = profile / "DevToolsActivePort"
-        port = wait_for(lambda: told.exists() and told.read_text().partition("\n")[0], "Chromium to listen")
+        port = wait_until(lambda: told.exists() and told.read_text().partition("\n")[0], "Chromium to listen")
         browser = playwright.chromium.connect_over_cdp(f"http://{HOST}:{port}", no_defaults=True)
         yield browser.contexts[0]
         browser.close()

@@ -17,7 +17,7 @@ from playwright.sync_api import Locator
 from tests.browser.station import quiet_port
 from tests.browser.tab import Tab
 from tests.support.harness import HOST
-from tests.support.process import DEADLINE, wait_for
+from tests.support.waiting import DEADLINE, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -59,7 +59,7 @@ class Planner:
                 stderr=log,
             )
         try:
-            wait_for(self._answers, self.log)
+            wait_until(self._answers, self.log)
         except BaseException:
             self.kill()
             raise
@@ -161,7 +161,7 @@ class PresenceEntry:
 
     def await_same(self, *others: PresenceEntry, deadline: float = DEADLINE) -> Any:
         """Wait until these people see the same board as this one; return it."""
-        wait_for(
+        wait_until(
             lambda: all(other.seen() == self.seen() for other in others),
             lambda: f"the same board: {[each.seen() for each in (self, *others)]}",
             deadline,

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from tests.support.harness import HOST, Plan, Server
-from tests.support.process import DEADLINE
+from tests.support.waiting import DEADLINE
 
 
 def quiet_port() -> int:

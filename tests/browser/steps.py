@@ -6,7 +6,7 @@ from typing import Any
 
 from tests.browser.tab import Tab
 from tests.support.harness import Server
-from tests.support.process import DEADLINE, wait_for
+from tests.support.waiting import DEADLINE, wait_until
 
 
 def await_step(tab: Tab, server: Server, board: str, *, whole: bool = True, deadline: float = DEADLINE) -> None:
@@ -24,7 +24,7 @@ def await_step(tab: Tab, server: Server, board: str, *, whole: bool = True, dead
     def what() -> str:
         return f"the event {ids[-1]}: {tab.evaluate('models.map(({ids, statuses}) => [ids.slice(-5), statuses])')}"
 
-    wait_for(look, what, deadline)
+    wait_until(look, what, deadline)
     epoch = ids[-1].rpartition(".")[0]
     for heard, shown in tab.evaluate("models.map(({ids, state}) => [ids, state])"):
         if not whole:

@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 from playwright.sync_api import ConsoleMessage, Error, Page, Request
 
-from tests.support.process import DEADLINE
+from tests.support.waiting import DEADLINE
 
 # What a browser says of a socket that could not be made, or broke.
 BROKEN_SOCKET = "WebSocket connection to"

@@ -13,7 +13,7 @@ from tests.browser.cable import Cable
 from tests.browser.conftest import OpenTab
 from tests.browser.planner import CARDS, Planner, PresenceEntry
 from tests.browser.tab import BROKEN_SOCKET
-from tests.support.process import wait_for
+from tests.support.waiting import wait_until
 
 # What a browser says of a network that is gone: the socket, the client's question why, and what the page wanted to load.
 OFFLINE = (BROKEN_SOCKET, "/ws?", "Failed to fetch", "net::ERR_", "The server is out of reach.")
@@ -74,10 +74,10 @@ def test_cards_are_dragged_within_a_column_and_between_columns(join: Join) -> No
     ann, bob = join(), join()
     first, second, *_ = ann.titles("To do")
     ann.drag(second, "To do", above=first)
-    wait_for(lambda: bob.titles("To do")[:2] == [second, first], lambda: f"the other order: {bob.titles('To do')}")
+    wait_until(lambda: bob.titles("To do")[:2] == [second, first], lambda: f"the other order: {bob.titles('To do')}")
     target = ann.titles("Done")[0]
     ann.drag(first, "Done", above=target)
-    wait_for(lambda: bob.titles("Done")[:2] == [first, target], lambda: f"the card between: {bob.titles('Done')}")
+    wait_until(lambda: bob.titles("Done")[:2] == [first, target], lambda: f"the card between: {bob.titles('Done')}")
     ann.await_same(bob)
 
 
@@ -105,10 +105,10 @@ def test_the_keyboard_does_what_the_mouse_does(join: Join) -> None:
     ann.page.keyboard.press("Space")
     ann.page.keyboard.press("ArrowDown")
     ann.page.keyboard.press("Space")
-    wait_for(lambda: bob.titles("To do")[:2] == [second, first], lambda: f"the other order: {bob.titles('To do')}")
+    wait_until(lambda: bob.titles("To do")[:2] == [second, first], lambda: f"the other order: {bob.titles('To do')}")
     expect(ann.card(first)).to_be_focused()
     ann.page.keyboard.press("Control+ArrowRight")
-    wait_for(lambda: first in bob.titles("In progress"), "the card in the next column")
+    wait_until(lambda: first in bob.titles("In progress"), "the card in the next column")
     expect(ann.card(first)).to_be_focused()
     ann.page.keyboard.press("Enter")
     expect(ann.page.get_by_test_id("edit-title")).to_have_value(first)
@@ -201,7 +201,7 @@ def test_boards_and_projects_come_and_go_between(join: Join, planner: Planner) -
     # Events of a board that is not in view do not come: this one would have, before the next.
     ann.add("Before", "Only on this board")
     bob.add("To do", "On the first one")
-    wait_for(lambda: bob.tab.evaluate("0") or any("On the first one" in frame for frame in frames), "the mark")
+    wait_until(lambda: bob.tab.evaluate("0") or any("On the first one" in frame for frame in frames), "the mark")
     assert not any("Only on this board" in frame for frame in frames)
     ann.page.go_back()
     ann.page.go_back()
@@ -235,7 +235,7 @@ def test_two_browsers_are_the_same_again_after_a_dropped_network(
     bob.drag("While she was away", "Done")
     first = bob.titles("To do")[0]
     bob.drag(first, "In progress")
-    wait_for(lambda: first in bob.titles("In progress"), "the card in its column")
+    wait_until(lambda: first in bob.titles("In progress"), "the card in its column")
     assert ann.card("While she was away").count() == 0
     cable.mend()
     ann.tab.evaluate("document.getElementById('retry').click()")  # if it has not come back by itself by now
@@ -255,7 +255,7 @@ def test_a_change_without_a_network_is_taken_back_and_said(
     cable.cut()
     ann.drag(ann.titles("To do")[0], "Done")
     expect(ann.page.get_by_test_id("toast")).to_be_visible()
-    wait_for(lambda: ann.seen() == before, lambda: f"the board as it was: {ann.seen()}")
+    wait_until(lambda: ann.seen() == before, lambda: f"the board as it was: {ann.seen()}")
 
 
 @pytest.mark.parametrize("end", ["stop", "kill"])

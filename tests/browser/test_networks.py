@@ -9,7 +9,7 @@ from tests.browser.conftest import OpenModel
 from tests.browser.steps import await_step
 from tests.browser.tab import NO_NETWORK, Tab
 from tests.support.harness import Server
-from tests.support.process import wait_for
+from tests.support.waiting import wait_until
 
 # Milliseconds between two tries; long enough for two of them never to be one.
 QUICK = [50, 200]
@@ -200,4 +200,4 @@ def test_a_state_that_cannot_be_fetched_is_fetched_later(
     assert len(tries) == 3
     change(server, board)
     await_step(page, server, board, whole=False)
-    wait_for(lambda: server.client_count() == 1, "one client")
+    wait_until(lambda: server.client_count() == 1, "one client")

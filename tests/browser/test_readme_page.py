@@ -9,7 +9,7 @@ from pathlib import Path
 from playwright.sync_api import expect
 
 from tests.browser.conftest import OpenTab
-from tests.support.process import wait_for
+from tests.support.waiting import wait_until
 from tests.test_readme import FIRST, PAGES, README, block_with, blocks, curl, curl_lines, served, write_files
 
 # README and docs leave to their readers where their pages come from.
@@ -45,7 +45,7 @@ def test_the_first_page_of_the_readme_receives_a_task(open_tab: OpenTab, tmp_pat
     with served(SERVE, tmp_path) as host:
         tab.goto(f"http://{host}/")
         # Playwright reports frames while it is asked for something.
-        wait_for(lambda: tab.evaluate("0") or frames, "the greeting")
+        wait_until(lambda: tab.evaluate("0") or frames, "the greeting")
         with tab.page.expect_console_message(lambda message: message.text.startswith("New task:")) as logged:
             curl(curl_lines(README)[0], host)
         assert logged.value.args[1].json_value()["title"] == "Water the plants"
@@ -75,7 +75,7 @@ def test_the_live_board_shows_each_change_and_who_is_there(open_tab: OpenTab, tm
             tab.goto(f"http://{host}/?board={board}")
             expect(tab.page.locator("#light")).to_have_text("open")
         for tab, count in ((ann, 2), (bob, 2), (other, 1)):
-            wait_for(lambda tab=tab, count=count: tab.page.inner_text("#present").count("Guest") == count, "presence")
+            wait_until(lambda tab=tab, count=count: tab.page.inner_text("#present").count("Guest") == count, "presence")
         ann.page.fill("input[name=title]", "Water the plants")
         ann.page.click("text=Add")
         expect(bob.page.locator("li")).to_have_count(1)
@@ -95,13 +95,13 @@ def test_the_page_that_resumes_by_hand_misses_nothing_and_repeats_nothing(open_t
         tab.announce("/favicon.ico")
         tab.goto(f"http://{host}/")
         tab.evaluate("connect()")
-        wait_for(lambda: tab.evaluate("applied.length") == 1, "the greeting")
+        wait_until(lambda: tab.evaluate("applied.length") == 1, "the greeting")
         line = curl_lines(README)[0]
         curl(line, host)
-        wait_for(lambda: tab.evaluate("applied.length") == 2, "the first task")
+        wait_until(lambda: tab.evaluate("applied.length") == 2, "the first task")
         urllib.request.urlopen(urllib.request.Request(f"http://{host}/drop", method="POST"), timeout=10).close()
         curl(line, host)
-        wait_for(lambda: tab.evaluate("applied.filter((m) => m.type === 'task.created').length") == 2, "the second task")
+        wait_until(lambda: tab.evaluate("applied.filter((m) => m.type === 'task.created').length") == 2, "the second task")
         assert "reload" not in tab.evaluate("applied")
         numbers = [message["id"] for message in tab.evaluate("applied") if message["type"] == "task.created"]
         assert len(set(numbers)) == 2

@@ -11,7 +11,7 @@ from tests.browser.conftest import OpenModel, OpenTab
 from tests.browser.station import Load, Station
 from tests.browser.steps import await_step
 from tests.browser.tab import NO_NETWORK
-from tests.support.process import wait_for
+from tests.support.waiting import wait_until
 
 PAGES = 20
 # Changes a second, from a client that does not stop for the restart.
@@ -40,7 +40,7 @@ def test_all_pages_are_back_within_five_seconds(
         end(station)
         came_back = station.start()
         made = load.made
-        wait_for(lambda: load.made > made, "a change at the new server")
+        wait_until(lambda: load.made > made, "a change at the new server")
         for page in pages:
             # loaded once more, and an event of the new server's since then
             page.await_true("model.loads.length > 1 && model.last > model.loaded", deadline=2 * SOON)

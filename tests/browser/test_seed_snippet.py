@@ -14,7 +14,7 @@ from tests.browser.conftest import OpenTab
 from tests.browser.tab import BROKEN_SOCKET, Tab
 from tests.integration.conftest import Serve
 from tests.support.harness import HOST, Server
-from tests.support.process import wait_for
+from tests.support.waiting import wait_until
 
 HOME = "localhost:8080"
 PROJECT = "abc123"
@@ -54,7 +54,7 @@ class Seed:
         return [message.text for message in self.tab.console]
 
     def await_line(self, text: str) -> None:
-        wait_for(lambda: any(text in line for line in self.lines()), lambda: f"{text!r} on the console: {self.lines()}")
+        wait_until(lambda: any(text in line for line in self.lines()), lambda: f"{text!r} on the console: {self.lines()}")
 
     def logged(self, title: str) -> Any:
         """Return what stands behind a title on the console, once it does."""
@@ -67,7 +67,7 @@ class Seed:
             self.lines()
             return set(types) <= {message["type"] for message in self.received}
 
-        wait_for(look, lambda: f"{types}; {self.received}")
+        wait_until(look, lambda: f"{types}; {self.received}")
 
 
 @pytest.fixture

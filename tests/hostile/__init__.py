@@ -1,1 +1,1 @@
-"""Clients that mean harm, and what they may cost everybody else: nothing. ``python -m tests.hostile --help``."""
+"""Hostile clients, and well-behaved ones that must not notice them. ``python -m tests.hostile --help``."""

@@ -1,8 +1,8 @@
-"""Attack a server that serves cartows, and tell what the well-behaved noticed.
+"""Attack a server that serves cartows, and report what well-behaved clients noticed.
 
-``python -m tests.hostile`` attacks a server that it starts itself. ``--url`` names somebody's own: that needs nothing but
-the standard library here, and their permission. Attackers and well-behaved clients share one Python here, so what p99 shows is
-theirs too; ``python -m benchmarks hostile`` measures that apart.
+``python -m tests.hostile`` attacks a server that it starts itself. ``--url`` names another: that needs nothing but the standard
+library, and the permission of its owner. Attackers and well-behaved clients share one Python process, so p99 includes their
+own delays; ``python -m benchmarks hostile`` measures without them.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from tests.hostile.attacks import ATTACKS, Assault, Attack
-from tests.hostile.bystanders import EVENT, Bystanders, PresenceReport, Publish
-from tests.hostile.wire import Target
+from tests.hostile.bystanders import EVENT, Bystanders, Publish, Report
+from tests.hostile.target import Target
 
 if TYPE_CHECKING:
     from tests.support.harness import Server
 
-# The attack that is one only where the app wants tokens.
+# The attack that needs an app with tokens.
 TOKENS = "forged tokens"
 
 WARNING = """\
 This ATTACKS {url}: broken handshakes and frames, floods, compressed bombs, clients that never read.
-A server that bears it serves on; one that does not may hang, fill its memory or fall over, and everybody on it with it.
-Do this only to a server that is yours to break, and tell those who watch it."""
+A server that withstands this continues to serve; another may hang, fill its memory or crash, for all of its users.
+Do this only to a server that is yours to break, and inform those who monitor it."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     attacks = [attack for attack in ATTACKS if attack.name in options.only or not options.only]
     if options.url is None:
-        return _attack_our_own(attacks, options)
+        return _attack_own_server(attacks, options)
     try:
         target = Target.of(options.url, [_header(each) for each in options.header])
     except ValueError as error:
@@ -57,29 +57,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return _attack(target, attacks, options, _publisher(target, options.publish))
     except ConnectionRefusedError as error:
-        print(f"{options.url} lets no well-behaved client in: {error}", file=sys.stderr)
+        print(f"{options.url} admits no well-behaved client: {error}", file=sys.stderr)
         return 2
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tests.hostile", description=__doc__, formatter_class=_Formatter)
-    parser.add_argument("--url", help="ws://HOST[:PORT]/PATH of a server that is yours to break; none: our own is started")
-    parser.add_argument("--yes", action="store_true", help="it is: do not ask")
+    parser.add_argument("--url", help="ws://HOST[:PORT]/PATH of a server that is yours to break (default: one is started)")
+    parser.add_argument("--yes", action="store_true", help="do not ask for confirmation")
     parser.add_argument(
-        "--header", action="append", default=[], metavar="'NAME: VALUE'", help="what lets well-behaved clients in; repeatable"
+        "--header",
+        action="append",
+        default=[],
+        metavar="'NAME: VALUE'",
+        help="sent by well-behaved clients to be admitted; repeatable",
     )
-    parser.add_argument("--guarded", action="store_true", help="the app refuses who has no token: try forged ones")
+    parser.add_argument("--guarded", action="store_true", help="the app refuses clients without a token: try forged ones")
     parser.add_argument(
         "--publish",
         metavar="PATH",
-        help=f'a path of the app that broadcasts what is POSTed as {{"number": N}}, as an event of type {EVENT!r}',
+        help=f'a path of the app that broadcasts what is posted as {{"number": N}}, as an event of type {EVENT!r}',
     )
-    parser.add_argument("--seconds", type=float, default=5.0, metavar="S", help="for each attack (5)")
-    parser.add_argument("--together", action="store_true", help="all attacks at once, not one after another")
+    parser.add_argument("--seconds", type=float, default=5.0, metavar="S", help="duration of each attack (default: 5)")
+    parser.add_argument("--together", action="store_true", help="run all attacks at once, not one after another")
     parser.add_argument("--only", action="append", default=[], choices=[attack.name for attack in ATTACKS], metavar="ATTACK")
-    parser.add_argument("--pause", type=float, default=0.0, metavar="S", help="least time from round to round of a thread (0)")
-    parser.add_argument("--seed", type=int, default=None, metavar="N", help="what the attacks draw from; printed")
-    parser.add_argument("--list", action="store_true", help="say which attacks there are")
+    parser.add_argument(
+        "--pause", type=float, default=0.0, metavar="S", help="minimum time from one round of a thread to its next (default: 0)"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=None, metavar="N", help="seed of the attacks' random choices; it is printed"
+    )
+    parser.add_argument("--list", action="store_true", help="list the attacks and exit")
     parser.add_argument("--attackers-only", action="store_true", help=argparse.SUPPRESS)  # the benchmark has its own clients
     return parser
 
@@ -91,15 +99,15 @@ class _Formatter(argparse.RawDescriptionHelpFormatter):
 def _header(text: str) -> tuple[str, str]:
     name, colon, value = text.partition(":")
     if not colon:
-        raise ValueError(f"{text!r} is no header: NAME: VALUE is")
+        raise ValueError(f"{text!r} is not a header: write NAME: VALUE")
     return name.strip(), value.strip()
 
 
 def _agreed() -> bool:
     if not sys.stdin.isatty():
-        print("Nobody is here to agree to that: add --yes.", file=sys.stderr)
+        print("There is no terminal to confirm this on: add --yes.", file=sys.stderr)
         return False
-    return input("Type the word attack to go on: ").strip() == "attack"
+    return input("Type the word attack to continue: ").strip() == "attack"
 
 
 def _publisher(target: Target, path: str | None) -> Publish | None:
@@ -109,15 +117,15 @@ def _publisher(target: Target, path: str | None) -> Publish | None:
     return lambda number: 200 if target.http("POST", where, {"number": number}) < 300 else 500
 
 
-def _attack_our_own(attacks: Sequence[Attack], options: argparse.Namespace) -> int:
+def _attack_own_server(attacks: Sequence[Attack], options: argparse.Namespace) -> int:
     try:
-        from tests.hostile.stand import GUARDED, publisher, server_of_our_own, target_of
+        from tests.hostile.own_server import GUARDED, publisher, run_server, target_of
         from tests.hostile.tokens import FORGED, Issuer
     except ModuleNotFoundError as error:
-        print(f"A server of our own needs {error.name}: pip install '.[test]'; --url needs nothing.", file=sys.stderr)
+        print(f"Starting a server needs {error.name}: pip install '.[test]'; --url needs nothing.", file=sys.stderr)
         return 2
     issuer = Issuer()
-    with server_of_our_own(HOSTILE_PUBLIC_KEY=issuer.pem.decode()) as server:
+    with run_server(HOSTILE_PUBLIC_KEY=issuer.pem.decode()) as server:
         target = target_of(server)
         failed = _attack(target, [each for each in attacks if each.name != TOKENS], options, publisher(server), server)
         guarded = target_of(server, ("Authorization", f"Bearer {issuer.token()}"))
@@ -135,9 +143,9 @@ def _attack(
     if not attacks:
         return 0
     seed = random.randrange(1 << 32) if options.seed is None else options.seed
-    what = "pings and GET / only: --publish has events counted" if publish is None else "20 events/s"
+    what = "pings and GET / only; with --publish events are counted" if publish is None else "20 events/s"
     print(f"seed {seed}; well-behaved clients beside each attack: {what}")
-    print(f"{'attack':18} {'rounds':>7} {'events':>8} {'lost':>5} {'put out':>8} {'p99':>8} {'HTTP':>10} {'slowest':>8}")
+    print(f"{'attack':18} {'rounds':>7} {'events':>8} {'lost':>5} {'closed':>8} {'p99':>8} {'HTTP':>10} {'slowest':>8}")
     failed = False
     for group in [attacks] if options.together else [[attack] for attack in attacks]:
         assault = Assault(target, group, seed, pause=options.pause)
@@ -155,29 +163,29 @@ def _attack(
                 try:
                     server.check()
                 except AssertionError as error:
-                    problems.append(f"the server is not as it was: {error}")
+                    problems.append(f"the server did not return to its idle state: {error}")
         _print(name, sum(sum(ends.values()) for ends in assault.ends.values()), bystanders.report)
         for attack in group:
-            ends = ", ".join(f"{count} x {end}" for end, count in assault.ends[attack.name].max_common(6))
+            ends = ", ".join(f"{count} x {end}" for end, count in assault.ends[attack.name].most_common(6))
             print(f"    {ends}" if len(group) == 1 else f"    {attack.name}: {ends}")
         for problem in problems:
             print(f"  ! {problem}")
         failed |= bool(problems)
-    print("The well-behaved lost nothing." if not failed else "Something is not as it should be: see the lines with !")
+    print("The well-behaved clients lost nothing." if not failed else "There are problems: see the lines with !")
     return 1 if failed else 0
 
 
-def _print(name: str, rounds: int, report: PresenceReport) -> None:
+def _print(name: str, rounds: int, report: Report) -> None:
     answered = f"{report.http - report.http_failed}/{report.http}"
     print(
-        f"{name:18} {rounds:7} {report.published * report.clients:8} {report.lost:5} {report.put_out:8} "
+        f"{name:18} {rounds:7} {report.published * report.clients:8} {report.lost:5} {report.disconnected:8} "
         f"{report.p99 * 1000:5.0f} ms {answered:>10} {report.http_slowest:6.2f} s",
         flush=True,
     )
 
 
 def _attack_only(target: Target, attacks: Sequence[Attack], options: argparse.Namespace) -> int:
-    """Attack for a while and tell how it went as JSON; a line says when it has begun."""
+    """Attack for a while and print the result as JSON; a line is printed once the attack has begun."""
     assault = Assault(target, attacks, options.seed or 0, pause=options.pause)
     assault.start()
     print("ATTACKING", flush=True)

@@ -1,4 +1,4 @@
-"""The app that is attacked when no other is named; with a key in its config a second endpoint wants tokens."""
+"""The app that is attacked when no other is named; with a key in its config a second endpoint requires tokens."""
 
 from __future__ import annotations
 

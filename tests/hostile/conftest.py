@@ -1,4 +1,4 @@
-"""Fixtures of the hostile-client suite: the servers of the acceptance tests."""
+"""Fixtures of the hostile-client suite: the servers of the integration tests."""
 
 from tests.integration.conftest import fleet, serve, tls
 

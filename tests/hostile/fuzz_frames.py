@@ -1,7 +1,7 @@
 """The parsers of cartows under atheris: ``python -m tests.hostile.fuzz_frames -max_total_time=60``, after installing it.
 
-Each reads what a stranger sends. What they promise of any bytes is asserted here, without a server; test_fuzz runs the same
-with what hypothesis makes. Arguments are libFuzzer's.
+Each reads what an unknown peer sends. What they guarantee for any bytes is asserted here, without a server; test_fuzz runs
+the same with inputs of hypothesis. The arguments are libFuzzer's.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ with atheris.instrument_imports(include=["cartows", "wsproto"]) if atheris is no
     from cartows.websocket.parser import Closed, Extensions, Inbound, Overhead, Pinged
 
 OPTIONS = Options()
-MOST = 2000
+MAX_SIZE = 2000
 
 
 def inbound(data: bytes) -> None:
-    """Frames, cut anywhere: whole messages no larger than allowed, and nothing behind the end."""
+    """Frames, cut anywhere, give whole messages within the size limit, and nothing after the end."""
     deflate, cut, data = bool(data[:1] and data[0] & 1), 1 + (data[0] >> 1 if data else 0), data[1:]
-    found = Inbound(Extensions("permessage-deflate" if deflate else None, deflate), MOST)
+    found = Inbound(Extensions("permessage-deflate" if deflate else None, deflate), MAX_SIZE)
     for start in range(0, len(data), cut):
         items = list(found.feed(data[start : start + cut]))
         for item in items:
             if isinstance(item, str):
-                assert len(item.encode()) <= MOST
+                assert len(item.encode()) <= MAX_SIZE
             elif isinstance(item, bytes):
-                assert len(item) <= MOST
+                assert len(item) <= MAX_SIZE
             elif isinstance(item, Pinged):
                 assert len(item.payload) <= 125
             elif isinstance(item, Closed):
@@ -54,14 +54,14 @@ def inbound(data: bytes) -> None:
 
 
 def message(data: bytes) -> None:
-    """An object, or nothing."""
+    """A message decodes to an object, or to nothing."""
     for text in (data, data.decode("utf-8", "surrogateescape")):
         found = decode_object(text)
         assert found is None or isinstance(found, dict)
 
 
 def subscription(data: bytes) -> None:
-    """What is asked for is texts of bounded length, or it is refused with a text that can be sent."""
+    """A subscription holds strings of bounded length, or is refused with a reason short enough to send."""
     found = decode_object(data)
     for asked in (found, found.get("data") if found else None):
         for joins in (True, False):
@@ -80,7 +80,7 @@ _HEADERS = ("Connection", "Upgrade", "Sec-WebSocket-Version", "Sec-WebSocket-Key
 
 
 def handshake(data: bytes) -> None:
-    """Header values, one to a line, then the query: an answer, or none."""
+    """Header values, one to a line, and then the query, are refused with a 4xx or accepted."""
     values = data.decode("latin-1").replace("\r", "").split("\n")
     environ = EnvironBuilder(path="/ws").get_environ()
     for name, value in zip(_HEADERS, values, strict=False):
@@ -95,7 +95,7 @@ def handshake(data: bytes) -> None:
 
 def _authenticator() -> JWTAuth | None:
     try:
-        return JWTAuth("the secret that nobody has guessed so far", require=())
+        return JWTAuth("a secret that has never been published", require=())
     except OptionsError:  # its extra is not installed
         return None
 
@@ -104,7 +104,7 @@ AUTHENTICATOR = _authenticator()
 
 
 def token(data: bytes) -> None:
-    """A token is refused in a sentence that holds nothing of it; nobody signs one by chance."""
+    """A token is refused with a reason that quotes nothing of it: random bytes are never a valid signature."""
     if AUTHENTICATOR is None:
         return
     text = data.decode("latin-1")
@@ -112,16 +112,16 @@ def token(data: bytes) -> None:
         AUTHENTICATOR.refresh(text)
     except AuthError as error:
         assert len(text) < 30 or text not in str(error)
-        assert error.__cause__ is None and error.__context__ is None, "an error in its wake may quote the token"
+        assert error.__cause__ is None and error.__context__ is None, "a chained error may quote the token"
         return
-    raise AssertionError(f"{text!r} is let in")
+    raise AssertionError(f"{text!r} is accepted")
 
 
 TARGETS: tuple[Callable[[bytes], None], ...] = (inbound, message, subscription, handshake, token)
 
 
 def one_input(data: bytes) -> None:
-    """Give one of them what is behind the first byte."""
+    """Pass everything after the first byte to the parser which that byte selects."""
     if data:
         TARGETS[data[0] % len(TARGETS)](data[1:])
 

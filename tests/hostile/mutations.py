@@ -1,6 +1,6 @@
-"""What is sent: proper handshakes, frames and messages with something wrong in them.
+"""Inputs for attacks: handshakes, frames and messages with something wrong in them.
 
-Everything is drawn from a ``random.Random``: a seeded one, or one of hypothesis's, which then finds the least that fails.
+Every choice comes from a ``random.Random``: a seeded one, or one of hypothesis, which then finds the smallest input that fails.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ from collections.abc import Callable
 from random import Random
 from typing import Any
 
-from tests.hostile.wire import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, Headers, Target, deflated, frame, request
+from tests.hostile.target import Headers, Target, frame
+from tests.support.raw_client import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, deflate, make_request
 
-#: Header values that some reader, somewhere, has tripped over.
+#: Header values that are known to break parsers.
 ODD_TEXTS = (
     "",
     " ",
@@ -72,43 +73,43 @@ _QUERIES = (
 )
 
 
-def handshake(chance: Random, target: Target) -> bytes:
+def handshake(rng: Random, target: Target) -> bytes:
     """Return an opening handshake with one to four things wrong."""
     headers: Headers = target.handshake()
     method, path, version = "GET", target.path, "HTTP/1.1"
     raw: list[Callable[[bytes], bytes]] = []
-    for _ in range(chance.randint(1, 4)):
-        which = chance.randrange(11)
-        place = chance.randrange(len(headers)) if headers else 0
+    for _ in range(rng.randint(1, 4)):
+        which = rng.randrange(11)
+        place = rng.randrange(len(headers)) if headers else 0
         if which == 0 and headers:
             del headers[place]
         elif which == 1 and headers:
-            headers.insert(place, chance.choice(headers))
+            headers.insert(place, rng.choice(headers))
         elif which == 2 and headers:
-            headers[place] = (headers[place][0], chance.choice(ODD_TEXTS))
+            headers[place] = (headers[place][0], rng.choice(ODD_TEXTS))
         elif which == 3:
-            headers.insert(place, (chance.choice(_NAMES), chance.choice(ODD_TEXTS)))
+            headers.insert(place, (rng.choice(_NAMES), rng.choice(ODD_TEXTS)))
         elif which == 4:
-            method = chance.choice(_METHODS)
+            method = rng.choice(_METHODS)
         elif which == 5:
-            version = chance.choice(_VERSIONS)
+            version = rng.choice(_VERSIONS)
         elif which == 6:
-            path = target.at(chance.choice(_QUERIES))
+            path = target.at(rng.choice(_QUERIES))
         elif which == 7:
-            headers += [(f"X-{number}", "y" * 50) for number in range(chance.choice((20, 99, 101, 400)))]
+            headers += [(f"X-{number}", "y" * 50) for number in range(rng.choice((20, 99, 101, 400)))]
         elif which == 8:
             raw.append(lambda data: data.replace(b"\r\n", b"\n"))
         else:
-            raw.append(_flip(chance) if which == 9 else _cut(chance))
-    data = request(headers, path, method, version)
+            raw.append(_flip(rng) if which == 9 else _cut(rng))
+    data = make_request(path, headers, method=method, version=version)
     for change in raw:
         data = change(data)
-    # What is behind the handshake is nobody's frame yet.
-    return data + (frames(chance) if chance.random() < 0.2 else b"")
+    # Whatever follows a handshake in the same packet is not yet read as frames.
+    return data + (frames(rng) if rng.random() < 0.2 else b"")
 
 
-def _flip(chance: Random) -> Callable[[bytes], bytes]:
-    where, what = chance.random(), chance.randrange(256)
+def _flip(rng: Random) -> Callable[[bytes], bytes]:
+    where, what = rng.random(), rng.randrange(256)
 
     def flip(data: bytes) -> bytes:
         place = int(where * len(data))
@@ -117,73 +118,73 @@ def _flip(chance: Random) -> Callable[[bytes], bytes]:
     return flip
 
 
-def _cut(chance: Random) -> Callable[[bytes], bytes]:
-    where = chance.random()
+def _cut(rng: Random) -> Callable[[bytes], bytes]:
+    where = rng.random()
     return lambda data: data[: int(where * len(data))]
 
 
-def frames(chance: Random) -> bytes:
-    """Return one to six frames: proper ones, broken ones, fragments out of turn, lengths that lie."""
-    return b"".join(_frame(chance) for _ in range(chance.randint(1, 6)))
+def frames(rng: Random) -> bytes:
+    """Return one to six frames: proper ones, broken ones, fragments out of order, lengths that lie."""
+    return b"".join(_frame(rng) for _ in range(rng.randint(1, 6)))
 
 
-def _frame(chance: Random) -> bytes:
-    opcode = chance.choice((TEXT, TEXT, BINARY, CONTINUATION, CONTINUATION, PING, PONG, CLOSE, chance.randrange(16)))
-    payload = _payload(chance, opcode)
+def _frame(rng: Random) -> bytes:
+    opcode = rng.choice((TEXT, TEXT, BINARY, CONTINUATION, CONTINUATION, PING, PONG, CLOSE, rng.randrange(16)))
+    payload = _payload(rng, opcode)
     data = frame(
         opcode,
         payload,
-        fin=chance.random() < 0.6,
-        rsv=chance.choice((0, 0, 0, 4, 2, 1, 7)),
-        masked=chance.random() < 0.9,
-        length=_lie(chance, len(payload)) if chance.random() < 0.15 else None,
+        fin=rng.random() < 0.6,
+        rsv=rng.choice((0, 0, 0, 4, 2, 1, 7)),
+        masked=rng.random() < 0.9,
+        length=_lie(rng, len(payload)) if rng.random() < 0.15 else None,
     )
-    if chance.random() < 0.15:
-        data = _flip(chance)(data)
-    return _cut(chance)(data) if chance.random() < 0.05 else data
+    if rng.random() < 0.15:
+        data = _flip(rng)(data)
+    return _cut(rng)(data) if rng.random() < 0.05 else data
 
 
-def _payload(chance: Random, opcode: int) -> bytes:
+def _payload(rng: Random, opcode: int) -> bytes:
     if opcode == CLOSE:
-        code = chance.choice((0, 999, 1000, 1001, 1004, 1005, 1006, 1015, 2999, 3000, 4999, 5000, 65535))
-        return chance.choice((b"", b"\x03", code.to_bytes(2, "big"), code.to_bytes(2, "big") + b"\xff\xfe" * 30))
-    kind = chance.randrange(6)
+        code = rng.choice((0, 999, 1000, 1001, 1004, 1005, 1006, 1015, 2999, 3000, 4999, 5000, 65535))
+        return rng.choice((b"", b"\x03", code.to_bytes(2, "big"), code.to_bytes(2, "big") + b"\xff\xfe" * 30))
+    kind = rng.randrange(6)
     if kind == 0:
         return b""
     if kind == 1:
-        return message(chance)
+        return message(rng)
     if kind == 2:
-        return payload_of_deflate(chance)
+        return payload_of_deflate(rng)
     if kind == 3:
-        return b"\xc3" * chance.choice((1, 125, 126))
+        return b"\xc3" * rng.choice((1, 125, 126))
     if kind == 4:
-        return b"x" * chance.choice((125, 126, 127, 65535, 65536))
-    return bytes(chance.randrange(256) for _ in range(chance.randrange(40)))
+        return b"x" * rng.choice((125, 126, 127, 65535, 65536))
+    return bytes(rng.randrange(256) for _ in range(rng.randrange(40)))
 
 
-def _lie(chance: Random, true: int) -> int:
-    return chance.choice((0, max(0, true - 1), true + 1, 125, 126, 65535, 65536, 2**31, 2**63 - 1, 2**63, 2**64 - 1))
+def _lie(rng: Random, true: int) -> int:
+    return rng.choice((0, max(0, true - 1), true + 1, 125, 126, 65535, 65536, 2**31, 2**63 - 1, 2**63, 2**64 - 1))
 
 
-def payload_of_deflate(chance: Random) -> bytes:
+def payload_of_deflate(rng: Random) -> bytes:
     """Return a message as permessage-deflate sends it, most often with something wrong inside."""
-    data = deflated(chance.choice((b"", message(chance), bytes(100_000), b"\xff\xfe", b"ping" * 500)))
-    for _ in range(chance.randrange(4)):
-        data = (_flip, _cut)[chance.randrange(2)](chance)(data)
+    data = deflate(rng.choice((b"", message(rng), bytes(100_000), b"\xff\xfe", b"ping" * 500)))
+    for _ in range(rng.randrange(4)):
+        data = (_flip, _cut)[rng.randrange(2)](rng)(data)
     return data
 
 
-def compressed(chance: Random) -> bytes:
+def compressed(rng: Random) -> bytes:
     """Return a compressed message, whole or in fragments with control frames between them."""
-    data = payload_of_deflate(chance)
-    if chance.random() < 0.5:
+    data = payload_of_deflate(rng)
+    if rng.random() < 0.5:
         return frame(TEXT, data, rsv=4)
-    place = int(chance.random() * len(data))
-    between = frame(PING, b"between", rsv=chance.choice((0, 0, 4)))
-    return frame(TEXT, data[:place], rsv=4, fin=False) + between + frame(CONTINUATION, data[place:], rsv=chance.choice((0, 4)))
+    place = int(rng.random() * len(data))
+    between = frame(PING, b"between", rsv=rng.choice((0, 0, 4)))
+    return frame(TEXT, data[:place], rsv=4, fin=False) + between + frame(CONTINUATION, data[place:], rsv=rng.choice((0, 4)))
 
 
-#: Values where a text, a whole number or a small object is meant.
+#: Values in place of a string, an integer or a small object.
 ODD_VALUES: tuple[Any, ...] = (
     None,
     True,
@@ -211,19 +212,19 @@ _TYPES = (*_KNOWN, "", "connected", "no.such", "x" * 500)
 _KEYS = ("board_id", "board_id", "project_id", "since", "presence", "token", "", "__class__", "recovered", "x" * 500)
 
 
-def message(chance: Random) -> bytes:
-    """Return a message that is nearly one the server knows."""
-    data: Any = {chance.choice(_KEYS): chance.choice(ODD_VALUES) for _ in range(chance.randrange(4))}
+def message(rng: Random) -> bytes:
+    """Return a message that is almost one the server accepts."""
+    data: Any = {rng.choice(_KEYS): rng.choice(ODD_VALUES) for _ in range(rng.randrange(4))}
     found = {
-        "type": chance.choice((*_TYPES, chance.choice(ODD_VALUES))),
-        "data": chance.choice((data, data, data, *ODD_VALUES)),
+        "type": rng.choice((*_TYPES, rng.choice(ODD_VALUES))),
+        "data": rng.choice((data, data, data, *ODD_VALUES)),
     }
     text = json.dumps(found)
-    kind = chance.randrange(8)
+    kind = rng.randrange(8)
     if kind == 0:
         text = "[" * 3000 + text
     elif kind == 1:
-        text = text[: int(chance.random() * len(text))]
+        text = text[: int(rng.random() * len(text))]
     elif kind == 2:
         text = text.replace("}", ',"type":"ping"}', 1)
     elif kind == 3:

@@ -1,4 +1,4 @@
-"""Each attack for a moment, on a real server, beside clients that behave: they must notice nothing.
+"""Each attack for a short time, on a real server, beside well-behaved clients, which must not notice it.
 
 ``python -m tests.hostile`` does the same for longer.
 """
@@ -10,17 +10,17 @@ import time
 import pytest
 
 from tests.hostile.attacks import ATTACKS, GONE, Assault, Attack
-from tests.hostile.bystanders import Bystanders, PresenceReport
-from tests.hostile.stand import APP, CONFIG, Memory, publisher, target_of
+from tests.hostile.bystanders import Bystanders, Report
+from tests.hostile.own_server import APP, CONFIG, Memory, publisher, target_of
 from tests.integration.conftest import Serve
 from tests.support.harness import GTHREAD, GTHREAD_ATTACHED, Kind, Server
-from tests.support.process import wait_for
+from tests.support.waiting import wait_until
 
-# How long an attack lasts at the least in this short form, in seconds, and what is published meanwhile; each makes a round.
+# The minimum duration of an attack here, in seconds, and of events beside it; each attack also completes a round.
 SECONDS = 0.5
 EVENTS = 5
 
-# A token is only asked for in test_tokens.
+# Tokens are required in test_tokens only.
 OPEN = [attack for attack in ATTACKS if attack.name != "forged tokens"]
 
 
@@ -29,8 +29,8 @@ def server(serve: Serve) -> Server:
     return serve(APP, config=CONFIG)
 
 
-def attacked(server: Server, *attacks: Attack, seed: int = 1) -> tuple[Assault, PresenceReport]:
-    """Attack for a while; return what the attackers and what the others saw."""
+def attacked(server: Server, *attacks: Attack, seed: int = 1) -> tuple[Assault, Report]:
+    """Attack for a while; return the attackers' and the bystanders' results."""
     target = target_of(server)
     assault = Assault(target, attacks, seed)
     enough = [attack.name for attack in attacks if not attack.lasts]
@@ -42,7 +42,7 @@ def attacked(server: Server, *attacks: Attack, seed: int = 1) -> tuple[Assault, 
         assault.start()
         try:
             began = time.monotonic()
-            wait_for(
+            wait_until(
                 lambda: rounds() and time.monotonic() - began > SECONDS and len(bystanders.accepted) >= EVENTS,
                 "the attackers' rounds, and events beside them",
             )
@@ -52,7 +52,7 @@ def attacked(server: Server, *attacks: Attack, seed: int = 1) -> tuple[Assault, 
 
 
 @pytest.mark.parametrize("attack", OPEN, ids=lambda attack: attack.name.replace(" ", "-"))
-def test_the_well_behaved_notice_nothing_of(server: Server, attack: Attack) -> None:
+def test_well_behaved_clients_do_not_notice(server: Server, attack: Attack) -> None:
     memory = Memory(server)
     assault, report = attacked(server, attack)
     assert not assault.findings
@@ -62,8 +62,8 @@ def test_the_well_behaved_notice_nothing_of(server: Server, attack: Attack) -> N
 
 
 @pytest.mark.parametrize("kind", [GTHREAD, GTHREAD_ATTACHED], ids=str)
-def test_the_well_behaved_notice_nothing_of_all_at_once(serve: Serve, kind: Kind) -> None:
-    # Where each client holds a request thread, clients that go slowly are many enough to fill any pool: that is its limit.
+def test_well_behaved_clients_do_not_notice_all_attacks_at_once(serve: Serve, kind: Kind) -> None:
+    # Where each client holds a request thread, slow clients can fill any pool, which is a known limit of that mode.
     attacks = [attack for attack in OPEN if not attack.starves and not (kind.attached and attack.lasts)]
     server = serve(APP, config=CONFIG, kind=kind, threads=60 if kind.attached else None)
     assault, report = attacked(server, *attacks)
@@ -71,11 +71,11 @@ def test_the_well_behaved_notice_nothing_of_all_at_once(serve: Serve, kind: Kind
     assert not report.problems()
 
 
-def test_who_attacks_is_found_out_by_this_very_suite(server: Server) -> None:
-    """An attack whose rounds end otherwise than expected is a finding; so is an event that does not come."""
-    wrong = Attack("wrong", "ends otherwise", lambda target, chance, over: GONE, "close 1009", threads=1)
+def test_an_unexpected_end_and_a_lost_event_are_reported(server: Server) -> None:
+    """An attack whose rounds end otherwise than expected is a finding; so is an event that does not arrive."""
+    wrong = Attack("wrong", "ends unexpectedly", lambda target, rng, stop: GONE, "close 1009", threads=1)
     assault, _ = attacked(server, wrong)
     assert assault.findings
-    with Bystanders(target_of(server), lambda number: 200, count=1, patience=0.1) as bystanders:
-        wait_for(lambda: bystanders.accepted, "a publication that is none")
+    with Bystanders(target_of(server), lambda number: 200, count=1, wait_limit=0.1) as bystanders:
+        wait_until(lambda: bystanders.accepted, "an accepted event that was never published")
     assert bystanders.report.lost == bystanders.report.published > 0

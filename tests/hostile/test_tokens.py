@@ -1,4 +1,4 @@
-"""Tokens that must not let anybody in, each one step from a good one; and what the log says of them: nothing."""
+"""Tokens that must be refused, each one step from a good one, and that must not appear in the log."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import pytest
 
 from tests.hostile.attacks import ATTACKS, Assault
 from tests.hostile.bystanders import Bystanders
-from tests.hostile.stand import APP, CONFIG, GUARDED, publisher, target_of
+from tests.hostile.own_server import APP, CONFIG, GUARDED, publisher, target_of
 from tests.hostile.tokens import FORGED, NOW, Issuer
 from tests.integration.conftest import Serve
-from tests.support.clients import Raw
 from tests.support.harness import Server
+from tests.support.raw_client import RawClient
 
 
 @pytest.fixture(scope="module")
@@ -44,14 +44,14 @@ WAYS = (bearer, subprotocol, query)
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_good_token_lets_in(server: Server, issuer: Issuer, way: Callable[[str], tuple[str, Any]]) -> None:
+def test_a_good_token_is_accepted(server: Server, issuer: Issuer, way: Callable[[str], tuple[str, Any]]) -> None:
     raw = server.upgraded(*way(issuer.token()))
-    server.publish("broadcast", "news")
-    assert raw.receive()["type"] == "news"
+    server.publish("broadcast", "update")
+    assert raw.receive()["type"] == "update"
 
 
 @pytest.mark.parametrize("name", FORGED)
-def test_a_forged_token_lets_nobody_in(server: Server, issuer: Issuer, name: str) -> None:
+def test_a_forged_token_is_refused(server: Server, issuer: Issuer, name: str) -> None:
     token = FORGED[name](issuer)
     start = len(server.log())
     for way in WAYS:
@@ -62,12 +62,12 @@ def test_a_forged_token_lets_nobody_in(server: Server, issuer: Issuer, name: str
         if len(token) > 1:
             assert token not in response.body.decode()
     assert server.client_count() == 0
-    # A part of it is a part too many: whoever reads the log has the signature, or the claims.
+    # Not even a part of it may be logged: that would give a reader of the log the signature or the claims.
     pieces = [piece for piece in token.split(".") if len(piece) > 20]
     assert not [piece for piece in pieces if piece in server.log(start)]
 
 
-def refreshed(raw: Raw, token: Any) -> dict[str, Any]:
+def refreshed(raw: RawClient, token: Any) -> dict[str, Any]:
     raw.send_json({"type": "auth.refresh", "data": {"token": token}})
     return raw.receive()
 
@@ -81,7 +81,7 @@ def test_a_forged_token_refreshes_nothing(server: Server, issuer: Issuer, name: 
     assert answer["type"] == "error", answer
     assert answer["data"]["code"] == "FORBIDDEN"
     assert len(token) < 2 or token not in json.dumps(answer)
-    # Whoever it is, it stays who it was, and may try again.
+    # The client keeps its identity, and may try again.
     assert refreshed(raw, issuer.token(exp=NOW + 900))["type"] == "auth.refreshed"
     assert len(token) < 2 or token not in server.log(start)
 
@@ -93,7 +93,7 @@ def test_another_users_good_token_refreshes_nothing(server: Server, issuer: Issu
     assert refreshed(raw, issuer.token())["type"] == "auth.refreshed"
 
 
-def test_a_token_that_expires_is_put_out_and_its_old_self_is_not_let_in_again(server: Server, issuer: Issuer) -> None:
+def test_a_client_is_closed_when_its_token_expires_and_the_token_is_not_accepted_again(server: Server, issuer: Issuer) -> None:
     token = issuer.token(exp=int(time.time()) + 2)
     raw = server.upgraded(*bearer(token))
     frames, closed = raw.ended()
@@ -102,7 +102,7 @@ def test_a_token_that_expires_is_put_out_and_its_old_self_is_not_let_in_again(se
     assert server.raw().open(*bearer(token)).status == 401
 
 
-def test_the_well_behaved_notice_nothing_of_forged_tokens(server: Server, issuer: Issuer) -> None:
+def test_well_behaved_clients_do_not_notice_forged_tokens(server: Server, issuer: Issuer) -> None:
     (attack,) = [attack for attack in ATTACKS if attack.name == "forged tokens"]
     target = target_of(server, ("Authorization", f"Bearer {issuer.token()}"))._replace(path=GUARDED)
     assault = Assault(target, [attack], seed=1)

@@ -1,4 +1,4 @@
-"""Good tokens, and forged ones: each is one step from a good one and must not let anybody in."""
+"""Good tokens, and forged ones: each is one step from a good one and must be refused."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Claims = dict[str, Any]
 
 
 class Issuer:
-    """Who signs the good ones."""
+    """The issuer, which signs the good ones."""
 
     def __init__(self) -> None:
         self.key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
@@ -44,9 +44,9 @@ def part(value: Any) -> str:
 
 
 def by_hand(header: Claims, claims: Claims, sign: Callable[[bytes], bytes]) -> str:
-    """Make a token as no library would."""
-    said = f"{part(header)}.{part(claims)}"
-    return f"{said}.{part(sign(said.encode()))}"
+    """Return a token with any header, claims and signature, as no library would make it."""
+    signed = f"{part(header)}.{part(claims)}"
+    return f"{signed}.{part(sign(signed.encode()))}"
 
 
 def keyed(secret: bytes, digest: str = "sha256") -> Callable[[bytes], bytes]:
@@ -59,7 +59,7 @@ def with_swapped_user(issuer: Issuer) -> str:
 
 
 def with_key_inside(issuer: Issuer, header: str) -> str:
-    """Bring the key to check with, or say where it lies."""
+    """Return a token whose header holds its own key, or the URL of that key."""
     own = Issuer()
     numbers = json.loads(jwt.algorithms.RSAAlgorithm.to_jwk(own.key.public_key()))
     return own.token(headers={header: numbers if header == "jwk" else "http://127.0.0.1:9/keys.json"})
@@ -84,7 +84,7 @@ FORGED: dict[str, Callable[[Issuer], str]] = {
     "its own key inside": lambda issuer: with_key_inside(issuer, "jwk"),
     "its own key elsewhere": lambda issuer: with_key_inside(issuer, "jku"),
     "a key in a file": lambda issuer: Issuer().token(headers={"kid": "../../../../dev/null"}),
-    "a key that is no text": lambda issuer: by_hand({"alg": "RS256", "kid": {"$ne": 1}}, claims_of(), lambda data: b"x"),
+    "a key that is not a string": lambda issuer: by_hand({"alg": "RS256", "kid": {"$ne": 1}}, claims_of(), lambda data: b"x"),
     "something critical": lambda issuer: issuer.token(headers={"crit": ["exp"], "exp": NOW}),
     "expired": lambda issuer: issuer.token(exp=NOW - 60),
     "without an end": lambda issuer: issuer.token(exp=None),
@@ -92,9 +92,9 @@ FORGED: dict[str, Callable[[Issuer], str]] = {
     "not yet": lambda issuer: issuer.token(nbf=NOW + 600),
     "another audience": lambda issuer: issuer.token(aud="elsewhere"),
     "without an audience": lambda issuer: issuer.token(aud=None),
-    "another issuer": lambda issuer: issuer.token(iss="somebody"),
+    "another issuer": lambda issuer: issuer.token(iss="another"),
     "without an issuer": lambda issuer: issuer.token(iss=None),
-    "nobody": lambda issuer: issuer.token(sub=None),
+    "without a subject": lambda issuer: issuer.token(sub=None),
     "two in one": lambda issuer: f"{issuer.token()}.{issuer.token()}",
     "nothing": lambda issuer: "x",
 }

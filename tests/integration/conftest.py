@@ -1,4 +1,4 @@
-"""Fixtures of the acceptance tests: servers, shared by the tests of a module where they can be."""
+"""Fixtures of the integration tests: servers, shared by the tests of a module where possible."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Serve(Protocol):
     """Return a running server with an app of ``tests/apps``."""
 
     def __call__(self, app: str = ..., *, fresh: bool = ..., config: dict[str, Any] | None = ..., **plan: Any) -> Server:
-        """Start it, or take the one that an earlier test of the module started with the same arguments.
+        """Start it, or return the one that an earlier test of the module started with the same arguments.
 
         ``fresh`` starts one for this test alone. ``config`` goes into ``app.config``; the rest is for ``Plan``.
         """
@@ -47,7 +47,7 @@ class Fleet:
         return server
 
     def check(self) -> None:
-        """Check and forget the servers of this test; stop those that were its own, and those that fail."""
+        """Check the servers of this test; stop those that no other test may use, and those that fail."""
         used, self.used = self.used, []
         faults = []
         for server in used:
@@ -68,7 +68,7 @@ class Fleet:
     def stop(self) -> None:
         servers, self._shared = list(self._shared.values()), {}
         faults = []
-        for server in servers:  # all at once: some take a moment
+        for server in servers:  # all at once, since some take a moment to stop
             server.terminate()
         for server in servers:
             try:
@@ -115,7 +115,7 @@ CONFIG = {"CARTOWS_PUBLISH_TIMEOUT": PUBLISH_TIMEOUT, "CARTOWS_FILTER_KEYS": ["p
 
 @pytest.fixture(scope="module")
 def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Redis]:
-    """The Redis of the module. What it has acknowledged the kernel has: it loses nothing when it is killed."""
+    """The Redis of the module. It has written what it acknowledged, so it loses nothing when it is killed."""
     server = Redis(tmp_path_factory.mktemp("redis"), persistent=True, appendfsync="no")
     yield server
     server.stop()
@@ -123,7 +123,7 @@ def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Redis]:
 
 @pytest.fixture
 def make_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Redis]]:
-    """Start servers for one test."""
+    """Return a function that starts Redis servers for one test."""
     servers: list[Redis] = []
 
     def start(**settings: Any) -> Redis:
@@ -137,13 +137,15 @@ def make_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..
 
 @pytest.fixture
 def make_cluster(serve: Serve) -> Callable[..., Cluster]:
-    """Start workers that are told of a Redis; ``calm`` waits until they have it, the rest goes into ``app.config``."""
+    """Return a function that starts workers on a Redis and waits until they are ``connected``; the rest is ``app.config``."""
 
-    def start(url: str, *, fresh: bool = True, calm: bool = True, arguments: tuple[str, ...] = (), **config: Any) -> Cluster:
+    def start(
+        url: str, *, fresh: bool = True, connected: bool = True, arguments: tuple[str, ...] = (), **config: Any
+    ) -> Cluster:
         settings = {**CONFIG, "CARTOWS_REDIS_URL": url, **config}
         found = Cluster(serve("cluster", workers=3, config=settings, fresh=fresh, arguments=arguments))
-        if calm:
-            found.await_calm()
+        if connected:
+            found.await_connected()
         return found
 
     return start
@@ -151,7 +153,7 @@ def make_cluster(serve: Serve) -> Callable[..., Cluster]:
 
 @pytest.fixture
 def cluster(redis: Redis, make_cluster: Callable[..., Cluster]) -> Cluster:
-    """The workers of the module: whatever a test does to their Redis, it is there again at its end."""
+    """The workers of the module; a test that stops their Redis starts it again."""
     return make_cluster(redis.url, fresh=False)
 
 

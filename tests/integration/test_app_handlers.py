@@ -1,4 +1,4 @@
-"""The app's own functions: in a context, on the client's reader thread, and whatever they do ends no connection."""
+"""The app's own functions: they have a context, run on the client's reader thread, and cannot break a connection."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 
 from tests.integration.conftest import Serve
-from tests.support.clients import CLOSE, PING, PONG, TEXT, Frame, Json, Peer, Raw, make_frame
+from tests.support.clients import Peer
+from tests.support.event_helpers import read_until, subscribe
 from tests.support.harness import BOTH_WAYS, FLASK, GTHREAD, GTHREAD_TLS, SYNC, Kind, Server
-from tests.support.live import read_until, subscribe
-from tests.support.process import wait_for
+from tests.support.raw_client import CLOSE, PING, PONG, TEXT, Frame, Json, RawClient, make_frame
+from tests.support.waiting import wait_until
 
 
 @pytest.fixture(params=(*BOTH_WAYS, GTHREAD_TLS, SYNC, FLASK), ids=str)
@@ -22,15 +23,15 @@ def server(serve: Serve, request: pytest.FixtureRequest) -> Server:
 
 
 def records(server: Server, client: str, hook: str = "") -> list[Json]:
-    """Return what the hooks have seen of a client."""
+    """Return what the hooks have recorded of a client."""
     found = server.get("/records").json["records"]
     return [record for record in found if record["client"] == client and hook in ("", record["hook"])]
 
 
 def await_end(server: Server, client: str) -> Json:
-    """Return the record of a client's end, the only one there is."""
-    wait_for(lambda: records(server, client, "disconnect"), "on_disconnect")
-    server.heard()
+    """Wait for the record of a client's end, which must be the only one, and return it."""
+    wait_until(lambda: records(server, client, "disconnect"), "on_disconnect")
+    server.received()
     (record,) = records(server, client, "disconnect")
     return record
 
@@ -54,30 +55,30 @@ def test_every_hook_has_a_context_of_its_own_on_the_readers_thread(server: Serve
     found = records(server, peer.id)
     assert [record["hook"] for record in found] == ["connect", "where", "where", "where", "disconnect"]
     assert {record["app"] for record in found} == {"hooks"}
-    assert {(record["left over"], record["request"]) for record in found} == {(None, False)}
+    assert {(record["leftover"], record["request"]) for record in found} == {(None, False)}
     threads = {record["thread"] for record in found}
     assert len(threads) == 1
     if not server.plan.kind.attached:
         assert threads.pop().startswith("cartows-reader")
-    # every one of these contexts has been torn down
-    wait_for(
+    # each of these contexts has been torn down
+    wait_until(
         lambda: (counts := server.get("/records").json)["begun"] == counts["ended"],
         lambda: f"contexts to end: {server.get('/records').json['begun']}",
     )
 
 
-def test_on_connect_comes_before_the_client_is_one_and_knows_who_it_is(server: Server) -> None:
+def test_on_connect_runs_before_registration_and_has_the_identity(server: Server) -> None:
     cookie = server.post("/login/ann", None).headers["Set-Cookie"].partition(";")[0]
     peer = server.connect("/ws?tag=here&as=overruled&board_id=b1", additional_headers={"Cookie": cookie})
     (record,) = records(server, peer.id)
     assert (record["user"], record["tag"], record["path"], record["registered"]) == ("ann", "here", "/ws", False)
     subscribe(peer, board_id="b2")
     assert records(server, peer.id, "connect") == [record]
-    assert server.post("/send-to", {"to": "ann", "type": "hello"}).json == {"sent": 1}
+    assert server.post("/send-to", {"identity": "ann", "type": "hello"}).json == {"sent": 1}
     assert peer.receive()["type"] == "hello"
 
 
-def test_whom_authenticate_does_not_know_is_answered_401(server: Server) -> None:
+def test_an_unknown_identity_is_answered_401(server: Server) -> None:
     for name in ("nobody", "false"):
         response = server.raw().open(f"/ws?as={name}")
         assert (response.status, response.json["code"], bool(response.json["message"])) == (401, "UNAUTHORIZED", True)
@@ -90,7 +91,7 @@ def test_whom_authenticate_does_not_know_is_answered_401(server: Server) -> None
 
 @pytest.mark.parametrize("path", ["/own", "/by-hand"])
 @pytest.mark.parametrize("query, code", [("as=nobody", 3500), ("as=raising", 1011), ("board_id=closed", 3507)])
-def test_a_route_of_the_apps_own_refuses_by_close_code(serve: Serve, path: str, query: str, code: int) -> None:
+def test_an_own_route_refuses_by_close_code(serve: Serve, path: str, query: str, code: int) -> None:
     server = serve("hooks", kind=GTHREAD)
     server.expected_tracebacks.append("the app's authenticate fails")
     server.post("/rules", {"deny": [["board_id", "closed"]]})
@@ -101,7 +102,7 @@ def test_a_route_of_the_apps_own_refuses_by_close_code(serve: Serve, path: str, 
 
 
 @pytest.mark.parametrize("path", ["/own", "/by-hand"])
-def test_a_route_of_the_apps_own_has_the_hooks_of_the_extension(serve: Serve, path: str) -> None:
+def test_an_own_route_has_the_hooks_of_the_extension(serve: Serve, path: str) -> None:
     server = serve("hooks", kind=GTHREAD)
     peer = server.connect(f"{path}?as=ann&tag=own")
     assert peer.ask({"type": "where", "data": None})["type"] == "here"
@@ -118,20 +119,20 @@ def test_on_connect_may_refuse(server: Server, answer: str, code: int) -> None:
     server.publish("broadcast", "app.refreshed")
     frames, closed = raw.ended()
     assert closed.code == code
-    # advice at most: no greeting, no event
+    # at most a `disconnect` message: no greeting, no event
     assert [frame.json["type"] for frame in frames if frame.json["type"] != "disconnect"] == []
     assert server.client_count() == 1
-    assert [message["type"] for message in server.heard(watcher)[0]] == ["app.refreshed"]
+    assert [message["type"] for message in server.received(watcher)[0]] == ["app.refreshed"]
 
 
 @pytest.mark.parametrize("answer", ["true", "text"])
-def test_whatever_else_on_connect_returns_lets_in(serve: Serve, answer: str) -> None:
+def test_any_other_result_of_on_connect_admits(serve: Serve, answer: str) -> None:
     peer = serve("hooks").connect(f"/ws?answer={answer}")
     assert peer.ask({"type": "ping"})["type"] == "pong"
 
 
 @pytest.mark.parametrize("answer", ["70000", "1005", "1006", "7"])
-def test_a_close_code_that_there_is_not_still_refuses(serve: Serve, answer: str) -> None:
+def test_an_invalid_close_code_still_refuses(serve: Serve, answer: str) -> None:
     server = serve("hooks")
     server.expected_tracebacks.append("close code")
     raw = server.raw()
@@ -141,7 +142,7 @@ def test_a_close_code_that_there_is_not_still_refuses(serve: Serve, answer: str)
     server.await_clients(0)
 
 
-def test_an_on_connect_that_raises_is_logged_and_lets_in(server: Server) -> None:
+def test_an_on_connect_that_raises_is_logged_and_admits(server: Server) -> None:
     server.expected_tracebacks.append("the app's on_connect fails")
     start = len(server.log())
     peer = server.connect("/ws?answer=raise", greeted=False)
@@ -153,12 +154,12 @@ def test_an_on_connect_that_raises_is_logged_and_lets_in(server: Server) -> None
     assert peer.ask({"type": "echo", "data": 1})["data"] == 1
 
 
-def test_an_on_connect_that_takes_long_keeps_nobody_else_waiting(serve: Serve) -> None:
+def test_a_slow_on_connect_delays_no_other_client(serve: Serve) -> None:
     server = serve("hooks", kind=GTHREAD)
     watcher = server.connect()
     with ThreadPoolExecutor(1) as pool:
         connecting = pool.submit(server.connect, "/ws?gate=slow&tag=slow")
-        wait_for(lambda: "slow" in {record.get("tag") for record in server.get("/records").json["records"]}, "on_connect")
+        wait_until(lambda: "slow" in {record.get("tag") for record in server.get("/records").json["records"]}, "on_connect")
         server.publish("broadcast", "app.refreshed", {"n": 1})
         event = watcher.receive()
         assert event["data"] == {"n": 1}
@@ -194,7 +195,7 @@ def test_a_handler_that_raises_is_answered_and_the_connection_lives_on(server: S
         check_error(peer.ask(message), "INTERNAL")
     assert server.log(start).count("RuntimeError: the app's handler fails") == 2
     assert peer.ask({"type": "echo", "data": 1})["data"] == 1
-    assert records(server, peer.id, "fail")[1]["left over"] is None
+    assert records(server, peer.id, "fail")[1]["leftover"] is None
 
 
 def test_types_without_a_handler_are_unknown(server: Server) -> None:
@@ -205,7 +206,7 @@ def test_types_without_a_handler_are_unknown(server: Server) -> None:
 
 
 def test_an_async_handler_crashes_nothing(serve: Serve) -> None:
-    """It works where Flask can run it (``flask[async]``); else the client is told, at least."""
+    """It works where Flask can run it (``flask[async]``); else the client gets an error."""
     server = serve("hooks")
     server.expected_tracebacks.append("asgiref")
     server.expected_tracebacks.append("async")
@@ -215,15 +216,15 @@ def test_an_async_handler_crashes_nothing(serve: Serve) -> None:
     assert peer.ask({"type": "ping"})["type"] == "pong"
 
 
-# Handlers that take long ---------------------------------------------------------------------------------------------
+# Slow handlers --------------------------------------------------------------------------------------------------------
 
 
-def test_a_handler_that_takes_long_delays_its_own_clients_next_message_only(server: Server) -> None:
+def test_a_slow_handler_delays_only_its_own_clients_next_message(server: Server) -> None:
     slow, other = server.connect(), server.connect()
     gate = f"delay-{slow.id}"
     slow.send({"type": "wait", "data": {"gate": gate}})
     slow.send({"type": "echo", "data": "after"})
-    wait_for(lambda: records(server, slow.id, "wait"), "the handler")
+    wait_until(lambda: records(server, slow.id, "wait"), "the handler")
     assert other.ask({"type": "echo", "data": 1})["data"] == 1
     server.publish("broadcast", "app.refreshed")
     assert [peer.receive()["type"] for peer in (slow, other)] == ["app.refreshed"] * 2
@@ -232,14 +233,14 @@ def test_a_handler_that_takes_long_delays_its_own_clients_next_message_only(serv
 
 
 @pytest.mark.parametrize("kind", BOTH_WAYS, ids=str)
-def test_the_pong_deadline_stands_still_while_a_handler_runs(serve: Serve, kind: Kind) -> None:
+def test_the_pong_deadline_is_suspended_while_a_handler_runs(serve: Serve, kind: Kind) -> None:
     server = serve("hooks", kind=kind, config={"CARTOWS_PONG_WAIT": 0.6, "CARTOWS_PING_PERIOD": 0.2})
     raw = server.raw()
     assert raw.open("/ws").status == 101
     client = raw.receive()["data"]["client_id"]
     raw.send_json({"type": "wait", "data": {"gate": f"pongs-{client}"}})
     pings = 0
-    while pings < 5:  # each of them 0.2 s after the other
+    while pings < 5:  # 0.2 s apart
         frame = raw.frame(pings=True)
         assert frame.opcode == PING, frame
         raw.send_frame(PONG, frame.payload)
@@ -248,7 +249,7 @@ def test_the_pong_deadline_stands_still_while_a_handler_runs(serve: Serve, kind:
     assert raw.receive()["type"] == "waited"
 
 
-# Sending to one ------------------------------------------------------------------------------------------------------
+# Sending to one -------------------------------------------------------------------------------------------------------
 
 
 def send_to(server: Server, **what: Any) -> int:
@@ -257,26 +258,26 @@ def send_to(server: Server, **what: Any) -> int:
 
 def test_send_to_reaches_a_client_or_all_tabs_of_an_identity(server: Server) -> None:
     tabs: list[Peer] = [server.connect("/ws?as=ann") for _ in range(3)]
-    bob, numbered, nobody = server.connect("/ws?as=bob&board_id=b1"), server.connect("/ws?number=7"), server.connect()
+    bob, numbered, anonymous = server.connect("/ws?as=bob&board_id=b1"), server.connect("/ws?number=7"), server.connect()
     assert send_to(server, identity="ann", type="hello", data={"n": 1}) == 3
     assert send_to(server, client_id=tabs[1].id, type="hello", data={"n": 2}) == 1
     assert send_to(server, identity="bob", text="just text ☃") == 1
     assert send_to(server, client_id=bob.id, bytes="bytes") == 1
     assert send_to(server, identity=7, type="hello", data={"n": 3}) == 1
-    assert send_to(server, client_id=nobody.id, type="hello") == 1
+    assert send_to(server, client_id=anonymous.id, type="hello") == 1
     assert send_to(server, identity="carl", type="hello") == 0
     assert [tab.receive()["data"] for tab in tabs] == [{"n": 1}] * 3
     assert tabs[1].receive()["data"] == {"n": 2}
     assert (bob.frame(), bob.frame()) == ("just text ☃", b"bytes")
     assert numbered.receive()["data"] == {"n": 3}
-    assert nobody.receive()["type"] == "hello"
-    assert server.heard(*tabs, bob, numbered, nobody) == [[]] * 6
+    assert anonymous.receive()["type"] == "hello"
+    assert server.received(*tabs, bob, numbered, anonymous) == [[]] * 6
     tabs[0].close()
     server.await_clients(5)
     assert send_to(server, identity="ann", type="hello") == 2
 
 
-# The end -------------------------------------------------------------------------------------------------------------
+# Disconnecting --------------------------------------------------------------------------------------------------------
 
 
 def close_with(payload: bytes) -> Any:
@@ -297,7 +298,7 @@ ENDINGS: dict[str, tuple[Any, set[int]]] = {
 
 @pytest.mark.parametrize("ending", ENDINGS)
 @pytest.mark.parametrize("kind", [*BOTH_WAYS, FLASK], ids=str)
-def test_on_disconnect_is_called_once_however_it_ends(serve: Serve, kind: Kind, ending: str) -> None:
+def test_on_disconnect_is_called_once_however_the_connection_ends(serve: Serve, kind: Kind, ending: str) -> None:
     server = serve("hooks", kind=kind)
     end, codes = ENDINGS[ending]
     raw = server.raw()
@@ -308,22 +309,22 @@ def test_on_disconnect_is_called_once_however_it_ends(serve: Serve, kind: Kind, 
         raw.ended()
     record = await_end(server, client)
     assert record["code"] in codes
-    assert (record["identity"], record["left over"]) == ("ann", None)
+    assert (record["identity"], record["leftover"]) == ("ann", None)
     if ending == "the app's close":
-        assert record["reason"] == "as you wish"
+        assert record["reason"] == "as requested"
     if ending == "close 1000":
         assert record["reason"] in ("so long", "")
 
 
 @pytest.mark.parametrize("kind", BOTH_WAYS, ids=str)
-def test_on_disconnect_is_called_for_who_does_not_answer_and_who_is_too_slow(serve: Serve, kind: Kind) -> None:
+def test_on_disconnect_is_called_for_silent_and_for_slow_clients(serve: Serve, kind: Kind) -> None:
     config = {"CARTOWS_PONG_WAIT": 0.6, "CARTOWS_PING_PERIOD": 0.2, "CARTOWS_WRITE_WAIT": 0.3, "CARTOWS_SEND_QUEUE_SIZE": 20}
     server = serve("hooks", kind=kind, config={**config, "CARTOWS_WRITE_BUFFER": 8192})
     silent = server.raw()
     assert silent.open("/ws?board_id=none").status == 101
     client = silent.receive()["data"]["client_id"]
     assert await_end(server, client)["code"] == 3012
-    slow: Raw = server.raw(receive_buffer=4096)
+    slow: RawClient = server.raw(receive_buffer=4096)
     assert slow.open("/ws").status == 101
     client = slow.receive()["data"]["client_id"]
     while not records(server, client, "disconnect"):
@@ -344,20 +345,20 @@ def test_on_disconnect_is_called_when_the_server_stops(serve: Serve, kind: Kind)
         assert server.log().count(f"gone: {peer.id} 1012") == 1
 
 
-def test_an_on_disconnect_that_raises_is_logged_and_nothing_else(server: Server) -> None:
+def test_an_on_disconnect_that_raises_is_only_logged(server: Server) -> None:
     server.expected_tracebacks.append("the app's on_disconnect fails")
     start = len(server.log())
-    peer, other = server.connect("/ws?as=mourned"), server.connect()
+    peer, other = server.connect("/ws?as=raise-at-end"), server.connect()
     peer.close()
     await_end(server, peer.id)
-    wait_for(lambda: "the app's on_disconnect fails" in server.log(start), "the log")
+    wait_until(lambda: "the app's on_disconnect fails" in server.log(start), "the log")
     server.await_clients(1)
     other.send({"type": "echo", "data": 1})
     assert read_until(other, "echoed")[-1]["data"] == 1
 
 
-def test_hooks_do_not_change_the_core(server: Server) -> None:
-    """Pings, errors and events beside handlers of the app's own."""
+def test_hooks_do_not_change_the_protocol(server: Server) -> None:
+    """Pings, errors and events work as before beside the app's handlers."""
     peer = server.connect("/ws?board_id=b1")
     assert peer.ask({"type": "ping"})["type"] == "pong"
     check_error(peer.ask("no json"), "INVALID_MESSAGE")

@@ -1,4 +1,4 @@
-"""Tokens: the three ways in, what is said of a bad one, and their end; and that none is found in a log."""
+"""Tokens: the three ways to send one, refusals, expiry and renewal; no token may appear in a log."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ from gunicorn.workers import gthread
 from websockets.exceptions import InvalidStatus
 
 from tests.integration.conftest import Serve
-from tests.support.clients import CLOSE, Json, Peer, Raw, Response
+from tests.support.clients import Peer
+from tests.support.event_helpers import ask, label, subscribe
 from tests.support.harness import BOTH_WAYS, FLASK, GTHREAD, GTHREAD_TLS, Kind, Server
-from tests.support.live import ask, label, subscribe
-from tests.support.process import wait_for
+from tests.support.raw_client import CLOSE, Json, RawClient, Response
+from tests.support.waiting import wait_until
 
 KEY = "0123456789abcdef0123456789abcdef"
 CONFIG = {"JWT": {"key": KEY, "audience": "tests", "issuer": "the tests", "rooms_claim": "rooms"}}
-#: How long something is watched that must not happen, in seconds.
+#: How long to watch for something that must not happen, in seconds.
 A_MOMENT = 0.3
 
 #: Every token that the running test has made.
@@ -30,7 +31,7 @@ minted: list[str] = []
 
 
 def token(sub: Any = "ann", *, key: str = KEY, algorithm: str = "HS256", without: str = "", **claims: Any) -> str:
-    """Return a token that is good for all and for an hour, save for what is said otherwise."""
+    """Return a token that is valid for every room and for an hour, apart from what the arguments change."""
     good = {"sub": sub, "aud": "tests", "iss": "the tests", "exp": int(time.time()) + 3600, "rooms": "*", **claims}
     good.pop(without, None)
     minted.append(jwt.encode(good, key, algorithm))
@@ -38,13 +39,13 @@ def token(sub: Any = "ann", *, key: str = KEY, algorithm: str = "HS256", without
 
 
 def soon() -> int:
-    """Return a time to expire at that is three to four seconds away: in tokens seconds are whole."""
+    """Return a time to expire at, three to four seconds away: tokens have whole seconds."""
     return math.floor(time.time()) + 4
 
 
 def check_no_secrets(text: str) -> None:
     for each in minted:
-        # the header is the same for all; a part of what is signed, or the signature, is too much already
+        # The header is the same for all; even a part of the payload or the signature must not appear.
         for part in each.split(".")[1:]:
             assert not part or part[:40] not in text, f"{part} of a token is found in {text[-3000:]}"
 
@@ -71,7 +72,7 @@ def authorization(token: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {token}"}
 
 
-def come_in(server: Server, token: str, query: str = "", **options: Any) -> Peer:
+def connect_with(server: Server, token: str, query: str = "", **options: Any) -> Peer:
     return server.connect(f"/live{query}", additional_headers=authorization(token), **options)
 
 
@@ -95,10 +96,10 @@ def refresh(token: Any) -> Json:
     return {"type": "auth.refresh", "data": {"token": token}}
 
 
-def check_expired(peer: Peer | Raw, exp: float) -> list[Json]:
-    """Check that a client is put out at that time with advice; return what came before."""
+def check_expired(peer: Peer | RawClient, exp: float) -> list[Json]:
+    """Check that a client is disconnected at that time with a `disconnect` message; return what came before."""
     messages, closed = peer.ended()
-    assert time.time() >= exp - 0.05, "it was put out too early"
+    assert time.time() >= exp - 0.05, "it was disconnected too early"
     messages = [message if isinstance(message, dict) else message.json for message in messages]
     advice = messages.pop()
     assert (advice["type"], closed.code) == ("disconnect", 3005)
@@ -111,18 +112,18 @@ def check_nothing_comes(peer: Peer) -> None:
         peer.receive(A_MOMENT)
 
 
-# The ways in ----------------------------------------------------------------------------------------------------------
+# How a token is sent --------------------------------------------------------------------------------------------------
 
 
-def test_a_token_comes_by_authorization(server: Server) -> None:
-    peer = come_in(server, token())
+def test_a_token_is_read_from_the_authorization_header(server: Server) -> None:
+    peer = connect_with(server, token())
     assert peer.connection.subprotocol is None
     assert peer.ask({"type": "ping"})["type"] == "pong"
     assert server.post("/disconnect", {"identity": "ann"}).json == {"closed": 1}
     assert server.raw().open("/live", {"authorization": f"bEARER  {token()}"}).status == 101
 
 
-def test_a_token_comes_by_subprotocol_and_the_answer_names_the_other(server: Server) -> None:
+def test_a_token_is_read_from_the_subprotocols_and_the_answer_names_the_other(server: Server) -> None:
     good = token()
     peer = server.connect("/live", subprotocols=["cartows", f"bearer.{good}"])
     assert peer.connection.subprotocol == "cartows"
@@ -133,7 +134,7 @@ def test_a_token_comes_by_subprotocol_and_the_answer_names_the_other(server: Ser
         assert (response.status, response.headers.get_all("Sec-WebSocket-Protocol")) == (101, ["cartows"])
 
 
-def test_what_was_not_offered_is_not_named(home: Server) -> None:
+def test_a_subprotocol_that_was_not_offered_is_not_named(home: Server) -> None:
     for headers in ({"Sec-WebSocket-Protocol": f"bearer.{token()}"}, authorization(token())):
         response = home.raw().open("/live", dict(headers))
         assert (response.status, response.headers.get_all("Sec-WebSocket-Protocol")) == (101, None)
@@ -142,21 +143,21 @@ def test_what_was_not_offered_is_not_named(home: Server) -> None:
 
 
 @pytest.mark.parametrize("kind", BOTH_WAYS, ids=str)
-def test_a_token_comes_by_query_where_that_is_enabled_and_is_kept_out_of_the_logs(serve: Serve, kind: Kind) -> None:
+def test_a_token_is_read_from_the_query_where_enabled_and_kept_out_of_the_logs(serve: Serve, kind: Kind) -> None:
     config = {"JWT": {**CONFIG["JWT"], "query_parameter": "access_token"}}
     server = serve("guarded", kind=kind, config=config, arguments=("--access-logfile", "-"))
     peer = server.connect(f"/live?access_token={token()}&board_id=b1")
     assert peer.ask({"type": "ping"})["type"] == "pong"
     assert check_unauthorized(server.raw().open(f"/live?access_token={token(key=KEY[::-1])}"))
     peer.close()
-    # who is handed off is in nobody's access log, who is attached at its end, save for old versions of gunicorn
+    # A socket that was handed off never appears in the access log, an attached one at its end, except with old gunicorns.
     logged = 1 + (kind.attached and hasattr(gthread, "DEFAULT_WORKER_DATA_TIMEOUT"))
-    wait_for(lambda: server.log().count('"GET /live') == logged, "the access log")
+    wait_until(lambda: server.log().count('"GET /live') == logged, "the access log")
 
 
-#: Refused in every way, before the token is looked at and behind it; and with a query that is none to be cut at its last "?".
+#: Refusals before and after the token is checked, and queries with more than one "?", which must not be cut at the last one.
 BY_QUERY: dict[str, tuple[str, dict[str, str | None], int]] = {
-    "a question mark behind it": ("access_token={}&next=/a?b", {}, 401),
+    "a question mark after it": ("access_token={}&next=/a?b", {}, 401),
     "a question mark at the end": ("access_token={}&x=?", {}, 401),
     "a question mark before it": ("next=/a?b&access_token={}", {}, 401),
     "twice": ("access_token={0}&access_token={0}", {}, 401),
@@ -172,19 +173,19 @@ BY_QUERY: dict[str, tuple[str, dict[str, str | None], int]] = {
 
 @pytest.mark.parametrize("kind", BOTH_WAYS, ids=str)
 @pytest.mark.parametrize("way", BY_QUERY)
-def test_a_token_in_the_query_of_whoever_is_refused_is_kept_out_of_the_logs_as_well(serve: Serve, kind: Kind, way: str) -> None:
+def test_a_token_in_the_query_of_a_refused_request_is_kept_out_of_the_logs(serve: Serve, kind: Kind, way: str) -> None:
     config = {"JWT": {**CONFIG["JWT"], "query_parameter": "access_token"}}
     server = serve("guarded", kind=kind, config=config, arguments=("--access-logfile", "-"))
     query, headers, status = BY_QUERY[way]
     start = len(server.log())
     response = server.raw().open(f"/live?{query.format(token(key=KEY[::-1]))}", headers)
     assert response.status == status
-    wait_for(lambda: '"GET /live' in server.log(start), "the access log")
+    wait_until(lambda: '"GET /live' in server.log(start), "the access log")
     check_no_secrets(server.log(start))
     assert "token=hidden" in server.log(start)
 
 
-def test_a_query_is_not_looked_at_where_that_is_not_enabled(server: Server) -> None:
+def test_a_token_in_the_query_is_ignored_unless_that_is_enabled(server: Server) -> None:
     reason = check_unauthorized(server.raw().open("/live?access_token=none"))
     assert "access_token" not in reason
 
@@ -210,15 +211,15 @@ BAD: dict[str, tuple[Any, str]] = {
     "another key": (lambda: token(key=KEY[::-1]), "signature"),
     "another algorithm": (lambda: token(algorithm="HS512", key=KEY * 2), ""),
     "no signature": (unsigned, "algorithm"),
-    "somebody else's signature": (tampered, "signature"),
-    "another audience": (lambda: token(aud="somebody"), "audience"),
+    "another token's signature": (tampered, "signature"),
+    "another audience": (lambda: token(aud="another"), "audience"),
     "no audience": (lambda: token(without="aud"), "aud"),
-    "another issuer": (lambda: token(iss="somebody"), "issuer"),
-    "nobody": (lambda: token(without="sub"), "sub"),
-    "for ever": (lambda: token(without="exp"), "exp"),
+    "another issuer": (lambda: token(iss="another"), "issuer"),
+    "no subject": (lambda: token(without="sub"), "sub"),
+    "no expiry": (lambda: token(without="exp"), "exp"),
     "malformed rooms": (lambda: token(rooms=5), "rooms"),
-    "three words": (lambda: "Q7xW2k.Zk9wPv.Jp3sLd", "malformed"),
-    "one word": (lambda: "Vw8rTz5", "malformed"),
+    "three parts": (lambda: "Q7xW2k.Zk9wPv.Jp3sLd", "malformed"),
+    "one part": (lambda: "Vw8rTz5", "malformed"),
     "very long": (lambda: "x" * 3000, "malformed"),
 }
 
@@ -236,70 +237,72 @@ def test_a_bad_token_is_refused_with_a_reason_by_every_way(serve: Serve, bad: st
         by_protocol = server.raw().open("/live", {"Sec-WebSocket-Protocol": f"cartows, bearer.{wrong}"})
         assert check_unauthorized(by_protocol) == reason
         with pytest.raises(InvalidStatus) as raised:
-            come_in(server, wrong)
+            connect_with(server, wrong)
         assert raised.value.response.status_code == 401
         assert server.client_count() == 0
 
 
 @pytest.mark.parametrize("headers", [{}, {"Authorization": "Basic YW5uOnNlY3JldA=="}, {"Authorization": "Bearer"}], ids=repr)
-def test_who_brings_no_token_is_told_how(server: Server, headers: dict[str, str | None]) -> None:
+def test_a_request_without_a_token_is_told_how_to_send_one(server: Server, headers: dict[str, str | None]) -> None:
     start = len(server.log())
     reason = check_unauthorized(server.raw().open("/live", headers))
     assert "Authorization" in reason
     assert "bearer." in reason
-    wait_for(lambda: "401" in server.log(start), "the log")
+    wait_until(lambda: "401" in server.log(start), "the log")
     assert "YW5uOnNl" not in server.log(start)
 
 
 # Rooms ----------------------------------------------------------------------------------------------------------------
 
 
-def test_the_rooms_of_a_token_are_all_that_its_client_may_hear(server: Server) -> None:
+def test_a_client_may_receive_only_the_rooms_of_its_token(server: Server) -> None:
     ann = token(rooms={"board_id": ["b1", 7], "project_id": "p1"})
-    for query, place in (("", "everything"), ("?board_id=b2", "board_id=b2"), ("?board_id=b1&project_id=p2", "project_id=p2")):
+    for query, room in (("", "everything"), ("?board_id=b2", "board_id=b2"), ("?board_id=b1&project_id=p2", "project_id=p2")):
         response = server.raw().open(f"/live{query}", dict(authorization(ann)))
         assert (response.status, response.json["code"]) == (403, "FORBIDDEN")
-        assert place in response.json["message"]
-    peer, everybody = come_in(server, ann, "?board_id=b1"), come_in(server, token("bob"))
+        assert room in response.json["message"]
+    peer, unfiltered = connect_with(server, ann, "?board_id=b1"), connect_with(server, token("bob"))
     (refused,) = ask(peer, "subscribe", {"board_id": ["7", "b2"]})
     assert check_forbidden(refused) == "board_id=b2"
     assert subscribe(peer, board_id=7) == {"board_id": ["b1", "7"]}
     for board in ("b1", "7", "b2"):
         server.publish("broadcast_task_created", "t1", board, {"board": board})
-    heard, all_of_it = server.heard(peer, everybody)
-    assert [message["data"]["board_id"] for message in heard] == ["b1", "7"]
-    assert [label(message) for message in all_of_it] == ["t1"] * 3
+    received, everything = server.received(peer, unfiltered)
+    assert [message["data"]["board_id"] for message in received] == ["b1", "7"]
+    assert [label(message) for message in everything] == ["t1"] * 3
 
 
-def test_a_token_without_rooms_hears_nothing(home: Server) -> None:
+def test_a_token_without_rooms_receives_nothing(home: Server) -> None:
     for each in (token(without="rooms"), token(rooms={})):
         for query in ("", "?board_id=b1"):
             assert home.raw().open(f"/live{query}", dict(authorization(each))).status == 403
 
 
-# The end of a token ---------------------------------------------------------------------------------------------------
+# Expiry and renewal ---------------------------------------------------------------------------------------------------
 
 
-def test_a_client_goes_when_its_token_expires_unless_it_brought_another(server: Server) -> None:
+def test_a_client_is_disconnected_when_its_token_expires_unless_it_was_renewed(server: Server) -> None:
     exp = soon()
-    keeps, goes = come_in(server, token(exp=exp)), come_in(server, token(exp=exp))
+    renewed, expiring = connect_with(server, token(exp=exp)), connect_with(server, token(exp=exp))
     later = exp + 4
-    answer = keeps.ask(refresh(token(exp=later)))
+    answer = renewed.ask(refresh(token(exp=later)))
     assert answer["type"] == "auth.refreshed"
     assert 0 < answer["data"]["expires_in_ms"] <= (later - time.time()) * 1000 + 1000
-    assert check_expired(goes, exp) == []
-    wait_for(lambda: time.time() > exp + A_MOMENT, "the old token's end")
-    assert keeps.ask({"type": "ping"})["type"] == "pong"
-    # and the new one has an end, too
-    assert check_expired(keeps, later) == []
-    wait_for(lambda: [end["code"] for end in server.get("/ended").json if end["client"] == goes.id] == [3005], "on_disconnect")
+    assert check_expired(expiring, exp) == []
+    wait_until(lambda: time.time() > exp + A_MOMENT, "the old token's end")
+    assert renewed.ask({"type": "ping"})["type"] == "pong"
+    # and the new one expires, too
+    assert check_expired(renewed, later) == []
+    wait_until(
+        lambda: [end["code"] for end in server.get("/ended").json if end["client"] == expiring.id] == [3005], "on_disconnect"
+    )
 
 
 @pytest.mark.parametrize("kind", [*BOTH_WAYS, FLASK], ids=str)
-def test_what_does_not_renew_a_token_changes_nothing(serve: Serve, kind: Kind) -> None:
+def test_a_failed_renewal_changes_nothing(serve: Serve, kind: Kind) -> None:
     server = serve("guarded", kind=kind, config=CONFIG)
     exp = soon()
-    peer = come_in(server, token(exp=exp), "?board_id=b1")
+    peer = connect_with(server, token(exp=exp), "?board_id=b1")
     assert "this user" in check_forbidden(peer.ask(refresh(token("bob"))))
     assert "signature" in check_forbidden(peer.ask(refresh(token(key=KEY[::-1]))))
     assert "expired" in check_forbidden(peer.ask(refresh(token(exp=int(time.time()) - 1))))
@@ -313,23 +316,23 @@ def test_what_does_not_renew_a_token_changes_nothing(serve: Serve, kind: Kind) -
     assert check_expired(peer, exp) == []
 
 
-def test_a_refresh_may_cost_a_room(server: Server) -> None:
-    peer = come_in(server, token(rooms={"board_id": ["b1", "b2"]}), "?board_id=b1&board_id=b2")
+def test_a_refresh_may_remove_a_room(server: Server) -> None:
+    peer = connect_with(server, token(rooms={"board_id": ["b1", "b2"]}), "?board_id=b1&board_id=b2")
     peer.send(refresh(token(rooms={"board_id": "b2"})))
     answers = {message["type"]: message["data"] for message in (peer.receive(), peer.receive())}
     assert set(answers) == {"auth.refreshed", "unsubscribed"}
     assert answers["unsubscribed"] == {"board_id": ["b2"]}
     for board in ("b1", "b2"):
         server.publish("broadcast_task_created", "t1", board, {})
-    assert [message["data"]["board_id"] for message in server.heard(peer)[0]] == ["b2"]
-    # and may bring one, which is not entered by itself
+    assert [message["data"]["board_id"] for message in server.received(peer)[0]] == ["b2"]
+    # A refresh may also add a room, which is not subscribed by itself.
     assert peer.ask(refresh(token(rooms={"board_id": ["b2", "b3"]})))["type"] == "auth.refreshed"
     assert subscribe(peer, board_id="b3") == {"board_id": ["b2", "b3"]}
 
 
-def test_a_token_for_ever_and_a_day_renews_nothing(server: Server) -> None:
-    """Nor is it taken by halves, with the rooms of the old token under the new one."""
-    peer = come_in(server, token(rooms={"board_id": ["b1", "b2"]}), "?board_id=b1&board_id=b2")
+def test_a_token_that_expires_absurdly_late_renews_nothing(server: Server) -> None:
+    """Nor is it accepted in part, with the rooms of the old token under the new one."""
+    peer = connect_with(server, token(rooms={"board_id": ["b1", "b2"]}), "?board_id=b1&board_id=b2")
     for exp in (10**12, 10**18, 1e300, 10**306):
         answer = peer.ask(refresh(token(exp=exp, rooms={"board_id": ["b1"]})))
         assert check_forbidden(answer) == "The token is malformed."
@@ -340,8 +343,8 @@ def test_a_token_for_ever_and_a_day_renews_nothing(server: Server) -> None:
     assert 0 < answers["auth.refreshed"]["expires_in_ms"] <= late * 1000
 
 
-def test_a_refresh_may_cost_everything(home: Server) -> None:
-    peer = come_in(home, token())
+def test_a_refresh_may_remove_the_right_to_receive_everything(home: Server) -> None:
+    peer = connect_with(home, token())
     peer.send(refresh(token(rooms={"board_id": "b1"})))
     messages, closed = peer.ended()
     assert closed.code == 3507
@@ -349,9 +352,9 @@ def test_a_refresh_may_cost_everything(home: Server) -> None:
     assert messages[-1]["data"]["reconnect"] is False
 
 
-def test_a_token_that_leeway_let_in_is_good_for_as_long(serve: Serve) -> None:
+def test_a_token_accepted_by_leeway_is_valid_for_as_long(serve: Serve) -> None:
     server = serve("guarded", config={"JWT": {**CONFIG["JWT"], "leeway": 60}})
-    peer = come_in(server, token(exp=int(time.time()) - 5))
+    peer = connect_with(server, token(exp=int(time.time()) - 5))
     check_nothing_comes(peer)
     assert peer.ask(refresh(token(exp=int(time.time()) - 5)))["data"]["expires_in_ms"] > 30_000
     assert "expired" in check_unauthorized(server.raw().open("/live", dict(authorization(token(exp=int(time.time()) - 61)))))
@@ -370,12 +373,12 @@ def test_an_open_client_has_nothing_to_refresh(home: Server) -> None:
 def several(serve: Serve, request: pytest.FixtureRequest) -> Server:
     server = serve("two_extensions", kind=request.param)
     for path in ("/staff?as=ann&board_id=b1", "/one?as=ann", "/v1/ws?as=ann"):
-        # its hub's threads stay
+        # The threads of its hub stay.
         raw = server.upgraded(path)
         raw.send_frame(CLOSE, b"\x03\xe8")
         assert raw.frame().closed.code == 1000
         raw.close()
-    server.settle()
+    server.record_idle()
     return server
 
 
@@ -387,7 +390,7 @@ def check_closed(server: Server, path: str, code: int) -> None:
     raw.close()
 
 
-def test_a_route_of_the_apps_own_asks_the_extension_that_has_its_hub(several: Server) -> None:
+def test_an_own_route_uses_the_hooks_of_the_extension_with_its_hub(several: Server) -> None:
     assert several.raw().open("/staff").status == 401
     check_closed(several, "/own-staff", 3500)
     check_closed(several, "/own-staff?as=ann", 3507)
@@ -396,17 +399,17 @@ def test_a_route_of_the_apps_own_asks_the_extension_that_has_its_hub(several: Se
     assert several.connect("/own-open").ask({"type": "ping"})["type"] == "pong"
 
 
-def test_a_route_of_the_apps_own_does_not_choose_between_two_extensions_with_its_hub(several: Server) -> None:
+def test_an_own_route_does_not_choose_between_two_extensions_with_its_hub(several: Server) -> None:
     several.expected_tracebacks.append("extensions with this hub")
     for query in ("", "?as=ann"):
         start = len(several.log())
         check_closed(several, f"/own-shared{query}", 1011)
-        # and says what to do
-        wait_for(lambda start=start: "handler.handle_websocket" in several.log(start), "a line in the log")  # type: ignore[misc]
+        # and names the remedy
+        wait_until(lambda start=start: "handler.handle_websocket" in several.log(start), "a line in the log")  # type: ignore[misc]
     check_closed(several, "/own-one", 3500)
     assert several.connect("/own-one?as=ann").ask({"type": "ping"})["type"] == "pong"
 
 
-def test_one_extension_at_two_places_is_no_choice(several: Server) -> None:
+def test_one_extension_registered_twice_is_not_ambiguous(several: Server) -> None:
     check_closed(several, "/own-twice", 3500)
     assert several.connect("/own-twice?as=ann").ask({"type": "ping"})["type"] == "pong"

@@ -1,4 +1,4 @@
-"""Clients that break the rules, and clients that vanish: a clear end for them, and no cost to anybody else."""
+"""Clients that break the protocol, and clients that vanish: a defined end for them, and no cost to others."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ import pytest
 
 from tests.integration.conftest import Serve
 from tests.support import process
-from tests.support.clients import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, Peer, Raw, deflate, make_frame
+from tests.support.clients import Peer
 from tests.support.harness import EVERYWHERE, FLASK, GTHREAD, GTHREAD_ATTACHED, GTHREAD_TLS, HOST, Kind, Server, event_ids
-from tests.support.process import wait_for
+from tests.support.raw_client import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, RawClient, deflate, make_frame
+from tests.support.waiting import wait_until
 
 DEFLATE: dict[str, str | None] = {"Sec-WebSocket-Extensions": "permessage-deflate"}
 
@@ -32,12 +33,12 @@ def server(serve: Serve, request: pytest.FixtureRequest) -> Server:
 
 @pytest.fixture
 def witness(server: Server) -> Iterator[Peer]:
-    """Somebody else, who must hear every event of this time, once and in order."""
+    """Another client, which must receive every event meanwhile, once and in order."""
     peer = server.connect(max_queue=None)
     yield peer
     server.await_clients(1)
     server.publish("broadcast", "after")
-    (messages,) = server.heard(peer)
+    (messages,) = server.received(peer)
     assert messages[-1]["type"] == "after"
     numbers = event_ids([{"id": peer.hello["data"]["id"]}, *messages])
     assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))
@@ -91,7 +92,7 @@ def test_a_broken_frame_ends_its_connection_with_the_right_code(server: Server, 
     assert closed.code in codes
     assert not [frame for frame in frames if frame.opcode == TEXT]
     server.await_clients(1)
-    lines = wait_for(lambda: server.app_log(start), "a line in the log")
+    lines = wait_until(lambda: server.app_log(start), "a line in the log")
     assert len(lines) == 1, lines
 
 
@@ -114,34 +115,34 @@ def test_deflate_garbage_ends_its_connection(server: Server, witness: Peer) -> N
         assert closed.code in (1002, 1007)
 
 
-def test_compressed_text_that_is_no_utf_8_ends_its_connection(server: Server, witness: Peer) -> None:
+def test_compressed_text_that_is_not_utf_8_ends_its_connection(server: Server, witness: Peer) -> None:
     raw = server.upgraded(headers=DEFLATE)
     raw.send_frame(TEXT, deflate(b"\xff\xfe"), rsv=4)
     assert raw.ended()[1].code == 1007
 
 
-def too_big(raw: Raw) -> None:
+def too_big(raw: RawClient) -> None:
     raw.send_frame(TEXT, b"x" * (LIMIT + 1))
 
 
-def too_big_in_fragments(raw: Raw) -> None:
+def too_big_in_fragments(raw: RawClient) -> None:
     raw.send_frame(TEXT, b"x" * 1000, fin=False)
     for _ in range(LIMIT // 1000):
         raw.send_frame(CONTINUATION, b"x" * 1000, fin=False)
 
 
-def too_big_in_bytes(raw: Raw) -> None:
+def too_big_in_bytes(raw: RawClient) -> None:
     raw.send_frame(BINARY, b"x" * (LIMIT + 1))
 
 
-def empty_fragments_without_end(raw: Raw) -> None:
-    """Never too big, never whole; it must not cost more the longer it goes on."""
+def empty_fragments_without_end(raw: RawClient) -> None:
+    """Never too large, never complete; the cost of each fragment must not grow."""
     raw.send(make_frame(TEXT, b"x" * LIMIT, fin=False) + make_frame(CONTINUATION, b"", fin=False) * 1000)
     raw.send_frame(CONTINUATION, b"y")
 
 
 @pytest.mark.parametrize("send", [too_big, too_big_in_fragments, too_big_in_bytes, empty_fragments_without_end])
-def test_an_oversized_message_is_answered_1009(server: Server, witness: Peer, send: Callable[[Raw], None]) -> None:
+def test_an_oversized_message_is_answered_1009(server: Server, witness: Peer, send: Callable[[RawClient], None]) -> None:
     start = len(server.log())
     raw = server.upgraded()
     with contextlib.suppress(ConnectionError):
@@ -149,7 +150,7 @@ def test_an_oversized_message_is_answered_1009(server: Server, witness: Peer, se
     _, closed = raw.ended()
     assert closed.code == 1009
     server.await_clients(1)
-    lines = wait_for(lambda: server.app_log(start), "a line in the log")
+    lines = wait_until(lambda: server.app_log(start), "a line in the log")
     assert len(lines) == 1, lines
 
 
@@ -169,8 +170,8 @@ def bomb(mebibytes: int) -> bytes:
 
 
 @pytest.mark.parametrize("mebibytes", [1, 100])
-def test_a_zip_bomb_is_answered_1009_before_it_unfolds(server: Server, witness: Peer, mebibytes: int) -> None:
-    """The limit counts after decompression, and so does the memory."""
+def test_a_zip_bomb_is_answered_1009_before_it_is_inflated(server: Server, witness: Peer, mebibytes: int) -> None:
+    """The limit applies to the decompressed size, and memory stays bounded."""
     before = process.peak_memory(server.pid) if process.HAS_PROC else 0
     raw = server.upgraded(headers=DEFLATE)
     assert len(bomb(mebibytes)) < LIMIT
@@ -199,8 +200,8 @@ def test_the_limit_can_be_set(serve: Serve) -> None:
     assert raw.ended()[1].code == 1009
 
 
-def test_a_message_in_bytes_is_answered_and_costs_nothing(server: Server, witness: Peer) -> None:
-    """The wire is JSON in text messages; what comes otherwise is told so, or taken for what it says."""
+def test_a_message_in_bytes_is_answered_and_the_connection_stays(server: Server, witness: Peer) -> None:
+    """The protocol is JSON in text messages; bytes are answered with an error, or read as JSON."""
     raw = server.upgraded()
     for payload in (b'{"type":"ping"}', b"\xff\xfe\x00", b""):
         raw.send_frame(BINARY, payload)
@@ -251,7 +252,7 @@ def test_a_frame_cut_off_by_the_peer_ends_its_connection(server: Server, witness
         raw.reset()
 
 
-def test_half_a_frame_keeps_nobody_waiting(server: Server, witness: Peer) -> None:
+def test_half_a_frame_delays_no_other_client(server: Server, witness: Peer) -> None:
     raws = []
     for data in CUT:
         raw = server.upgraded()
@@ -263,57 +264,57 @@ def test_half_a_frame_keeps_nobody_waiting(server: Server, witness: Peer) -> Non
         raw.close()
 
 
-def resetting(raw: Raw) -> None:
+def resetting(raw: RawClient) -> None:
     raw.reset()
 
 
-def finishing(raw: Raw) -> None:
+def finishing(raw: RawClient) -> None:
     raw.finish()
     raw.rest()
     raw.close()
 
 
-def nothing(raw: Raw) -> None:
-    """Connect, and that is all."""
+def nothing(raw: RawClient) -> None:
+    """Connect, and send nothing."""
 
 
-def half_a_line(raw: Raw) -> None:
+def half_a_line(raw: RawClient) -> None:
     raw.send(b"GET /w")
 
 
-def half_the_headers(raw: Raw) -> None:
+def half_the_headers(raw: RawClient) -> None:
     raw.send(raw.handshake("/ws")[:-2])
 
 
-def the_request(raw: Raw) -> None:
+def the_request(raw: RawClient) -> None:
     raw.send(raw.handshake("/ws"))
 
 
-def the_request_and_frames(raw: Raw) -> None:
+def the_request_and_frames(raw: RawClient) -> None:
     raw.send(raw.handshake("/ws") + make_frame(TEXT, b'{"type":"ping"}') * 3)
 
 
-def the_answer(raw: Raw) -> None:
+def the_answer(raw: RawClient) -> None:
     assert raw.open("/ws").status == 101
 
 
-def the_greeting(raw: Raw) -> None:
+def the_greeting(raw: RawClient) -> None:
     the_answer(raw)
     raw.receive()
 
 
-def a_message(raw: Raw) -> None:
+def a_message(raw: RawClient) -> None:
     the_greeting(raw)
     raw.send_json({"type": "ping"})
 
 
-def a_refusal(raw: Raw) -> None:
+def a_refusal(raw: RawClient) -> None:
     raw.send(raw.handshake("/ws", {"Origin": "https://evil.example"}))
 
 
 @pytest.mark.parametrize("leave", [resetting, finishing])
 @pytest.mark.parametrize(
-    "until",
+    "progress",
     [
         nothing,
         half_a_line,
@@ -327,19 +328,19 @@ def a_refusal(raw: Raw) -> None:
     ],
 )
 def test_a_peer_may_vanish_at_every_step(
-    server: Server, witness: Peer, until: Callable[[Raw], None], leave: Callable[[Raw], None]
+    server: Server, witness: Peer, progress: Callable[[RawClient], None], leave: Callable[[RawClient], None]
 ) -> None:
-    if until is a_refusal and leave is resetting and server.plan.kind.server == "flask":
-        pytest.skip("a refusal is Werkzeug's to send, and now and then its thread stays with a peer that resets meanwhile")
+    if progress is a_refusal and leave is resetting and server.plan.kind.server == "flask":
+        pytest.skip("Werkzeug sends the refusal, and now and then its thread stays with a peer that resets meanwhile")
     for _ in range(5):
         raw = server.raw()
-        until(raw)
+        progress(raw)
         leave(raw)
     server.await_clients(1)
 
 
 def test_a_peer_may_vanish_while_events_flow(server: Server, witness: Peer) -> None:
-    for how in (resetting, finishing, Raw.close):
+    for how in (resetting, finishing, RawClient.close):
         for _ in range(5):
             raw = server.upgraded("/ws?board_id=busy")
             server.flood(20, 2000, "busy")
@@ -348,28 +349,28 @@ def test_a_peer_may_vanish_while_events_flow(server: Server, witness: Peer) -> N
 
 @pytest.mark.skipif(
     int(importlib.metadata.version("gunicorn").split(".")[0]) < 21,
-    reason="the main thread of gunicorn 20.1 begins TLS itself, and its worker dies of a peer that has gone by then",
+    reason="the main thread of gunicorn 20.1 begins TLS itself, and its worker dies when the peer has gone by then",
 )
-def test_plain_bytes_on_a_tls_port_cost_nothing(serve: Serve) -> None:
+def test_plain_bytes_on_a_tls_port_are_harmless(serve: Serve) -> None:
     server = serve(kind=GTHREAD_TLS)
     server.expected_tracebacks += ["ssl.SSLError", "SSL: HTTP_REQUEST", "SSLEOFError"]
     witness = server.connect()
     for data in (b"", b"GET /ws HTTP/1.1\r\n\r\n", b"\x16\x03\x01\x02\x00\x01"):
         for leave in (resetting, finishing):
-            raw = Raw(HOST, server.port)
+            raw = RawClient(HOST, server.port)
             with raw, contextlib.suppress(ConnectionError):
                 raw.send(data)
                 leave(raw)
-    assert server.heard(witness) == [[]]
+    assert server.received(witness) == [[]]
 
 
 def test_a_flood_of_pings_is_answered_with_bounded_memory(server: Server, witness: Peer) -> None:
-    """A client that pings on and on and reads nothing; it may be put out, it may not fill the memory."""
+    """A client that keeps pinging and reads nothing may be disconnected, but must not fill the memory."""
     before = process.peak_memory(server.pid) if process.HAS_PROC else 0
     raw = server.upgraded("/ws?board_id=none", receive_buffer=4096)
     raw.socket.settimeout(1.0)
     pings = make_frame(PING, b"x" * 125) * 1000
-    with contextlib.suppress(OSError):  # refused, or no longer read: either is an answer
+    with contextlib.suppress(OSError):  # refused, or no longer read: both are allowed
         for _ in range(60):
             raw.send(pings)
     if process.HAS_PROC:
@@ -377,7 +378,7 @@ def test_a_flood_of_pings_is_answered_with_bounded_memory(server: Server, witnes
     raw.reset()
 
 
-def test_unasked_pongs_are_taken(server: Server, witness: Peer) -> None:
+def test_unsolicited_pongs_are_ignored(server: Server, witness: Peer) -> None:
     raw = server.upgraded()
     raw.send(make_frame(PONG, b"unasked") * 100)
     raw.send_json({"type": "ping"})
@@ -385,16 +386,16 @@ def test_unasked_pongs_are_taken(server: Server, witness: Peer) -> None:
     raw.close()
 
 
-# What ends a line for somebody who reads a log, or is obeyed by a terminal.
+# Characters that end a line in a log, or that a terminal obeys.
 LINE_ENDS = ("\n", "\r\n", "\r", "\x0b", "\x85", "\u2028")
 FORGED = "app-log CRITICAL root: forged"
 
 
-def check_log(server: Server, start: int, words: str, count: int) -> None:
-    """Check that so many lines with these words came, and nothing that a peer wrote as a line or as a command."""
-    wait_for(lambda: server.log(start).count(words) >= count, lambda: f"{count} lines: {server.log(start)}")
+def check_log(server: Server, start: int, text: str, count: int) -> None:
+    """Check that so many lines with this text were logged, and none that a peer has forged."""
+    wait_until(lambda: server.log(start).count(text) >= count, lambda: f"{count} lines: {server.log(start)}")
     log = server.log_file.read_bytes().decode()[start:]
-    assert log.count(words) == count
+    assert log.count(text) == count
     assert FORGED in log
     assert not [line for line in log.splitlines() if line.startswith(FORGED)]
     # Werkzeug's own lines have colours
@@ -403,8 +404,8 @@ def check_log(server: Server, start: int, words: str, count: int) -> None:
 
 @pytest.mark.parametrize("kind", [GTHREAD, GTHREAD_ATTACHED, FLASK], ids=str)
 @pytest.mark.parametrize("path", ["/ws", "/own"])
-def test_a_room_that_is_refused_makes_no_line_of_its_own_in_the_log(serve: Serve, kind: Kind, path: str) -> None:
-    server = serve("people", kind=kind)
+def test_a_refused_room_cannot_forge_a_line_in_the_log(serve: Serve, kind: Kind, path: str) -> None:
+    server = serve("users", kind=kind)
     values = [f"x{end}{FORGED}" for end in LINE_ENDS] + [f"x\x1b[31m{FORGED}\x9b2J\u202e"]
     server.post("/denied", [["board_id", value] for value in values])
     start = len(server.log_file.read_bytes().decode())
@@ -424,8 +425,8 @@ def test_a_room_that_is_refused_makes_no_line_of_its_own_in_the_log(serve: Serve
 
 @pytest.mark.parametrize("kind", [GTHREAD, GTHREAD_ATTACHED, FLASK], ids=str)
 @pytest.mark.parametrize("path", ["/ws", "/own"])
-def test_a_close_reason_makes_no_line_of_its_own_in_the_log(serve: Serve, kind: Kind, path: str) -> None:
-    server = serve("people", kind=kind)
+def test_a_close_reason_cannot_forge_a_line_in_the_log(serve: Serve, kind: Kind, path: str) -> None:
+    server = serve("users", kind=kind)
     reasons = [f"bye{end}{FORGED}" for end in LINE_ENDS] + [f"bye\x1b[31m{FORGED}\x9b2J\u202e"]
     start = len(server.log_file.read_bytes().decode())
     for reason in reasons:

@@ -8,16 +8,16 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from tests.integration.conftest import Serve
-from tests.support.clients import Raw
 from tests.support.harness import EVERYWHERE, FLASK, FLASK_ATTACHED, GTHREAD, GTHREAD_ATTACHED, SYNC, Kind
-from tests.support.process import wait_for
+from tests.support.raw_client import RawClient
+from tests.support.waiting import wait_until
 
 
 def test_twenty_sockets_on_four_threads_leave_all_four_to_http(serve: Serve) -> None:
     server = serve(kind=GTHREAD, threads=4)
     peers = [server.connect() for _ in range(20)]
     with ThreadPoolExecutor(4) as pool:
-        # four requests at once that end only when all four are being served
+        # Four requests at once that end only when all four are being served.
         answers = list(pool.map(server.get, ["/remote/meet/4/beside-sockets"] * 4))
     assert [answer.status for answer in answers] == [200] * 4
     server.publish("broadcast", "app.refreshed")
@@ -41,14 +41,14 @@ def test_the_one_thread_of_a_sync_worker_serves_sockets_and_http(serve: Serve) -
     ],
     ids=["by itself", "forced", "attached"],
 )
-def test_the_request_thread_is_given_back_or_is_the_reader(
+def test_the_request_thread_is_released_or_is_the_reader(
     serve: Serve, kind: Kind, config: dict[str, object], own_threads: bool
 ) -> None:
     server = serve(kind=kind, config=config)
     raws = [server.upgraded() for _ in range(4)]
-    wait_for(
+    wait_until(
         lambda: server.threads() == server.idle_threads + (len(raws) if own_threads else 0),
-        lambda: f"{server.idle_threads} threads to become right; there are {server.threads()}",
+        lambda: f"the right number of threads, {server.idle_threads} when idle; there are {server.threads()}",
     )
 
 
@@ -64,14 +64,14 @@ def test_the_way_of_serving_is_logged_once(serve: Serve, kind: Kind) -> None:
 
 @pytest.mark.parametrize(
     ("kind", "nofile", "threads"),
-    # attached, a client may cost its server more than one descriptor; there are threads enough to come that far
+    # Attached, a client may cost more than one descriptor; there are enough threads to reach the limit.
     [(GTHREAD, 128, 4), (GTHREAD_ATTACHED, 256, 130), (SYNC, 128, None), (FLASK, 128, None), (FLASK_ATTACHED, 128, None)],
     ids=str,
 )
 def test_more_sockets_than_the_file_limit_allows(serve: Serve, kind: Kind, nofile: int, threads: int | None) -> None:
     server = serve(kind=kind, nofile=nofile, threads=threads, fresh=True)
     worker = server.pid
-    raws: list[Raw] = []
+    raws: list[RawClient] = []
     refusals = 0
     while refusals < 20:
         raw = server.raw()
@@ -88,11 +88,11 @@ def test_more_sockets_than_the_file_limit_allows(serve: Serve, kind: Kind, nofil
         assert response.json["code"]
         raw.close()
     assert len(raws) >= nofile // 4, "a good part of the limit is for clients"
-    # the worker lives, answers, and those inside hear
+    # The worker lives and answers, and connected clients receive events.
     assert server.get("/remote/process").json["pid"] == worker
     server.publish("broadcast", "app.refreshed")
     assert {raw.receive()["type"] for raw in raws} == {"app.refreshed"}
-    # the limit is said at start, or with the first refusal; not with each
+    # The limit is logged at start, or with the first refusal; not with each.
     assert len([line for line in server.app_log() if line.startswith(("WARNING", "ERROR"))]) <= 2
     for raw in raws:
         raw.close()

@@ -1,4 +1,4 @@
-"""permessage-deflate (RFC 7692): compressed once for all who can read it, plain for the others."""
+"""permessage-deflate (RFC 7692): compressed once for all clients that support it, plain for the others."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import pytest
 from websockets.extensions.permessage_deflate import ClientPerMessageDeflateFactory
 
 from tests.integration.conftest import Serve
-from tests.support.clients import TEXT, Raw, deflate, inflate
 from tests.support.harness import EVERYWHERE, GTHREAD, Server
+from tests.support.raw_client import TEXT, RawClient, deflate, inflate
 
 
 def offer(value: str) -> dict[str, str | None]:
@@ -22,7 +22,7 @@ def server(serve: Serve, request: pytest.FixtureRequest) -> Server:
     return serve(kind=request.param)
 
 
-def connect(server: Server, headers: dict[str, str | None] | None) -> Raw:
+def connect(server: Server, headers: dict[str, str | None] | None) -> RawClient:
     return server.upgraded(headers=headers)
 
 
@@ -33,7 +33,7 @@ def test_a_large_event_is_compressed_and_a_small_one_is_not(server: Server) -> N
         server.flood(1, size)
         frame = raw.frame()
         assert (frame.opcode, frame.fin, frame.compressed) == (TEXT, True, compressed)
-        # each from a fresh window, whatever came before on this connection
+        # Each frame has a fresh window, independent of those before it.
         text = inflate(frame.payload) if compressed else frame.payload
         assert json.loads(text)["data"]["task"]["padding"] == "x" * size
         if compressed:
@@ -60,7 +60,7 @@ def test_a_client_that_offered_no_deflate_gets_plain_frames(serve: Serve, header
 def test_a_client_with_a_small_window_gets_plain_frames(server: Server) -> None:
     """A frame deflated with 15 bits breaks a client that asked for 9."""
     raw = connect(server, offer("permessage-deflate; server_max_window_bits=9; client_max_window_bits"))
-    # RFC 7692 section 7.1.2.1: whoever accepts such an offer says so with the same value or a smaller one
+    # RFC 7692 section 7.1.2.1: a server that accepts such an offer answers with the same value or a smaller one.
     assert raw.extensions == "" or "server_max_window_bits=9" in raw.extensions.replace(" ", "")
     server.flood(2, 5000)
     for _ in range(2):
@@ -99,7 +99,7 @@ def test_other_offers_are_answered_with_frames_that_a_fresh_window_reads(serve: 
         "permessage-deflate; server_max_window_bits=x",
         "permessage-deflate; server_max_window_bits",
         "permessage-deflate; client_max_window_bits=99",
-        "permessage-deflate; nonsense=1",
+        "permessage-deflate; unknown=1",
         "permessage-deflate; ; ;",
         "permessage-deflate; server_no_context_takeover; server_no_context_takeover",
         ";;;,,,",
@@ -126,7 +126,7 @@ def test_the_websockets_client_reads_plain_and_compressed_frames_mixed(server: S
     sizes = [10, 5000, 10, 5000, 100_000, 10, 2000]
     for size in sizes:
         server.flood(1, size)
-        # what the client sends is compressed too, with a window that lives on
+        # The client compresses, too, with a window that it keeps.
         assert peer.receive()["data"]["task"]["padding"] == "x" * size
         assert peer.ask({"type": "ping", "note": "y" * size})["type"] == "pong"
 
@@ -136,7 +136,7 @@ def test_compressed_messages_of_a_client_are_read(server: Server) -> None:
     for size in (0, 100, 100_000):
         raw.send_frame(TEXT, deflate(json.dumps({"type": "ping", "note": "x" * size}).encode()), rsv=4)
         assert raw.receive()["type"] == "pong"
-    # a client may send any message plain
+    # A client may send any message uncompressed.
     raw.send_json({"type": "ping"})
     assert raw.receive()["type"] == "pong"
 
@@ -151,7 +151,7 @@ def test_a_compressed_message_in_fragments_is_read(server: Server) -> None:
 
 
 def test_a_stored_deflate_block_is_read(server: Server) -> None:
-    """Not every client compresses what it sends as compressed."""
+    """Not every client really compresses what it marks as compressed."""
     raw = connect(server, offer("permessage-deflate"))
     engine = zlib.compressobj(0, zlib.DEFLATED, -15)
     payload = (engine.compress(b'{"type":"ping"}') + engine.flush(zlib.Z_SYNC_FLUSH)).removesuffix(b"\0\0\xff\xff")

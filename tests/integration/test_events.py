@@ -1,4 +1,4 @@
-"""Events and messages between a real server and real clients, on every server and both ways of serving."""
+"""Events and messages between a real server and real clients, on every server and with both ways of serving."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from tests.integration.conftest import Serve
-from tests.support.clients import CLOSE, CONTINUATION, PING, PONG, TEXT, Json, Peer, make_frame
+from tests.support.clients import Peer
 from tests.support.harness import EVERYWHERE, GTHREAD, Server, event_ids
+from tests.support.raw_client import CLOSE, CONTINUATION, PING, PONG, TEXT, Json, make_frame
 
 RFC_3339_UTC = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
 
@@ -22,7 +23,7 @@ def server(serve: Serve, request: pytest.FixtureRequest) -> Server:
 
 
 def check_envelope(message: Json, *, numbered: bool = True) -> None:
-    """Check what every message has, and that it has nothing empty."""
+    """Check the fields that every message has, and that none is empty."""
     assert set(message) <= {"type", "timestamp", "id", "data", "error"}
     assert RFC_3339_UTC.fullmatch(message["timestamp"]), message
     age = dt.datetime.now(dt.UTC) - dt.datetime.fromisoformat(message["timestamp"].replace("Z", "+00:00"))
@@ -144,7 +145,7 @@ def test_every_event_has_its_shape_on_the_wire(server: Server) -> None:
         assert result["id"] == message["id"]
 
 
-def test_an_event_without_data_has_none(server: Server) -> None:
+def test_an_event_without_data_has_no_data_field(server: Server) -> None:
     peer = server.connect()
     server.publish("broadcast", "app.refreshed")
     message = peer.receive()
@@ -152,18 +153,18 @@ def test_an_event_without_data_has_none(server: Server) -> None:
     assert set(message) == {"type", "timestamp", "id"}
 
 
-def test_all_clients_hear_every_event_once_in_one_order_with_ids_growing_by_one(server: Server) -> None:
+def test_all_clients_receive_every_event_once_in_one_order_with_ids_growing_by_one(server: Server) -> None:
     peers = [server.connect() for _ in range(3)]
     position = peers[0].hello["data"]["id"]
     assert server.flood(300) == 300
-    heard = server.heard(*peers)
-    assert [message["data"]["task"]["number"] for message in heard[0]] == list(range(300))
-    assert heard[1] == heard[0] and heard[2] == heard[0]
+    received = server.received(*peers)
+    assert [message["data"]["task"]["number"] for message in received[0]] == list(range(300))
+    assert received[1] == received[0] and received[2] == received[0]
     start = event_ids([{"id": position}])[0]
-    assert event_ids([{"id": position}, *heard[0]]) == list(range(start, start + 301))
+    assert event_ids([{"id": position}, *received[0]]) == list(range(start, start + 301))
 
 
-def test_a_position_is_that_of_the_last_event(server: Server) -> None:
+def test_the_position_is_that_of_the_last_event(server: Server) -> None:
     early = server.connect()
     server.publish("broadcast", "app.refreshed")
     last = early.receive()["id"]
@@ -179,9 +180,9 @@ BOARD_3: Call = ("broadcast_task_created", ("t3", "b3", {}), {})
 BOARD_4: Call = ("broadcast_board_updated", ("b4", "p1", {"name": "n"}), {})
 PROJECT_1: Call = ("broadcast_project_created", ("p1", {"name": "n"}), {})
 OWN: Call = ("broadcast", ("comment.added", {"n": 1}), {"filters": {"board_id": "b1"}})
-EVERYBODY: Call = ("broadcast_message", ({"$message": ["notice", {"n": 1}]},), {})
+EVERY_CLIENT: Call = ("broadcast_message", ({"$message": ["notice", {"n": 1}]},), {})
 HOLDERS: Call = ("broadcast_to_filtered", ({"$message": ["whisper", {"n": 1}]}, "board_id", "b1"), {})
-ALL = [BOARD_1, BOARD_2, BOARD_3, BOARD_4, PROJECT_1, OWN, EVERYBODY, HOLDERS]
+ALL = [BOARD_1, BOARD_2, BOARD_3, BOARD_4, PROJECT_1, OWN, EVERY_CLIENT, HOLDERS]
 
 
 def label(message: Json) -> str:
@@ -204,19 +205,19 @@ def label(message: Json) -> str:
         ("?colour=red", ["t1", "t2", "t3", "b4", "p1", "comment.added", "notice"]),
     ],
 )
-def test_a_client_hears_the_union_of_its_filters(serve: Serve, query: str, expected: list[str]) -> None:
+def test_a_client_receives_the_union_of_its_filters(serve: Serve, query: str, expected: list[str]) -> None:
     server = serve(kind=GTHREAD)
     peer = server.connect("/ws" + query)
     server.call(*ALL)
-    assert [label(message) for message in server.heard(peer)[0]] == expected
+    assert [label(message) for message in server.received(peer)[0]] == expected
 
 
-def test_filters_hold_on_every_server(server: Server) -> None:
+def test_filters_apply_on_every_server(server: Server) -> None:
     all_, board, project, nothing = (
         server.connect("/ws" + query) for query in ("", "?board_id=b1", "?project_id=p1", "?board_id=unknown")
     )
     server.call(*ALL)
-    assert [[label(message) for message in messages] for messages in server.heard(all_, board, project, nothing)] == [
+    assert [[label(message) for message in messages] for messages in server.received(all_, board, project, nothing)] == [
         ["t1", "t2", "t3", "b4", "p1", "comment.added", "notice"],
         ["t1", "comment.added", "notice", "whisper"],
         ["t1", "b4", "p1", "notice"],
@@ -224,29 +225,29 @@ def test_filters_hold_on_every_server(server: Server) -> None:
     ]
 
 
-def test_an_event_that_carries_no_filter_value_is_for_those_who_hear_everything(serve: Serve) -> None:
+def test_an_event_without_a_filter_value_is_for_unfiltered_clients(serve: Serve) -> None:
     server = serve(kind=GTHREAD)
     everything, board = server.connect(), server.connect("/ws?board_id=b1")
     server.publish("broadcast", "app.refreshed")
-    assert [[label(message) for message in messages] for messages in server.heard(everything, board)] == [
+    assert [[label(message) for message in messages] for messages in server.received(everything, board)] == [
         ["app.refreshed"],
         [],
     ]
 
 
-def test_a_filter_value_may_be_any_text(serve: Serve) -> None:
+def test_a_filter_value_may_be_any_string(serve: Serve) -> None:
     server = serve(kind=GTHREAD)
     peer = server.connect("/ws?board_id=%C3%A9%20%26%3D%E2%98%83")
     server.publish("broadcast_task_deleted", "t1", "é &=☃")
     assert peer.receive()["data"]["board_id"] == "é &=☃"
 
 
-def test_a_number_and_its_text_are_the_same_filter_value(serve: Serve) -> None:
-    """An app's ids are often integers, a query's values never."""
+def test_an_integer_and_its_string_are_the_same_filter_value(serve: Serve) -> None:
+    """An app's ids are often integers, the values of a query never."""
     server = serve(kind=GTHREAD)
     peer = server.connect("/ws?board_id=7")
     server.publish("broadcast_task_deleted", 1, 7)
-    (message,) = server.heard(peer)[0]
+    (message,) = server.received(peer)[0]
     assert message["data"] == {"task_id": 1, "board_id": 7, "action": "deleted"}
 
 
@@ -262,7 +263,7 @@ def test_a_pong_message_is_taken_without_an_answer(server: Server) -> None:
     peer = server.connect()
     peer.send({"type": "pong"})
     assert peer.ask({"type": "ping"})["type"] == "pong"
-    assert server.heard(peer) == [[]]
+    assert server.received(peer) == [[]]
 
 
 def test_a_protocol_ping_is_answered_with_its_payload(server: Server) -> None:
@@ -314,7 +315,7 @@ def test_an_unknown_type_is_answered_and_the_connection_stays(server: Server) ->
     assert peer.ask({"type": "ping"})["type"] == "pong"
 
 
-def test_what_is_no_json_object_is_answered_and_the_connection_stays(server: Server) -> None:
+def test_a_message_that_is_not_a_json_object_is_answered_and_the_connection_stays(server: Server) -> None:
     peer = server.connect()
     for message in INVALID:
         answer = peer.ask(message)
@@ -322,11 +323,11 @@ def test_what_is_no_json_object_is_answered_and_the_connection_stays(server: Ser
             check_error(answer, "INVALID_MESSAGE")
         except AssertionError as error:
             raise AssertionError(f"{message[:40]!r} was answered {answer}") from error
-        # Ten in a row would be too many.
+        # Ten invalid messages in a row would close the connection.
         assert peer.ask({"type": "ping"})["type"] == "pong"
 
 
-def test_a_type_that_is_no_text_is_answered_and_the_connection_stays(server: Server) -> None:
+def test_a_type_that_is_not_a_string_is_answered_and_the_connection_stays(server: Server) -> None:
     peer = server.connect()
     for message in (
         "{}",
@@ -353,7 +354,7 @@ def test_a_message_in_fragments_is_one_message(server: Server) -> None:
     assert raw.receive()["type"] == "pong"
 
 
-def test_a_frame_that_comes_byte_by_byte_is_read(server: Server) -> None:
+def test_a_frame_that_arrives_byte_by_byte_is_read(server: Server) -> None:
     raw = server.upgraded()
     for byte in make_frame(TEXT, b'{"type":"ping"}'):
         raw.send(bytes([byte]))
@@ -381,7 +382,7 @@ def test_a_close_is_answered_with_the_same_code(server: Server) -> None:
     server.await_clients(0)
 
 
-def test_a_client_that_leaves_is_forgotten(server: Server) -> None:
+def test_a_client_that_leaves_is_unregistered(server: Server) -> None:
     peers: list[Peer] = [server.connect() for _ in range(3)]
     server.await_clients(3)
     peers[1].close()

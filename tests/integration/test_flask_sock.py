@@ -1,11 +1,10 @@
-"""Beside other flask-sock routes of the app, and within them."""
+"""The route of cartows beside other flask-sock routes of the app, and its handler within them."""
 
 from __future__ import annotations
 
 import pytest
 
 from tests.integration.conftest import Serve
-from tests.support.clients import CLOSE, PING, PONG, TEXT, Closed, make_frame
 from tests.support.harness import (
     BOTH_WAYS,
     EVERYWHERE,
@@ -17,14 +16,15 @@ from tests.support.harness import (
     Kind,
     Server,
 )
-from tests.support.process import wait_for
+from tests.support.raw_client import CLOSE, PING, PONG, TEXT, Closed, make_frame
+from tests.support.waiting import wait_until
 
-# A flask-sock route holds its thread: one thread of a sync worker is too few for it and the remote control. Over TLS in the
-# worker it has two threads use one TLS object at once, which fails now and then without any help of ours.
+# A flask-sock route holds its thread: one thread of a sync worker is too few for it and the remote control. With TLS in the
+# worker two threads of simple-websocket use one TLS object at once, which fails now and then by itself.
 PLAIN = (GTHREAD, GTHREAD_ATTACHED, FLASK, FLASK_ATTACHED)
 
-# What flask-sock by itself does to gunicorn when a route ends before its client does: simple-websocket's thread closes the
-# socket, and gunicorn still wants to do something with it.
+# The error that flask-sock by itself causes in gunicorn when a route ends before its client does: simple-websocket's thread
+# closes the socket while gunicorn still uses it.
 CLOSED_BENEATH = "Bad file descriptor"
 
 
@@ -33,10 +33,10 @@ def beside(serve: Serve, kind: Kind, **config: object) -> Server:
 
 
 @pytest.mark.parametrize("kind", PLAIN, ids=str)
-def test_their_routes_are_served_by_their_own_class(serve: Serve, kind: Kind) -> None:
+def test_other_flask_sock_routes_keep_their_own_class(serve: Serve, kind: Kind) -> None:
     server = beside(serve, kind)
-    ours = server.connect()
-    # not always does flask-sock close the connection under `flask run` once the client has said goodbye
+    client = server.connect()
+    # Under `flask run` flask-sock does not always close the connection after the close frame of the client.
     echo = server.connect("/before", close_timeout=1)
     assert echo.hello == {
         "class": "simple_websocket.ws.Server",
@@ -48,54 +48,56 @@ def test_their_routes_are_served_by_their_own_class(serve: Serve, kind: Kind) ->
     echo.send(b"\x00bytes")
     assert echo.frame() == b"\x00bytes"
     server.publish("broadcast", "app.refreshed")
-    assert ours.receive()["type"] == "app.refreshed"
+    assert client.receive()["type"] == "app.refreshed"
     assert server.client_count() == 1
 
 
 @pytest.mark.parametrize("kind", BOTH_WAYS, ids=str)
-def test_their_routes_close_as_they_say(serve: Serve, kind: Kind) -> None:
+def test_other_flask_sock_routes_close_with_their_own_codes(serve: Serve, kind: Kind) -> None:
     server = beside(serve, kind)
     server.expected_tracebacks.append(CLOSED_BENEATH)
     raw = server.upgraded("/after/by-name", greeted=False)
     assert raw.frame().json["class"] == "simple_websocket.ws.Server"
     assert raw.frame().payload == b"by-name"
-    assert raw.frame().closed == Closed(4321, "as the app says")
+    assert raw.frame().closed == Closed(4321, "the app's reason")
 
 
 @pytest.mark.parametrize("kind", PLAIN, ids=str)
-def test_options_for_all_of_flask_sock_are_theirs_alone(serve: Serve, kind: Kind) -> None:
+def test_options_of_flask_sock_do_not_apply_to_cartows(serve: Serve, kind: Kind) -> None:
     server = beside(serve, kind, SOCK_SERVER_OPTIONS={"ping_interval": 25, "max_message_size": 50})
-    theirs = server.connect("/before", close_timeout=1)
-    assert (theirs.hello["ping_interval"], theirs.hello["max_message_size"]) == (25, 50)
-    ours = server.connect()
-    assert ours.ask({"type": "ping", "note": "x" * 1000})["type"] == "pong"
+    other = server.connect("/before", close_timeout=1)
+    assert (other.hello["ping_interval"], other.hello["max_message_size"]) == (25, 50)
+    client = server.connect()
+    assert client.ask({"type": "ping", "note": "x" * 1000})["type"] == "pong"
 
 
 @pytest.mark.parametrize("kind", PLAIN, ids=str)
-def test_their_ping_interval_does_not_ping_ours(serve: Serve, kind: Kind) -> None:
+def test_the_ping_interval_of_flask_sock_does_not_ping_clients_of_cartows(serve: Serve, kind: Kind) -> None:
     server = beside(serve, kind, SOCK_SERVER_OPTIONS={"ping_interval": 0.2})
-    ours = server.upgraded()
-    theirs = server.upgraded("/before", greeted=False)
-    assert theirs.frame().opcode == TEXT
-    for _ in range(3):  # and theirs answers, or it would be closed at the second: so would ours, which does not
-        assert theirs.frame(pings=True).opcode == PING
-        theirs.send_frame(PONG)
-    ours.send_json({"type": "ping"})
+    client = server.upgraded()
+    other = server.upgraded("/before", greeted=False)
+    assert other.frame().opcode == TEXT
+    for _ in range(
+        3
+    ):  # The other client answers, or it would be closed at the second; so would the client of cartows, which does not.
+        assert other.frame(pings=True).opcode == PING
+        other.send_frame(PONG)
+    client.send_json({"type": "ping"})
     pings = 0
-    while (frame := ours.frame(pings=True)).opcode == PING:
+    while (frame := client.frame(pings=True)).opcode == PING:
         pings += 1
     assert frame.json["type"] == "pong"
-    assert pings <= 1, "one may be our own, whose first comes at a random moment"
+    assert pings <= 1, "one may be of cartows, whose first ping comes at a random time"
 
 
 @pytest.mark.parametrize("kind", BOTH_WAYS, ids=str)
-def test_what_their_routes_raise_is_still_theirs(serve: Serve, kind: Kind) -> None:
+def test_an_exception_of_another_flask_sock_route_is_unchanged(serve: Serve, kind: Kind) -> None:
     server = beside(serve, kind)
     server.expected_tracebacks += ["the app's own route fails as it always did", CLOSED_BENEATH]
     start = len(server.log())
     with server.upgraded("/raising", greeted=False) as raw:
         raw.send_frame(TEXT, b"now")
-        wait_for(lambda: "the app's own route fails as it always did" in server.log(start), "the app's traceback")
+        wait_until(lambda: "the app's own route fails as it always did" in server.log(start), "the app's traceback")
     assert server.connect().hello["type"] == "connected"
 
 
@@ -104,8 +106,8 @@ def own(serve: Serve, request: pytest.FixtureRequest) -> Server:
     return serve("own_route", kind=request.param, threads=16)
 
 
-def test_our_handler_in_their_route_says_that_it_cannot_serve_tls_that_ends_in_the_worker(serve: Serve) -> None:
-    """simple-websocket's thread is inside the TLS object by then, and two threads must not be."""
+def test_the_handler_in_a_flask_sock_route_logs_that_it_cannot_serve_tls_of_the_worker(serve: Serve) -> None:
+    """simple-websocket's thread uses the TLS object by then, and two threads must not."""
     own = serve("own_route", kind=GTHREAD_TLS, threads=16)
     peer = own.connect("/live", greeted=False)
     messages, closed = peer.ended()
@@ -115,21 +117,21 @@ def test_our_handler_in_their_route_says_that_it_cannot_serve_tls_that_ends_in_t
 
 
 @pytest.mark.parametrize("kind", PLAIN, ids=str)
-def test_our_handler_in_their_route_greets_filters_and_answers(serve: Serve, kind: Kind) -> None:
+def test_the_handler_in_a_flask_sock_route_greets_filters_and_answers(serve: Serve, kind: Kind) -> None:
     own = serve("own_route", kind=kind, threads=16)
     everything, board = own.connect("/live"), own.connect("/live?board_id=b1")
     assert everything.hello["data"]["client_id"] != board.hello["data"]["client_id"]
     own.publish("broadcast_task_deleted", "t1", "b1")
     own.publish("broadcast_task_deleted", "t2", "b2")
-    heard = own.heard(everything, board)
-    assert [[message["data"]["task_id"] for message in messages] for messages in heard] == [["t1", "t2"], ["t1"]]
+    received = own.received(everything, board)
+    assert [[message["data"]["task_id"] for message in messages] for messages in received] == [["t1", "t2"], ["t1"]]
     assert everything.ask({"type": "ping"})["type"] == "pong"
     assert everything.ask("no json")["data"]["code"] == "INVALID_MESSAGE"
     assert everything.connection.ping().wait(10)
     own.await_clients(2)
 
 
-def test_our_handler_in_their_route_leaves_nothing_behind(own: Server) -> None:
+def test_the_handler_in_a_flask_sock_route_leaves_no_resources(own: Server) -> None:
     for _ in range(3):
         peer = own.connect("/live")
         own.connect("/echo", greeted=False)
@@ -140,14 +142,14 @@ def test_our_handler_in_their_route_leaves_nothing_behind(own: Server) -> None:
         own.await_clients(0)
 
 
-def test_our_handler_in_their_route_ends_broken_frames(own: Server) -> None:
+def test_the_handler_in_a_flask_sock_route_ends_broken_frames(own: Server) -> None:
     for data, code in ((make_frame(TEXT, b"x", masked=False), 1002), (make_frame(TEXT, b"\xff"), 1007)):
         raw = own.upgraded("/live")
         raw.send(data)
         assert raw.ended()[1].code == code
 
 
-def test_our_handler_in_their_route_answers_a_close_frame_that_is_there_before_it(own: Server) -> None:
+def test_the_handler_in_a_flask_sock_route_answers_a_close_frame_that_arrived_before_it(own: Server) -> None:
     for _ in range(10):
         raw = own.upgraded("/live", greeted=False)
         raw.send_frame(CLOSE, b"\x0f\xa0early")
@@ -156,8 +158,8 @@ def test_our_handler_in_their_route_answers_a_close_frame_that_is_there_before_i
 
 
 @pytest.mark.parametrize("kind", PLAIN, ids=str)
-def test_our_handler_in_their_route_answers_a_close_frame_that_comes_while_the_app_is_asked(serve: Serve, kind: Kind) -> None:
-    server = serve("people", kind=kind, threads=16)
+def test_the_handler_in_a_flask_sock_route_answers_a_close_frame_that_arrives_while_hooks_run(serve: Serve, kind: Kind) -> None:
+    server = serve("users", kind=kind, threads=16)
     with server.raw() as raw:
         assert raw.open("/own?gate=door").status == 101
         raw.send_frame(CLOSE, b"\x0f\xa0early")
@@ -166,16 +168,16 @@ def test_our_handler_in_their_route_answers_a_close_frame_that_comes_while_the_a
     server.await_clients(0)
 
 
-def test_our_handler_in_their_route_sends_large_events(own: Server) -> None:
+def test_the_handler_in_a_flask_sock_route_sends_large_events(own: Server) -> None:
     plain, compressed = own.connect("/live", compression=None), own.connect("/live")
     own.flood(20, 20_000)
-    for messages in own.heard(plain, compressed):
+    for messages in own.received(plain, compressed):
         assert [message["data"]["task"]["number"] for message in messages] == list(range(20))
 
 
 @pytest.mark.parametrize("kind", BOTH_WAYS, ids=str)
-def test_a_refusal_in_their_route_comes_after_the_upgrade(serve: Serve, kind: Kind) -> None:
-    """Too late for HTTP: the close code has to say it, and says that trying again is no use."""
+def test_a_refusal_in_a_flask_sock_route_comes_after_the_upgrade(serve: Serve, kind: Kind) -> None:
+    """It is too late for an HTTP answer: the close code has to refuse, and is final."""
     own = serve("own_route", kind=kind, threads=16)
     good = own.connect("/picky", origin="https://good.example")
     own.publish("broadcast", "app.refreshed")
@@ -188,7 +190,7 @@ def test_a_refusal_in_their_route_comes_after_the_upgrade(serve: Serve, kind: Ki
 
 
 @pytest.mark.parametrize("kind", EVERYWHERE, ids=str)
-def test_a_raw_protocol_answers_in_kind(serve: Serve, kind: Kind) -> None:
+def test_a_raw_protocol_answers_strings_and_bytes(serve: Serve, kind: Kind) -> None:
     server = serve("raw_protocol", kind=kind)
     peer = server.connect(greeted=False)
     for sent, answer in (
@@ -203,18 +205,18 @@ def test_a_raw_protocol_answers_in_kind(serve: Serve, kind: Kind) -> None:
 
 
 @pytest.mark.parametrize("kind", EVERYWHERE, ids=str)
-def test_a_raw_protocol_hears_events_and_may_close(serve: Serve, kind: Kind) -> None:
+def test_a_raw_protocol_receives_events_and_may_close(serve: Serve, kind: Kind) -> None:
     server = serve("raw_protocol", kind=kind)
     peer = server.connect(greeted=False)
     server.await_clients(1)
     server.publish("broadcast", "app.refreshed")
     assert peer.receive()["type"] == "app.refreshed"
     peer.send("leave")
-    assert peer.ended()[1] == Closed(4001, "as you wish")
+    assert peer.ended()[1] == Closed(4001, "as requested")
 
 
 @pytest.mark.parametrize("kind", EVERYWHERE, ids=str)
-def test_a_handler_that_raises_costs_nobody_else_anything(serve: Serve, kind: Kind) -> None:
+def test_a_handler_that_raises_affects_no_other_client(serve: Serve, kind: Kind) -> None:
     server = serve("raw_protocol", kind=kind)
     server.expected_tracebacks.append("the app's handler fails")
     other, peer = server.connect(greeted=False), server.connect(greeted=False)

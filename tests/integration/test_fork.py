@@ -6,13 +6,13 @@ import pytest
 
 from tests.integration.conftest import Serve
 from tests.support.harness import BOTH_WAYS, FLASK, GTHREAD, GTHREAD_ATTACHED, SYNC, Kind
-from tests.support.process import wait_for
+from tests.support.waiting import wait_until
 
 
 @pytest.mark.parametrize("kind", [GTHREAD, GTHREAD_ATTACHED, SYNC], ids=str)
-@pytest.mark.parametrize("app", ["quickstart", "preloaded", "guest"])
+@pytest.mark.parametrize("app", ["quickstart", "preloaded", "isolation"])
 def test_a_preloaded_app_serves(serve: Serve, kind: Kind, app: str) -> None:
-    """Threads do not survive a fork; a hub that had some in the master has new ones in the worker."""
+    """Threads do not survive a fork: a hub that had some in the master starts new ones in the worker."""
     server = serve(app, kind=kind, arguments=("--preload",))
     peers = [server.connect() for _ in range(3)]
     server.publish("broadcast", "app.refreshed")
@@ -40,18 +40,18 @@ def test_more_than_one_worker_without_a_broker_is_warned_about_at_start(
     serve: Serve, kind: Kind, arguments: tuple[str, ...]
 ) -> None:
     server = serve(kind=kind, workers=2, arguments=arguments, fresh=True)
-    lines = wait_for(lambda: warnings(server.app_log()), lambda: f"a warning:\n{server.log()}")
+    lines = wait_until(lambda: warnings(server.app_log()), lambda: f"a warning:\n{server.log()}")
     assert 1 <= len(lines) <= 2
-    # what will go wrong, and the remedy
+    # The warning names the problem and the remedy.
     assert "event" in lines[0] and ("--workers" in lines[0] or "-w" in lines[0])
-    # A worker that is told to stop while it boots does not hear it: both must be up.
+    # A worker misses a signal to stop while it boots: both must be up.
     seen: set[int] = set()
 
     def both() -> bool:
         seen.add(server.get("/remote/process").json["pid"])
         return len(seen) == 2
 
-    wait_for(both, "both workers to answer")
+    wait_until(both, "both workers to answer")
 
 
 @pytest.mark.parametrize("kind", [*BOTH_WAYS, SYNC, FLASK], ids=str)

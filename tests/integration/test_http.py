@@ -1,4 +1,4 @@
-"""What is said before the upgrade, in HTTP: each refusal has its status and a JSON body that says why."""
+"""HTTP answers before the upgrade: each refusal has its status and a JSON body with the reason."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from collections.abc import Mapping
 import pytest
 
 from tests.integration.conftest import Serve
-from tests.support.clients import Response
 from tests.support.harness import BOTH_WAYS, EVERYWHERE, GTHREAD, Server
+from tests.support.raw_client import Response
 
 
 @pytest.fixture(params=EVERYWHERE, ids=str)
@@ -27,13 +27,13 @@ def check_refusal(response: Response, status: int) -> None:
 
 
 def ask(server: Server, headers: Mapping[str, str | None] | None = None, path: str = "/ws", **options: str) -> Response:
-    # closed as soon as it is answered: a server may wait for that, a sync worker with all it has
+    # Closed as soon as it is answered: a server may wait for that, a sync worker with its only thread.
     with server.raw() as raw:
         raw.send(raw.handshake(path, headers, **options))
         return raw.response()
 
 
-def test_an_upgrade_is_answered_as_the_standard_says(server: Server) -> None:
+def test_an_upgrade_is_answered_as_rfc_6455_requires(server: Server) -> None:
     raw = server.raw()
     response = raw.open("/ws", {"Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ=="})
     assert response.status == 101
@@ -56,7 +56,7 @@ def test_an_upgrade_is_answered_as_the_standard_says(server: Server) -> None:
     ],
     ids=str,
 )
-def test_what_proper_clients_and_proxies_send_is_upgraded(serve: Serve, headers: dict[str, str | None]) -> None:
+def test_requests_of_proper_clients_and_proxies_are_upgraded(serve: Serve, headers: dict[str, str | None]) -> None:
     server = serve(kind=GTHREAD)
     raw = server.upgraded(headers=headers)
     raw.send_json({"type": "ping"})
@@ -82,7 +82,7 @@ NO_UPGRADE: list[dict[str, str | None]] = [
 ]
 
 
-def test_what_is_no_websocket_request_is_refused(server: Server) -> None:
+def test_a_request_that_is_not_a_websocket_one_is_refused(server: Server) -> None:
     for headers in NO_UPGRADE:
         check_refusal(ask(server, headers), 400)
 
@@ -104,7 +104,7 @@ def test_a_post_with_a_body_is_refused(server: Server) -> None:
 
 
 @pytest.mark.parametrize("version", ["8", "0", "14", "abc", "13x", "-13"])
-def test_another_version_is_refused_with_the_right_one(server: Server, version: str) -> None:
+def test_another_version_is_refused_with_the_supported_one(server: Server, version: str) -> None:
     response = ask(server, {"Sec-WebSocket-Version": version})
     check_refusal(response, 426)
     assert response.headers["Sec-WebSocket-Version"] == "13"
@@ -117,22 +117,22 @@ def test_a_request_without_a_version_is_refused(server: Server) -> None:
 
 @pytest.mark.parametrize(
     "origin",
-    ["https://evil.example", "http://127.0.0.1", "http://127.0.0.1.evil.example", "null", "nonsense", "file://", "://"],
+    ["https://evil.example", "http://127.0.0.1", "http://127.0.0.1.evil.example", "null", "garbage", "file://", "://"],
 )
 def test_another_origin_is_refused(server: Server, origin: str) -> None:
     check_refusal(ask(server, {"Origin": origin}), 403)
 
 
-def test_the_same_origin_and_none_are_let_in(server: Server) -> None:
+def test_the_same_origin_and_no_origin_are_admitted(server: Server) -> None:
     scheme = "http" if server.tls is None else "https"
     for headers in ({"Origin": f"{scheme}://127.0.0.1:{server.port}"}, {"Origin": None}):
         server.upgraded(headers=headers)
-    # a browser leaves the default port out on both sides
+    # A browser omits the default port on both sides.
     server.upgraded(headers={"Host": "app.example", "Origin": f"{scheme}://app.example"})
     server.upgraded(headers={"Host": "APP.example", "Origin": f"{scheme}://app.EXAMPLE"})
 
 
-def test_the_origins_of_the_config_are_let_in_and_no_other(serve: Serve) -> None:
+def test_the_origins_of_the_config_are_admitted_and_no_others(serve: Serve) -> None:
     server = serve(config={"CARTOWS_ALLOWED_ORIGINS": ["https://app.example", "https://other.example:8443"]})
     server.upgraded(headers={"Origin": "https://app.example"})
     server.upgraded(headers={"Origin": "https://other.example:8443"})
@@ -141,14 +141,14 @@ def test_the_origins_of_the_config_are_let_in_and_no_other(serve: Serve) -> None
         check_refusal(ask(server, {"Origin": origin}), 403)
 
 
-def test_every_origin_can_be_let_in(serve: Serve) -> None:
+def test_every_origin_can_be_admitted(serve: Serve) -> None:
     server = serve(config={"CARTOWS_ALLOWED_ORIGINS": "*"})
     for origin in ("https://evil.example", "null"):
         server.upgraded(headers={"Origin": origin})
 
 
 @pytest.mark.parametrize("kind", BOTH_WAYS, ids=str)
-def test_a_full_house_is_answered_503_until_somebody_leaves(serve: Serve, kind: object) -> None:
+def test_a_full_server_answers_503_until_a_client_leaves(serve: Serve, kind: object) -> None:
     server = serve(kind=kind, config={"CARTOWS_MAX_CLIENTS": 3})
     raws = [server.upgraded() for _ in range(3)]
     for _ in range(5):
@@ -176,13 +176,13 @@ HUGE: list[tuple[dict[str, str | None], str]] = [
 
 
 @pytest.mark.parametrize(("headers", "path"), HUGE, ids=["header", "headers", "query", "name"])
-def test_a_huge_request_is_refused_and_costs_nothing(server: Server, headers: dict[str, str | None], path: str) -> None:
-    """The servers have limits of their own and words of their own for them; they may also hang up first."""
+def test_a_huge_request_is_refused_and_leaves_no_resources(server: Server, headers: dict[str, str | None], path: str) -> None:
+    """The servers have limits and answers of their own for them; they may also close the connection first."""
     witness = server.connect()
     with server.raw() as raw, contextlib.suppress(OSError, EOFError):
         raw.send(raw.handshake(path, headers))
         assert 400 <= raw.response().status < 500
-    assert server.heard(witness) == [[]]
+    assert server.received(witness) == [[]]
     server.await_clients(1)
 
 

@@ -1,4 +1,4 @@
-"""Which pages may connect, in front of a proxy and behind one, and what is said of those that may not."""
+"""Which origins may connect, with and without a proxy, and how refusals are logged."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.support.harness import BOTH_WAYS, FLASK, GTHREAD, GTHREAD_ATTACHED, G
 GOOD, EVIL = "https://app.example", "https://evil.example"
 
 
-def visit(server: Server, origin: str | None, **headers: str) -> int:
+def status_for(server: Server, origin: str | None, **headers: str) -> int:
     """Ask for the upgrade with this Origin; return the answer's status."""
     raw = server.raw()
     response = raw.open("/ws", {"Origin": origin, **{name.replace("_", "-"): value for name, value in headers.items()}})
@@ -21,18 +21,18 @@ def visit(server: Server, origin: str | None, **headers: str) -> int:
     return response.status
 
 
-def visits(server: Server, *origins: str | None, **headers: str) -> set[int]:
-    return {visit(server, origin, **headers) for origin in origins}
+def statuses_for(server: Server, *origins: str | None, **headers: str) -> set[int]:
+    return {status_for(server, origin, **headers) for origin in origins}
 
 
 def check_one_line(server: Server, origin: str, *allowed: str, **headers: str) -> str:
-    """Have an origin refused and check that one line is logged, which names it and those that may connect; return it."""
+    """Connect with an origin that is refused; check and return the one line of the log, which names it and the allowed ones."""
     start = len(server.log())
-    assert visit(server, origin, **headers) == 403
-    server.heard()
+    assert status_for(server, origin, **headers) == 403
+    server.received()
     (line,) = [line for line in server.app_log(start) if "refused" in line or origin in line]
     assert "403" in line
-    assert all(words in line for words in (origin, *allowed)), line
+    assert all(text in line for text in (origin, *allowed)), line
     return line
 
 
@@ -41,11 +41,11 @@ def check_one_line(server: Server, origin: str, *allowed: str, **headers: str) -
 
 @pytest.mark.parametrize("kind", [*BOTH_WAYS, GTHREAD_TLS, FLASK], ids=str)
 def test_pages_of_the_same_host_may_connect_and_no_others(serve: Serve, kind: Kind) -> None:
-    server = serve("people", kind=kind)
+    server = serve("users", kind=kind)
     here = f"{HOST}:{server.port}"
-    assert visits(server, f"http://{here}", f"https://{here}", f"HTTP://{here}") == {101}
-    # no browser leaves it out where it matters
-    assert visit(server, None) == 101
+    assert statuses_for(server, f"http://{here}", f"https://{here}", f"HTTP://{here}") == {101}
+    # No browser omits the header where it matters.
+    assert status_for(server, None) == 101
     others = (
         EVIL,
         "null",
@@ -60,25 +60,25 @@ def test_pages_of_the_same_host_may_connect_and_no_others(serve: Serve, kind: Ki
         f"http://{here}@evil.example",
         "http://[",
     )
-    assert visits(server, *others) == {403}
+    assert statuses_for(server, *others) == {403}
     assert server.client_count() == 0
     check_one_line(server, EVIL, here)
 
 
-def test_the_name_of_the_host_is_what_the_request_says(serve: Serve) -> None:
-    server = serve("people")
-    assert visits(server, GOOD, "http://APP.example", "https://app.example:443", Host="app.example") == {101}
-    assert visits(server, GOOD, Host="app.example:8443") == {403}
-    assert visits(server, EVIL, Host="app.example") == {403}
+def test_the_host_is_the_one_the_request_names(serve: Serve) -> None:
+    server = serve("users")
+    assert statuses_for(server, GOOD, "http://APP.example", "https://app.example:443", Host="app.example") == {101}
+    assert statuses_for(server, GOOD, Host="app.example:8443") == {403}
+    assert statuses_for(server, EVIL, Host="app.example") == {403}
 
 
 @pytest.mark.parametrize("kind", [*BOTH_WAYS, FLASK], ids=str)
-def test_a_page_without_a_host_is_of_no_host_whatever_the_request_calls_its_own(serve: Serve, kind: Kind) -> None:
-    """Werkzeug knows no host at all where the name has an underscore, as names within a company have."""
-    server = serve("people", kind=kind)
+def test_an_origin_without_a_host_is_refused_whatever_the_host_header(serve: Serve, kind: Kind) -> None:
+    """Werkzeug reads no host at all from a name with an underscore, as internal names often have."""
+    server = serve("users", kind=kind)
     for host in ("a_b.example", f"my_app:{server.port}"):
-        assert visits(server, "null", "file://", "", "data:", EVIL, Host=host) == {403}
-        assert visits(server, f"http://{host}", f"https://{host}", None, Host=host) == {101}
+        assert statuses_for(server, "null", "file://", "", "data:", EVIL, Host=host) == {403}
+        assert statuses_for(server, f"http://{host}", f"https://{host}", None, Host=host) == {101}
         check_one_line(server, "null", host, Host=host)
     raw = server.raw()
     assert raw.open("/own", {"Origin": "null", "Host": "a_b.example"}).status == 101
@@ -88,15 +88,15 @@ def test_a_page_without_a_host_is_of_no_host_whatever_the_request_calls_its_own(
 
 
 @pytest.mark.parametrize("kind", BOTH_WAYS, ids=str)
-def test_a_host_with_an_underscore_may_stand_behind_a_proxy(serve: Serve, kind: Kind) -> None:
-    server = serve("people", kind=kind, config={"PROXIES": 1})
+def test_a_host_with_an_underscore_works_behind_a_proxy(serve: Serve, kind: Kind) -> None:
+    server = serve("users", kind=kind, config={"PROXIES": 1})
     through = {"Host": "10.0.0.5:8000", "X_Forwarded_Host": "a_b.example", "X_Forwarded_Proto": "https"}
-    assert visits(server, "https://a_b.example", None, **through) == {101}
-    assert visits(server, "null", "", EVIL, "http://10.0.0.5:8000", **through) == {403}
+    assert statuses_for(server, "https://a_b.example", None, **through) == {101}
+    assert statuses_for(server, "null", "", EVIL, "http://10.0.0.5:8000", **through) == {403}
 
 
-def test_a_refusal_does_not_tell_the_page_what_would_be_allowed(serve: Serve) -> None:
-    server = serve("people", config={"CARTOWS_ALLOWED_ORIGINS": [GOOD]})
+def test_a_refusal_does_not_reveal_the_allowed_origins(serve: Serve) -> None:
+    server = serve("users", config={"CARTOWS_ALLOWED_ORIGINS": [GOOD]})
     response = server.raw().open("/ws", {"Origin": EVIL})
     assert response.status == 403
     assert b"app.example" not in response.body
@@ -104,11 +104,11 @@ def test_a_refusal_does_not_tell_the_page_what_would_be_allowed(serve: Serve) ->
 
 
 @pytest.mark.parametrize("origin", ["https://evil.example/" + "x" * 5000, "https://e\xffvil.example", "https://e%0d%0avil"])
-def test_what_is_logged_of_an_origin_is_one_line_of_bearable_length(serve: Serve, origin: str) -> None:
-    server = serve("people")
+def test_a_refused_origin_is_logged_in_one_line_of_bounded_length(serve: Serve, origin: str) -> None:
+    server = serve("users")
     start = len(server.log())
-    assert visit(server, origin) == 403
-    server.heard()
+    assert status_for(server, origin) == 403
+    server.received()
     (line,) = [line for line in server.app_log(start) if "refused" in line]
     assert len(line) < 1000
     assert line.isprintable()
@@ -118,42 +118,42 @@ def test_what_is_logged_of_an_origin_is_one_line_of_bearable_length(serve: Serve
 
 
 @pytest.mark.parametrize("kind", BOTH_WAYS, ids=str)
-def test_behind_a_trusted_proxy_the_same_host_is_the_one_that_the_visitor_asked_for(serve: Serve, kind: Kind) -> None:
-    server = serve("people", kind=kind, config={"PROXIES": 1})
+def test_behind_a_trusted_proxy_the_same_host_is_the_forwarded_one(serve: Serve, kind: Kind) -> None:
+    server = serve("users", kind=kind, config={"PROXIES": 1})
     through = {
         "Host": "10.0.0.5:8000",
         "X_Forwarded_Host": "app.example",
         "X_Forwarded_Proto": "https",
         "X_Forwarded_For": "203.0.113.7",
     }
-    assert visits(server, GOOD, None, **through) == {101}
-    assert visits(server, EVIL, "http://10.0.0.5:8000", "https://app.example.evil.example", **through) == {403}
+    assert statuses_for(server, GOOD, None, **through) == {101}
+    assert statuses_for(server, EVIL, "http://10.0.0.5:8000", "https://app.example.evil.example", **through) == {403}
     line = check_one_line(server, EVIL, "app.example", "203.0.113.7", **through)
     assert "10.0.0.5" not in line
-    # what stands in front of the proxy's own word was written by the visitor
-    assert visit(server, EVIL, **{**through, "X_Forwarded_Host": "evil.example, app.example"}) == 403
+    # What precedes the proxy's own value was written by the client.
+    assert status_for(server, EVIL, **{**through, "X_Forwarded_Host": "evil.example, app.example"}) == 403
 
 
 def test_without_a_trusted_proxy_its_headers_mean_nothing(serve: Serve) -> None:
-    server = serve("people")
+    server = serve("users")
     claims = {"X_Forwarded_Host": "evil.example", "X_Forwarded_Proto": "https", "Forwarded": "host=evil.example"}
-    assert visit(server, EVIL, **claims) == 403
-    assert visit(server, f"http://{HOST}:{server.port}", **claims) == 101
+    assert status_for(server, EVIL, **claims) == 403
+    assert status_for(server, f"http://{HOST}:{server.port}", **claims) == 101
     line = check_one_line(server, EVIL, HOST, X_Forwarded_For="203.0.113.7")
     assert "203.0.113.7" not in line
 
 
-# What the app says ----------------------------------------------------------------------------------------------------
+# Settings of the app --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     "kind, listed",
     [(GTHREAD, [GOOD, "http://localhost:3000/"]), (GTHREAD_ATTACHED, f"{GOOD}/, http://localhost:3000")],
-    ids=["list", "text"],
+    ids=["list", "string"],
 )
-def test_a_list_lets_in_those_on_it(serve: Serve, kind: Kind, listed: list[str] | str) -> None:
-    server = serve("people", kind=kind, config={"CARTOWS_ALLOWED_ORIGINS": listed})
-    assert visits(server, GOOD, "https://APP.example", "http://localhost:3000", None) == {101}
+def test_a_list_of_origins_admits_exactly_those_on_it(serve: Serve, kind: Kind, listed: list[str] | str) -> None:
+    server = serve("users", kind=kind, config={"CARTOWS_ALLOWED_ORIGINS": listed})
+    assert statuses_for(server, GOOD, "https://APP.example", "http://localhost:3000", None) == {101}
     others = (
         EVIL,
         "null",
@@ -168,24 +168,24 @@ def test_a_list_lets_in_those_on_it(serve: Serve, kind: Kind, listed: list[str] 
         "*",
         f"http://{HOST}:{server.port}",
     )
-    assert visits(server, *others) == {403}
+    assert statuses_for(server, *others) == {403}
     check_one_line(server, EVIL, GOOD, "http://localhost:3000")
 
 
-def test_a_star_lets_everybody_in(serve: Serve) -> None:
-    server = serve("people", config={"CARTOWS_ALLOWED_ORIGINS": "*"})
-    assert visits(server, EVIL, "null", "", "no origin at all", None) == {101}
+def test_a_star_admits_every_origin(serve: Serve) -> None:
+    server = serve("users", config={"CARTOWS_ALLOWED_ORIGINS": "*"})
+    assert statuses_for(server, EVIL, "null", "", "no origin at all", None) == {101}
 
 
-def test_the_app_may_decide_itself(serve: Serve) -> None:
-    server = serve("people", config={"OWN_ORIGIN_CHECK": True})
-    assert visits(server, "https://one.good.example", None) == {101}
-    assert visits(server, EVIL, f"http://{HOST}:{server.port}", "https://good.example.evil.example") == {403}
+def test_the_app_may_check_the_origin_itself(serve: Serve) -> None:
+    server = serve("users", config={"OWN_ORIGIN_CHECK": True})
+    assert statuses_for(server, "https://one.good.example", None) == {101}
+    assert statuses_for(server, EVIL, f"http://{HOST}:{server.port}", "https://good.example.evil.example") == {403}
     assert "origin check" in check_one_line(server, EVIL)
 
 
-def test_an_origin_check_that_fails_lets_nobody_in(serve: Serve) -> None:
-    server = serve("people", config={"OWN_ORIGIN_CHECK": True})
+def test_an_origin_check_that_raises_admits_no_client(serve: Serve) -> None:
+    server = serve("users", config={"OWN_ORIGIN_CHECK": True})
     server.expected_tracebacks.append("the app's origin check fails")
     start = len(server.log())
     assert server.raw().open("/ws", {"Origin": "https://raising.example"}).status == 500
@@ -194,11 +194,11 @@ def test_an_origin_check_that_fails_lets_nobody_in(serve: Serve) -> None:
     assert raw.open("/own", {"Origin": "https://raising.example"}).status == 101
     frames, closed = raw.ended()
     assert (frames, closed.code) == ([], 1011)
-    assert visit(server, "https://one.good.example") == 101
+    assert status_for(server, "https://one.good.example") == 101
 
 
-def test_a_route_of_the_apps_own_refuses_by_close_code(serve: Serve) -> None:
-    server = serve("people", config={"CARTOWS_ALLOWED_ORIGINS": [GOOD]})
+def test_an_own_route_refuses_by_close_code(serve: Serve) -> None:
+    server = serve("users", config={"CARTOWS_ALLOWED_ORIGINS": [GOOD]})
     start = len(server.log())
     raw = server.raw()
     assert raw.open("/own", {"Origin": EVIL}).status == 101
@@ -210,8 +210,8 @@ def test_a_route_of_the_apps_own_refuses_by_close_code(serve: Serve) -> None:
     server.upgraded("/own", {"Origin": GOOD})
 
 
-def test_whoever_is_refused_for_its_origin_is_not_asked_who_it_is(serve: Serve) -> None:
-    """A page of another site must not find out whether its visitor is logged in here."""
-    server = serve("people", config={"CARTOWS_ALLOWED_ORIGINS": [GOOD]})
+def test_a_refused_origin_is_not_authenticated(serve: Serve) -> None:
+    """A page of another site must not find out whether its user is logged in here."""
+    server = serve("users", config={"CARTOWS_ALLOWED_ORIGINS": [GOOD]})
     for name in ("ann", "nobody"):
         assert server.raw().open(f"/ws?as={name}", {"Origin": EVIL}).status == 403

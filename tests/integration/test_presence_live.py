@@ -1,4 +1,4 @@
-"""Who is in a room: the state once, then every change of it, seen by real browsers' tabs."""
+"""Presence in a room: clients receive the state once, then every change of it."""
 
 from __future__ import annotations
 
@@ -11,20 +11,21 @@ from typing import Any
 import pytest
 
 from tests.integration.conftest import Serve
-from tests.support.clients import CLOSE, Json, Peer, Raw
+from tests.support.clients import Peer
+from tests.support.event_helpers import ask, label, read_until, since, subscribe
 from tests.support.harness import BOTH_WAYS, FLASK, GTHREAD, GTHREAD_ATTACHED, HOST, Kind, Server
-from tests.support.live import ask, label, read_until, since, subscribe
-from tests.support.process import wait_for
+from tests.support.raw_client import CLOSE, Json, RawClient
+from tests.support.waiting import wait_until
 
-#: Nobody's leave is held back for as long as a test waits: what is told was not held back.
-PATIENT = {"CARTOWS_PRESENCE_LEAVE_WAIT": 300}
-HASTY = {"CARTOWS_PRESENCE_LEAVE_WAIT": 3.0}
-LIMITED = {**PATIENT, "CARTOWS_PRESENCE_ROOM_LIMIT": 4}
+#: Leaves are held back for longer than a test lasts, so every leave that a client receives was not held back.
+LONG_WAIT = {"CARTOWS_PRESENCE_LEAVE_WAIT": 300}
+SHORT_WAIT = {"CARTOWS_PRESENCE_LEAVE_WAIT": 3.0}
+LIMITED = {**LONG_WAIT, "CARTOWS_PRESENCE_ROOM_LIMIT": 4}
 
 
 @pytest.fixture(params=(*BOTH_WAYS, FLASK), ids=str)
 def server(serve: Serve, request: pytest.FixtureRequest) -> Server:
-    return serve("hooks", kind=request.param, config=PATIENT)
+    return serve("hooks", kind=request.param, config=LONG_WAIT)
 
 
 _boards = itertools.count()
@@ -32,12 +33,12 @@ _boards = itertools.count()
 
 @pytest.fixture
 def board() -> str:
-    """Return a room of the test's own: where leaves are held back, an earlier one's people are still in theirs."""
+    """Return a room of the test's own: leaves are held back, so the rooms of earlier tests still have entries."""
     return f"board{next(_boards)}"
 
 
 class Room:
-    """What a client knows of a room: the state it was told, and every change since."""
+    """A room as a client sees it: the state it received, with every change since."""
 
     def __init__(self, state: Json) -> None:
         self.key, self.value = state["data"]["key"], state["data"]["value"]
@@ -58,7 +59,7 @@ class Room:
                     self.present.setdefault(identity, []).append(entry)
             for identity, entries in data["leaves"].items():
                 for entry in entries:
-                    assert self._remove(identity, entry["ref"]), f"{message}: nobody of that ref was here"
+                    assert self._remove(identity, entry["ref"]), f"{message}: there was no entry with that ref"
         assert data["count"] == len(self.present), (message, self.present)
 
     def _remove(self, identity: str, ref: str) -> bool:
@@ -74,7 +75,7 @@ class Room:
         return {identity: [entry["meta"] for entry in entries] for identity, entries in sorted(self.present.items())}
 
 
-def join(peer: Peer | Raw, board: str, meta: Json | None = None) -> Room:
+def join(peer: Peer | RawClient, board: str, meta: Json | None = None) -> Room:
     """Subscribe to a board with presence; return its state."""
     (answer,) = ask(peer, "subscribe", {"board_id": board, "presence": meta or {}})
     assert answer["type"] == "subscribed", answer
@@ -88,7 +89,7 @@ def arrive(server: Server, identity: str, board: str, meta: Json | None = None) 
 
 
 def leave(peer: Peer, board: str) -> None:
-    """Unsubscribe; what the client was told of others until then is passed over."""
+    """Unsubscribe; skip what the client received until then."""
     assert board not in ask(peer, "unsubscribe", {"board_id": board})[-1].get("data", {}).get("board_id", [])
 
 
@@ -101,7 +102,7 @@ def by_ref(present: dict[str, list[Json]]) -> dict[str, dict[str, Json]]:
     return {identity: {entry["ref"]: entry["meta"] for entry in entries} for identity, entries in present.items()}
 
 
-def test_a_room_tells_its_state_once_and_then_every_change(board: str, server: Server) -> None:
+def test_a_room_sends_its_state_once_and_then_every_change(board: str, server: Server) -> None:
     ann, seen_by_ann = arrive(server, "ann", board, {"colour": "red"})
     assert seen_by_ann.metas() == {"ann": [{"colour": "red"}]}
     stranger = server.connect("/ws?as=eve")
@@ -116,8 +117,8 @@ def test_a_room_tells_its_state_once_and_then_every_change(board: str, server: S
     carl, _ = arrive(server, "carl", board)
     seen_by_ann.take(ann.receive())
     assert sorted(seen_by_ann.present) == ["ann", "carl"]
-    # nobody is told of own joins, none twice; and nobody else is told
-    assert server.heard(ann, bob, carl, stranger) == [[], [], [], []]
+    # No client receives its own join, or a change twice, and other clients receive nothing.
+    assert server.received(ann, bob, carl, stranger) == [[], [], [], []]
     leave(ann, board)
     leave(carl, board)
     assert present(server, board) == {}
@@ -139,21 +140,21 @@ def test_two_tabs_are_one_identity_with_two_entries(board: str, server: Server) 
     assert room.metas() == {"bob": [{}]}
 
 
-def test_whoever_has_no_identity_goes_by_the_id_of_the_client(board: str, serve: Serve) -> None:
-    server = serve(config=PATIENT)
+def test_a_client_without_an_identity_is_shown_by_its_id(board: str, serve: Serve) -> None:
+    server = serve(config=LONG_WAIT)
     first, second = server.connect(), server.connect()
     assert list(join(first, board).present) == [first.id]
     assert list(join(second, board).present) == [first.id, second.id]
 
 
-def test_an_identity_that_is_a_number_goes_by_its_text(board: str, serve: Serve) -> None:
-    server = serve("hooks", config=PATIENT)
+def test_an_integer_identity_is_shown_as_its_string(board: str, serve: Serve) -> None:
+    server = serve("hooks", config=LONG_WAIT)
     assert list(join(server.connect("/ws?number=7"), board).present) == ["7"] == list(present(server, board))
 
 
 @pytest.mark.parametrize("identity", ["__proto__", "constructor", "é☃", "a.b", "$ne", "x" * 300])
-def test_an_identity_may_be_any_text(board: str, serve: Serve, identity: str) -> None:
-    server = serve("hooks", config=PATIENT)
+def test_an_identity_may_be_any_string(board: str, serve: Serve, identity: str) -> None:
+    server = serve("hooks", config=LONG_WAIT)
     watcher, room = arrive(server, "watcher", board)
     peer, state = arrive(server, identity, board)
     room.take(watcher.receive())
@@ -188,7 +189,7 @@ def test_each_room_of_a_message_has_a_state_of_its_own(board: str, server: Serve
     assert (diff["key"], diff["value"], list(diff["joins"]), diff["count"]) == ("board_id", board, ["bob"], 2)
 
 
-def test_the_past_of_a_room_comes_before_who_is_in_it(board: str, server: Server) -> None:
+def test_a_rooms_replay_comes_before_its_presence_state(board: str, server: Server) -> None:
     peer = server.connect("/ws?as=ann&board_id=none")
     id = peer.ask({"type": "ping"})["id"]
     server.publish("broadcast_task_deleted", "t1", board)
@@ -199,7 +200,7 @@ def test_the_past_of_a_room_comes_before_who_is_in_it(board: str, server: Server
 
 
 def test_a_room_joined_without_presence_can_be_opted_into_later(board: str, serve: Serve) -> None:
-    server = serve("hooks", config=PATIENT)
+    server = serve("hooks", config=LONG_WAIT)
     peer = server.connect(f"/ws?as=ann&board_id={board}")
     assert present(server, board) == {}
     assert list(join(peer, board).present) == ["ann"]
@@ -235,7 +236,7 @@ META_BOUND = 1024
     ids=["1024 bytes", "1025 bytes", "1200 bytes of é", "1000 bytes of é", "many keys"],
 )
 def test_a_meta_has_a_bound(board: str, serve: Serve, meta: Json, accepted: bool) -> None:
-    server = serve("hooks", config=PATIENT)
+    server = serve("hooks", config=LONG_WAIT)
     peer = server.connect("/ws?as=ann&board_id=b0")
     if accepted:
         assert join(peer, board, meta).metas() == {"ann": [meta]}
@@ -245,14 +246,14 @@ def test_a_meta_has_a_bound(board: str, serve: Serve, meta: Json, accepted: bool
     assert subscribe(peer, board_id="b2") == {"board_id": ["b0", "b2"]}
 
 
-# Going and coming back -----------------------------------------------------------------------------------------------
+# Leaving and returning ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("kind", "resumed"), [(GTHREAD, False), (GTHREAD_ATTACHED, True)], ids=["reload", "attached-resume"])
-def test_a_reload_shows_nothing_and_a_real_leave_is_told_in_the_end(
+def test_a_reload_is_not_announced_and_a_real_leave_is_after_the_wait(
     board: str, serve: Serve, kind: Kind, resumed: bool
 ) -> None:
-    server = serve("hooks", kind=kind, config=HASTY)
+    server = serve("hooks", kind=kind, config=SHORT_WAIT)
     watcher, room = arrive(server, "watcher", board)
     ann, _ = arrive(server, "ann", board, {"n": 1})
     room.take(watcher.receive())
@@ -267,15 +268,15 @@ def test_a_reload_shows_nothing_and_a_real_leave_is_told_in_the_end(
     gone.reset()
     back = server.connect(since(id, **{"as": "ann", "board_id": "none"}) if resumed else "/ws?as=ann&board_id=none")
     assert by_ref(join(back, board, {"n": 1}).present)["ann"] == before["ann"]
-    # ann went first: once the other's leave is told, hers would have been
+    # ann left first: her leave would have been sent before the other one.
     room.take(watcher.receive())
-    assert monotonic() - left >= HASTY["CARTOWS_PRESENCE_LEAVE_WAIT"] * 0.9
+    assert monotonic() - left >= SHORT_WAIT["CARTOWS_PRESENCE_LEAVE_WAIT"] * 0.9
     assert by_ref(room.present) == {identity: entries for identity, entries in before.items() if identity != "gone"}
-    assert server.heard(watcher) == [[]]
+    assert server.received(watcher) == [[]]
 
 
-def test_whoever_comes_back_with_another_meta_is_an_update(board: str, serve: Serve) -> None:
-    server = serve("hooks", config=PATIENT)
+def test_coming_back_with_another_meta_is_an_update(board: str, serve: Serve) -> None:
+    server = serve("hooks", config=LONG_WAIT)
     watcher, room = arrive(server, "watcher", board)
     ann, _ = arrive(server, "ann", board, {"n": 1})
     room.take(watcher.receive())
@@ -289,8 +290,8 @@ def test_whoever_comes_back_with_another_meta_is_an_update(board: str, serve: Se
     assert by_ref(room.present)["ann"] == {ref: {"n": 2} for ref in before}
 
 
-def test_a_change_of_presence_is_no_event_that_could_be_replayed(board: str, serve: Serve) -> None:
-    server = serve("hooks", config=PATIENT)
+def test_a_change_of_presence_is_not_replayed(board: str, serve: Serve) -> None:
+    server = serve("hooks", config=LONG_WAIT)
     ann, _ = arrive(server, "ann", board)
     id = ann.ask({"type": "ping"})["id"]
     ann.close()
@@ -299,17 +300,17 @@ def test_a_change_of_presence_is_no_event_that_could_be_replayed(board: str, ser
     server.publish("broadcast_task_deleted", "t1", board)
     back = server.connect(since(id, board_id=board))
     assert back.hello["data"]["replayed"] == 1
-    assert [label(message) for message in server.heard(back)[0]] == ["t1"]
+    assert [label(message) for message in server.received(back)[0]] == ["t1"]
 
 
-def test_a_state_followed_by_its_changes_is_the_truth_amid_coming_and_going(board: str, serve: Serve) -> None:
+def test_a_state_with_its_changes_is_right_while_clients_come_and_go(board: str, serve: Serve) -> None:
     server = serve("hooks", config={"CARTOWS_PRESENCE_LEAVE_WAIT": 0.2})
     watcher, room = arrive(server, "watcher", board)
 
     def visit(seed: int) -> None:
         chance = random.Random(seed)
         for _ in range(8):
-            with Raw(HOST, server.port) as raw:
+            with RawClient(HOST, server.port) as raw:
                 assert raw.open(f"/ws?board_id=none&as=visitor{seed % 4}").status == 101
                 for n in range(chance.randrange(1, 4)):
                     raw.send_json({"type": "subscribe", "data": {"board_id": board, "presence": {"n": n}}})
@@ -323,46 +324,46 @@ def test_a_state_followed_by_its_changes_is_the_truth_amid_coming_and_going(boar
     with ThreadPoolExecutor(8) as pool:
         for visiting in [pool.submit(visit, seed) for seed in range(8)]:
             visiting.result()
-    wait_for(lambda: list(present(server, board)) == ["watcher"], "the visitors to be gone")
+    wait_until(lambda: list(present(server, board)) == ["watcher"], "the visitors to leave")
     while list(room.present) != ["watcher"]:
         room.take(watcher.receive())
-    for message in server.heard(watcher)[0]:
+    for message in server.received(watcher)[0]:
         room.take(message)
     assert list(room.present) == ["watcher"]
 
 
-# Large rooms ---------------------------------------------------------------------------------------------------------
+# Large rooms ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_large_room_tells_counts_only_until_it_is_small_again(board: str, serve: Serve) -> None:
+def test_a_large_room_sends_only_counts_until_it_is_small_again(board: str, serve: Serve) -> None:
     server = serve("hooks", kind=GTHREAD, config=LIMITED)
-    people = [arrive(server, f"p{n}", board) for n in range(4)]
-    first, room = people[0]
+    members = [arrive(server, f"p{n}", board) for n in range(4)]
+    first, room = members[0]
     for _ in range(3):
         room.take(first.receive())
     assert len(room.present) == 4
-    start, told = monotonic(), []
-    crowd: list[Peer] = []
+    start, counts = monotonic(), []
+    visitors: list[Peer] = []
     for n in range(4, 12):
         peer = server.connect(f"/ws?as=p{n}")
-        crowd.append(peer)
+        visitors.append(peer)
         ask(peer, "subscribe", {"board_id": board, "presence": {}})
         state = peer.receive()
         assert (state["type"], set(state["data"])) == ("presence.state", {"key", "value", "count"})
-    while not told or told[-1] < 12:
+    while not counts or counts[-1] < 12:
         data = first.receive()["data"]
         assert set(data) == {"key", "value", "count"}, data
-        told.append(data["count"])
-    assert len(told) <= 2 + (monotonic() - start), f"more than one in a second: {told}"
-    for peer in crowd:
+        counts.append(data["count"])
+    assert len(counts) <= 2 + (monotonic() - start), f"more than one in a second: {counts}"
+    for peer in visitors:
         leave(peer, board)
-    # four are still more than three quarters
-    while told[-1] > 4:
+    # four are still more than three quarters of the limit
+    while counts[-1] > 4:
         data = first.receive()["data"]
         assert set(data) == {"key", "value", "count"}, data
-        told.append(data["count"])
-    leave(people.pop()[0], board)
-    for peer, _ in people:
+        counts.append(data["count"])
+    leave(members.pop()[0], board)
+    for peer, _ in members:
         while "present" not in (data := peer.receive()["data"]):
             continue
         assert (data["count"], sorted(data["present"])) == (3, ["p0", "p1", "p2"])

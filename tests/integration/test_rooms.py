@@ -1,4 +1,4 @@
-"""Rooms at run time: who hears what after a subscribe or an unsubscribe, and what becomes of those that cannot be."""
+"""Rooms at run time: what a client receives after a subscribe or an unsubscribe, and which are refused."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from tests.integration.conftest import Serve
-from tests.support.clients import Json, Peer
+from tests.support.clients import Peer
+from tests.support.event_helpers import EVERYTHING, BackgroundPublisher, ask, number, received_labels, subscribe, unsubscribe
 from tests.support.harness import BOTH_WAYS, EVERYWHERE, GTHREAD, Kind, Server, event_ids
-from tests.support.live import EVERYTHING, Flow, ask, heard, number, subscribe, unsubscribe
+from tests.support.raw_client import Json
 
 B1 = ["t1", "comment.added", "notice", "whisper"]
 B2 = ["t2", "comment.added", "notice"]
@@ -27,7 +28,7 @@ def server(serve: Serve, request: pytest.FixtureRequest) -> Server:
 
 @pytest.fixture(params=BOTH_WAYS, ids=str)
 def hooks(serve: Serve, request: pytest.FixtureRequest) -> Iterator[Server]:
-    """A server whose `authorize` allows everything, and is asked nothing yet."""
+    """A server whose `authorize` allows everything and has not been called."""
     server = serve("hooks", kind=request.param)
     rule(server)
     yield server
@@ -42,18 +43,18 @@ def check_error(data: Json, code: str) -> None:
     assert (data.get("code"), bool(data.get("message"))) == (code, True), data
 
 
-def test_rooms_come_and_go_on_every_server(server: Server) -> None:
+def test_rooms_are_subscribed_and_unsubscribed_on_every_server(server: Server) -> None:
     peer, bystander = server.connect(), server.connect()
-    assert heard(server, peer) == [EVERYTHING]
+    assert received_labels(server, peer) == [EVERYTHING]
     assert subscribe(peer, board_id="b1") == {"board_id": ["b1"]}
-    assert heard(server, peer) == [B1]
+    assert received_labels(server, peer) == [B1]
     assert subscribe(peer, project_id=["p2"], board_id="b3") == {"board_id": ["b1", "b3"], "project_id": ["p2"]}
-    assert heard(server, peer) == [["t1", "t2", "b3", "p2", "comment.added", "notice", "whisper"]]
+    assert received_labels(server, peer) == [["t1", "t2", "b3", "p2", "comment.added", "notice", "whisper"]]
     assert unsubscribe(peer, board_id=["b1", "b3"]) == {"project_id": ["p2"]}
-    assert heard(server, peer) == [["t2", "p2", "notice"]]
+    assert received_labels(server, peer) == [["t2", "p2", "notice"]]
     assert unsubscribe(peer, project_id="p2") == {}
-    assert heard(server, peer) == [["notice"]]
-    assert [message["type"] for message in server.heard(bystander)[0]].count("app.refreshed") == 5
+    assert received_labels(server, peer) == [["notice"]]
+    assert [message["type"] for message in server.received(bystander)[0]].count("app.refreshed") == 5
 
 
 def test_filters_of_the_url_and_of_messages_are_one_set(serve: Serve) -> None:
@@ -61,52 +62,52 @@ def test_filters_of_the_url_and_of_messages_are_one_set(serve: Serve) -> None:
     peer = server.connect("/ws?board_id=b1&project_id=p1")
     assert subscribe(peer, board_id="b2") == {"board_id": ["b1", "b2"], "project_id": ["p1"]}
     assert unsubscribe(peer, board_id="b1", project_id="p1") == {"board_id": ["b2"]}
-    assert heard(server, peer) == [B2]
+    assert received_labels(server, peer) == [B2]
 
 
-def test_an_event_for_two_rooms_comes_once(serve: Serve) -> None:
+def test_an_event_for_two_rooms_is_received_once(serve: Serve) -> None:
     server = serve(kind=GTHREAD)
     peer = server.connect()
     subscribe(peer, board_id=["b1", "b2"], project_id=["p1", "p2"])
-    assert heard(server, peer) == [["t1", "t2", "b3", "p2", "comment.added", "notice", "whisper"]]
+    assert received_labels(server, peer) == [["t1", "t2", "b3", "p2", "comment.added", "notice", "whisper"]]
 
 
-def test_a_room_held_twice_is_left_once(serve: Serve) -> None:
+def test_a_room_subscribed_twice_is_left_once(serve: Serve) -> None:
     server = serve(kind=GTHREAD)
     peer = server.connect()
     assert subscribe(peer, board_id=["b1", "b1"]) == {"board_id": ["b1"]}
     assert subscribe(peer, board_id="b1") == {"board_id": ["b1"]}
-    assert heard(server, peer) == [B1]
+    assert received_labels(server, peer) == [B1]
     assert unsubscribe(peer, board_id=["b1", "never held"], project_id="p9") == {}
-    assert heard(server, peer) == [["notice"]]
+    assert received_labels(server, peer) == [["notice"]]
 
 
-def test_an_unsubscribe_ends_hearing_everything_too(serve: Serve) -> None:
+def test_an_unsubscribe_ends_receiving_everything_too(serve: Serve) -> None:
     server = serve(kind=GTHREAD)
     peer = server.connect()
     assert unsubscribe(peer, board_id="b1") == {}
-    assert heard(server, peer) == [["notice"]]
+    assert received_labels(server, peer) == [["notice"]]
     assert subscribe(peer, board_id="b2") == {"board_id": ["b2"]}
-    assert heard(server, peer) == [B2]
+    assert received_labels(server, peer) == [B2]
 
 
-def test_a_number_is_held_as_its_text(serve: Serve) -> None:
+def test_an_integer_is_held_as_its_string(serve: Serve) -> None:
     server = serve(kind=GTHREAD)
     peer = server.connect()
     assert subscribe(peer, board_id=[7, "8", -9]) == {"board_id": ["7", "8", "-9"]}
     for board in (7, "7", 8, -9, 10):
         server.publish("broadcast_task_deleted", 1, board)
-    assert [message["data"]["board_id"] for message in server.heard(peer)[0]] == [7, "7", 8, -9]
+    assert [message["data"]["board_id"] for message in server.received(peer)[0]] == [7, "7", 8, -9]
     assert unsubscribe(peer, board_id=["7", 8]) == {"board_id": ["-9"]}
 
 
 @pytest.mark.parametrize("config", [{}, {"SWITCH_INTERVAL": 1e-6}], ids=["", "switching"])
 @pytest.mark.parametrize("kind", BOTH_WAYS, ids=str)
 def test_a_room_begins_and_ends_at_the_position_of_the_answer(serve: Serve, kind: Kind, config: Json) -> None:
-    """Or a client that comes back with that position would miss events, or get them twice."""
+    """Otherwise a client that resumes from that position would miss events, or receive them twice."""
     server = serve(kind=kind, config=config)
     peer = server.connect("/ws?board_id=elsewhere", max_queue=None)
-    with Flow(lambda: server.flood(20)):
+    with BackgroundPublisher(lambda: server.flood(20)):
         for _ in range(10):
             (begun,) = ask(peer, "subscribe", {"board_id": "b1"})
             events = [peer.receive()]
@@ -115,7 +116,7 @@ def test_a_room_begins_and_ends_at_the_position_of_the_answer(serve: Serve, kind
             assert event_ids([begun, *events]) == list(range(number(begun), number(ended) + 1))
 
 
-# What no client means ------------------------------------------------------------------------------------------------
+# Invalid messages -----------------------------------------------------------------------------------------------------
 
 TOO_MUCH = {"note": "x" * 1100}
 INVALID: list[Any] = [
@@ -156,20 +157,20 @@ def test_invalid_rooms_are_refused_and_nothing_changes(server: Server) -> None:
             (answer,) = ask(peer, kind, data)
             assert answer["type"] == "error", f"{kind} {data!r} was answered {answer}"
             check_error(answer["data"], "INVALID_MESSAGE")
-            # Ten in a row would be too many.
+            # Ten invalid messages in a row would close the connection.
             assert peer.ask({"type": "ping"})["type"] == "pong"
         assert peer.ask({"type": kind})["data"]["code"] == "INVALID_MESSAGE"
-    assert heard(server, peer) == [B1]
+    assert received_labels(server, peer) == [B1]
     assert subscribe(peer, board_id="b2") == {"board_id": ["b1", "b2"]}
 
 
-def test_an_invalid_subscribe_does_not_end_hearing_everything(serve: Serve) -> None:
+def test_an_invalid_subscribe_does_not_end_receiving_everything(serve: Serve) -> None:
     server = serve(kind=GTHREAD)
     peer = server.connect()
     for data in INVALID:
         ask(peer, "subscribe", data)
         assert peer.ask({"type": "ping"})["type"] == "pong"
-    assert heard(server, peer) == [EVERYTHING]
+    assert received_labels(server, peer) == [EVERYTHING]
 
 
 @pytest.mark.parametrize(
@@ -185,15 +186,15 @@ def test_an_invalid_subscribe_does_not_end_hearing_everything(serve: Serve) -> N
     ],
     ids=["huge number", "surrogate", "NUL", "100 kB", "key twice", "exponent", "depth"],
 )
-def test_whatever_is_asked_is_answered_and_the_connection_works_on(serve: Serve, text: str) -> None:
+def test_an_odd_subscribe_is_answered_and_the_connection_stays(serve: Serve, text: str) -> None:
     server = serve(kind=GTHREAD)
     peer = server.connect("/ws?board_id=b1")
     answer = peer.ask(text)
     assert answer["type"] == "subscribed" or answer["data"]["code"] in {"INVALID_MESSAGE", "FORBIDDEN"}, answer
-    assert heard(server, peer)[0][0] == "t1"
+    assert received_labels(server, peer)[0][0] == "t1"
 
 
-# Keys, bounds --------------------------------------------------------------------------------------------------------
+# Keys, bounds ---------------------------------------------------------------------------------------------------------
 
 
 def test_an_app_filters_by_keys_of_its_own(serve: Serve) -> None:
@@ -202,11 +203,11 @@ def test_an_app_filters_by_keys_of_its_own(serve: Serve) -> None:
     assert subscribe(peer, team_id=["red", 5]) == {"team_id": ["red", "5"]}
     for team in ("red", 5, "blue", ["blue", "red"]):
         server.publish("broadcast", "goal", {"team": team}, filters={"team_id": team})
-    assert [message["data"]["team"] for message in server.heard(peer)[0]] == ["red", 5, ["blue", "red"]]
+    assert [message["data"]["team"] for message in server.received(peer)[0]] == ["red", 5, ["blue", "red"]]
     check_error(subscribe(peer, project_id="p1"), "INVALID_MESSAGE")
 
 
-def test_a_room_too_many_is_forbidden_and_none_of_its_message_is_held(serve: Serve) -> None:
+def test_one_room_too_many_is_forbidden_and_none_of_its_message_is_subscribed(serve: Serve) -> None:
     server = serve(config=TEAMS)
     peer = server.connect("/ws?board_id=b1")
     check_error(subscribe(peer, board_id=["b2", "b3"], team_id="red"), "FORBIDDEN")
@@ -218,17 +219,17 @@ def test_a_room_too_many_is_forbidden_and_none_of_its_message_is_held(serve: Ser
     assert subscribe(peer, team_id="red") == {"board_id": ["b1", "b3"], "team_id": ["red"]}
 
 
-def test_an_unsubscribe_may_name_more_than_can_be_held(serve: Serve) -> None:
+def test_an_unsubscribe_may_name_more_rooms_than_can_be_held(serve: Serve) -> None:
     server = serve(config=TEAMS)
     peer = server.connect("/ws?board_id=b1")
     assert unsubscribe(peer, board_id=[f"b{board}" for board in range(20)]) == {}
 
 
-# The app's word ------------------------------------------------------------------------------------------------------
+# Authorization by the app ---------------------------------------------------------------------------------------------
 
 
 def status(server: Server, path: str) -> int:
-    """Try to connect; a refusal must say why in JSON."""
+    """Try to connect and return the status; a refusal must have its reason in JSON."""
     response = server.raw().open(path)
     if response.status == 403:
         assert (response.json["code"], bool(response.json["message"])) == ("FORBIDDEN", True)
@@ -240,12 +241,12 @@ def test_authorize_refuses_filters_of_the_url_with_403(hooks: Server) -> None:
     assert status(hooks, "/ws?board_id=secret") == 403
     assert status(hooks, "/ws?board_id=b1&project_id=p1&board_id=secret") == 403
     assert status(hooks, "/ws?board_id=b1&project_id=secret") == 101
-    questions = hooks.get("/asked").json
-    assert ["guest", "board_id", "b1"] in questions and ["guest", "project_id", "secret"] in questions
-    assert ["guest", None, None] not in questions
+    calls = hooks.get("/asked").json
+    assert ["guest", "board_id", "b1"] in calls and ["guest", "project_id", "secret"] in calls
+    assert ["guest", None, None] not in calls
 
 
-def test_authorize_refuses_hearing_everything_with_403(hooks: Server) -> None:
+def test_authorize_refuses_receiving_everything_with_403(hooks: Server) -> None:
     rule(hooks, deny=[[None, None]])
     assert status(hooks, "/ws") == 403
     assert status(hooks, "/ws?colour=red") == 403
@@ -261,7 +262,7 @@ def test_authorize_refuses_rooms_of_a_message_all_or_none(hooks: Server) -> None
         check_error(answer, "FORBIDDEN")
         assert answer["details"] == "board_id=secret"
     assert subscribe(peer, project_id=7)["details"] == "project_id=7"
-    assert heard(hooks, peer) == [B1]
+    assert received_labels(hooks, peer) == [B1]
     rule(hooks)
     assert subscribe(peer, board_id=["secret", 7]) == {"board_id": ["b1", "secret", "7"]}
     assert hooks.get("/asked").json == [["ann", "board_id", "secret"], ["ann", "board_id", "7"]]
@@ -274,7 +275,7 @@ def test_an_authorize_that_raises_allows_nothing(hooks: Server) -> None:
     rule(hooks, fail=[["board_id", "b2"], [None, None]])
     peer = hooks.connect("/ws?board_id=b1")
     check_error(subscribe(peer, board_id=["b3", "b2"]), "INTERNAL")
-    assert heard(hooks, peer) == [B1]
+    assert received_labels(hooks, peer) == [B1]
     for path in ("/ws", "/ws?board_id=b2"):
         start = len(hooks.log())
         assert status(hooks, path) == 500
@@ -282,7 +283,7 @@ def test_an_authorize_that_raises_allows_nothing(hooks: Server) -> None:
     assert peer.ask({"type": "ping"})["type"] == "pong"
 
 
-def test_the_app_knows_a_boards_project(hooks: Server) -> None:
+def test_project_of_board_supplies_a_boards_project(hooks: Server) -> None:
     project, board = hooks.connect("/ws?project_id=p1"), hooks.connect("/ws?board_id=placed")
     hooks.expected_tracebacks.append("the app's project_of_board fails")
     hooks.publish("broadcast_task_created", "t1", "placed", {"title": "known to the app"})
@@ -291,7 +292,9 @@ def test_the_app_knows_a_boards_project(hooks: Server) -> None:
     hooks.publish("broadcast_task_deleted", "t4", "placed")
     hooks.publish("broadcast_task_deleted", "t5", "elsewhere")
     hooks.publish("broadcast_task_deleted", "t6", "raising")
-    found = [[(label_, project_) for label_, project_ in map(task_and_project, each)] for each in hooks.heard(project, board)]
+    found = [
+        [(label_, project_) for label_, project_ in map(task_and_project, each)] for each in hooks.received(project, board)
+    ]
     assert found == [[("t1", "p1"), ("t4", "p1")], [("t1", "p1"), ("t2", "p2"), ("t3", "p3"), ("t4", "p1")]]
 
 
@@ -299,10 +302,14 @@ def task_and_project(message: Json) -> tuple[str, str | None]:
     return message["data"]["task_id"], message["data"].get("project_id")
 
 
-def test_a_subscribed_client_is_as_the_server_says(hooks: Server) -> None:
-    """What is sent to a room by hand, and to nobody else."""
+def test_broadcast_to_filtered_reaches_exactly_the_subscribed_clients(hooks: Server) -> None:
+    """It reaches the clients that hold the filter, and no others."""
     peers: list[Peer] = [hooks.connect() for _ in range(3)]
     subscribe(peers[0], board_id="b1")
     subscribe(peers[1], board_id="b2")
     hooks.publish("broadcast_to_filtered", {"$message": ["whisper", {"n": 1}]}, "board_id", "b1")
-    assert [[json.dumps(message["data"]) for message in messages] for messages in hooks.heard(*peers)] == [['{"n": 1}'], [], []]
+    assert [[json.dumps(message["data"]) for message in messages] for messages in hooks.received(*peers)] == [
+        ['{"n": 1}'],
+        [],
+        [],
+    ]

@@ -1,4 +1,4 @@
-"""The end of a worker: what was accepted goes out, everybody is told, and nobody is waited for."""
+"""Shutdown of a worker: accepted events are sent, every client is closed for restart, and none is waited for."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from tests.integration.conftest import Serve
-from tests.support.clients import TEXT, Closed, Frame, Json
 from tests.support.harness import FLASK, FLASK_ATTACHED, GTHREAD, GTHREAD_ATTACHED, GTHREAD_TLS, SYNC, Kind, event_ids
-from tests.support.process import DEADLINE, children, wait_for
+from tests.support.process import children
+from tests.support.raw_client import TEXT, Closed, Frame, Json
+from tests.support.waiting import DEADLINE, wait_until
 
 RESTART = 1012
 
@@ -20,8 +21,8 @@ IN_TIME = 3.0
 GUNICORN = (GTHREAD, GTHREAD_ATTACHED, GTHREAD_TLS, SYNC)
 
 
-def check_goodbye(messages: list[Json], closed: Closed) -> list[Json]:
-    """Check the last message and the close frame; return the messages before."""
+def check_restart_close(messages: list[Json], closed: Closed) -> list[Json]:
+    """Check the `disconnect` message and the close frame; return the messages before."""
     assert closed.code == RESTART, (messages[-2:], closed)
     *before, advice = messages
     assert advice["type"] == "disconnect"
@@ -44,37 +45,37 @@ def texts(frames: list[Frame]) -> list[Json]:
 def test_sigterm_with_many_sockets_open(serve: Serve, kind: Kind, sockets: int) -> None:
     server = serve(kind=kind, threads=sockets + 4 if kind.attached else None, fresh=True)
     raws = [server.upgraded() for _ in range(sockets)]
-    server.publish("broadcast", "last.words")
+    server.publish("broadcast", "last.event")
     server.signal(signal.SIGTERM)
     with ThreadPoolExecutor(1) as clock:
         took = clock.submit(server.await_exit)
         for raw in raws:
             frames, closed = raw.ended()
-            (event,) = check_goodbye(texts(frames), closed)
-            assert event["type"] == "last.words"
+            (event,) = check_restart_close(texts(frames), closed)
+            assert event["type"] == "last.event"
         assert took.result() <= IN_TIME
 
 
 @pytest.mark.parametrize("kind", GUNICORN, ids=str)
-def test_peers_that_do_not_answer_the_goodbye_are_not_waited_for(serve: Serve, kind: Kind) -> None:
+def test_peers_that_do_not_answer_the_close_frame_are_not_waited_for(serve: Serve, kind: Kind) -> None:
     server = serve(kind=kind, fresh=True)
     raws = [server.upgraded() for _ in range(10)]
     server.signal(signal.SIGTERM)
     took = server.await_exit(2 * DEADLINE)
     for raw in raws:
         frames, closed = raw.ended()
-        assert check_goodbye(texts(frames), closed) == []
+        assert check_restart_close(texts(frames), closed) == []
     assert took <= IN_TIME
 
 
 @pytest.mark.parametrize("kind", GUNICORN, ids=str)
-def test_what_was_accepted_goes_out_first(serve: Serve, kind: Kind) -> None:
+def test_accepted_events_are_sent_before_the_close(serve: Serve, kind: Kind) -> None:
     server = serve(kind=kind, fresh=True)
     peers = [server.connect(max_queue=None) for _ in range(10)]
     assert server.flood(300) == 300
     server.signal(signal.SIGTERM)
     for peer in peers:
-        events = check_goodbye(*peer.ended())
+        events = check_restart_close(*peer.ended())
         assert [event["data"]["task"]["number"] for event in events] == list(range(300))
         assert event_ids(events) == list(range(event_ids(events)[0], event_ids(events)[0] + 300))
     assert server.await_exit() <= IN_TIME
@@ -88,7 +89,7 @@ def test_stalled_clients_are_not_waited_for(serve: Serve, kind: Kind) -> None:
     peer = server.connect(compression=None)
     assert server.flood(20, 10_000) == 20
     server.signal(signal.SIGTERM)
-    assert len(check_goodbye(*peer.ended())) == 20
+    assert len(check_restart_close(*peer.ended())) == 20
     assert server.await_exit(2 * DEADLINE) <= IN_TIME
 
 
@@ -102,17 +103,17 @@ def test_a_worker_without_clients_ends_at_once(serve: Serve, kind: Kind) -> None
 
 
 @pytest.mark.parametrize("kind", [GTHREAD, GTHREAD_ATTACHED, SYNC, FLASK, FLASK_ATTACHED], ids=str)
-def test_ctrl_c_says_goodbye(serve: Serve, kind: Kind) -> None:
+def test_ctrl_c_closes_clients_for_restart(serve: Serve, kind: Kind) -> None:
     server = serve(kind=kind, fresh=True)
     peers = [server.connect() for _ in range(5)]
     server.signal(signal.SIGINT)
     for peer in peers:
-        assert check_goodbye(*peer.ended()) == []
+        assert check_restart_close(*peer.ended()) == []
     assert server.await_exit() <= IN_TIME
 
 
 @pytest.mark.parametrize("kind", [FLASK, FLASK_ATTACHED], ids=str)
-def test_flask_run_ends_on_sigterm_without_a_word(serve: Serve, kind: Kind) -> None:
+def test_flask_run_ends_on_sigterm_without_closing_frames(serve: Serve, kind: Kind) -> None:
     """Its process dies of the signal; the kernel closes the connections, and clients reconnect."""
     server = serve(kind=kind, fresh=True)
     peers = [server.connect() for _ in range(5)]
@@ -125,27 +126,27 @@ def test_flask_run_ends_on_sigterm_without_a_word(serve: Serve, kind: Kind) -> N
 
 
 @pytest.mark.parametrize("kind", [GTHREAD, GTHREAD_ATTACHED, SYNC], ids=str)
-def test_a_reload_sends_clients_over_to_the_new_worker(serve: Serve, kind: Kind) -> None:
+def test_a_reload_moves_clients_to_the_new_worker(serve: Serve, kind: Kind) -> None:
     server = serve(kind=kind, fresh=True)
     (old,) = server.pids
     peers = [server.connect() for _ in range(5)]
     server.signal(signal.SIGHUP)
     for peer in peers:
-        check_goodbye(*peer.ended())
-    wait_for(lambda: old not in children(server.process.pid), "the old worker to go")
-    server.pids = wait_for(lambda: children(server.process.pid), "the new worker")
-    server.settle()
+        check_restart_close(*peer.ended())
+    wait_until(lambda: old not in children(server.process.pid), "the old worker to go")
+    server.pids = wait_until(lambda: children(server.process.pid), "the new worker")
+    server.record_idle()
     peer = server.connect()
     assert server.get("/remote/process").json["pid"] == server.pid != old
     server.publish("broadcast", "app.refreshed")
     assert peer.receive()["type"] == "app.refreshed"
     peer.close()
     server.await_clients(0)
-    server.settle()
+    server.record_idle()
 
 
 @pytest.mark.parametrize("kind", [GTHREAD, SYNC], ids=str)
-def test_a_worker_that_has_served_its_requests_says_goodbye(serve: Serve, kind: Kind) -> None:
+def test_a_worker_that_reaches_max_requests_closes_its_clients_for_restart(serve: Serve, kind: Kind) -> None:
     """``--max-requests`` ends a worker from within."""
     server = serve(kind=kind, fresh=True, arguments=("--max-requests", "40"))
     (old,) = server.pids
@@ -155,8 +156,8 @@ def test_a_worker_that_has_served_its_requests_says_goodbye(serve: Serve, kind: 
         server.get("/remote/process")
         return old not in children(server.process.pid)
 
-    wait_for(ask, "the worker to end")
-    check_goodbye(*peer.ended())
-    server.pids = wait_for(lambda: children(server.process.pid), "the new worker")
+    wait_until(ask, "the worker to end")
+    check_restart_close(*peer.ended())
+    server.pids = wait_until(lambda: children(server.process.pid), "the new worker")
     server.signal(signal.SIGTERM)
     server.await_exit()

@@ -1,4 +1,4 @@
-"""Clients that read slowly or not at all: their own loss, bounded, and nobody else's."""
+"""Clients that read slowly or not at all: they alone lose events, and their cost is bounded."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 
 from tests.integration.conftest import Serve
-from tests.support.clients import PING, PONG, TEXT, Json, Raw
+from tests.support.event_helpers import check_client_that_never_reads
 from tests.support.harness import EVERYWHERE, Kind, Server, event_ids
-from tests.support.live import check_greed
+from tests.support.raw_client import PING, PONG, TEXT, Json, RawClient
 
 SLOW_CONSUMER = 3008
 
-# A small kernel buffer, so that a stalled client is found out soon; a queue of two rounds of what is published at once.
+# A small kernel buffer, so that a stalled client is detected soon, and a queue for two batches of what is published at once.
 NARROW = {"CARTOWS_WRITE_BUFFER": 8192, "CARTOWS_SEND_QUEUE_SIZE": 120, "CARTOWS_COMPRESS_MIN_SIZE": None}
 
 
@@ -27,21 +27,21 @@ def numbers(messages: list[Json]) -> list[int]:
     return [message["data"]["task"]["number"] for message in messages if message["type"] == "task.created"]
 
 
-def flood_until_one_is_out(server: Server, watchers: list[Any], size: int, batch: int, most: int) -> int:
-    """Publish batches that the watchers read whole, until the hub has put somebody out; return how many events."""
+def flood_until_one_is_disconnected(server: Server, watchers: list[Any], size: int, batch: int, max_events: int) -> int:
+    """Publish batches that the watchers read whole, until the hub disconnects a client; return how many events."""
     rounds = 0
     left = len(watchers)
     while server.client_count() > left:
-        assert rounds * batch < most, "nobody was put out"
+        assert rounds * batch < max_events, "no client was disconnected"
         assert server.flood(batch, size) == batch
         rounds += 1
-        for messages in server.heard(*watchers):
+        for messages in server.received(*watchers):
             assert numbers(messages) == list(range(batch))
     return rounds * batch
 
 
-def check_stalled(raw: Raw, least: int) -> None:
-    """Read on: whole events without a gap from the first on, then the close frame, and no byte after it."""
+def check_stalled(raw: RawClient, min_events: int) -> None:
+    """Read the rest: whole events without a gap, then the close frame, and no byte after it."""
     frames, closed = raw.ended()
     assert closed.code == SLOW_CONSUMER
     messages = [frame.json for frame in frames if frame.opcode == TEXT]
@@ -50,14 +50,14 @@ def check_stalled(raw: Raw, least: int) -> None:
         assert (advice["code"], advice["reconnect"]) == (SLOW_CONSUMER, True)
     ids = event_ids(messages)
     assert ids == list(range(ids[0], ids[0] + len(ids)))
-    assert len(messages) >= least
+    assert len(messages) >= min_events
 
 
-def test_a_stalled_client_is_put_out_with_3008_and_others_lose_nothing(server: Server) -> None:
+def test_a_stalled_client_is_disconnected_with_3008_and_others_lose_nothing(server: Server) -> None:
     watchers = [server.connect(compression=None, max_queue=None) for _ in range(3)]
     stalled = server.upgraded(receive_buffer=4096)
     start = len(server.log())
-    flood_until_one_is_out(server, watchers, size=1000, batch=50, most=20_000)
+    flood_until_one_is_disconnected(server, watchers, size=1000, batch=50, max_events=20_000)
     check_stalled(stalled, 1)
     server.await_clients(len(watchers))
     assert len(server.app_log(start)) == 1, server.app_log(start)
@@ -67,13 +67,13 @@ def test_the_bound_in_bytes_counts_too(serve: Serve) -> None:
     server = serve(config={**NARROW, "CARTOWS_SEND_QUEUE_SIZE": 100_000, "CARTOWS_SEND_QUEUE_BYTES": 200_000})
     watchers = [server.connect(compression=None, max_queue=None)]
     stalled = server.upgraded(receive_buffer=4096)
-    events = flood_until_one_is_out(server, watchers, size=10_000, batch=10, most=1000)
+    events = flood_until_one_is_disconnected(server, watchers, size=10_000, batch=10, max_events=1000)
     assert events * 10_000 < 8_000_000
     check_stalled(stalled, 1)
 
 
 def test_a_client_that_reads_again_in_time_loses_nothing(server: Server) -> None:
-    """Frames larger than the kernel's buffer are cut, again and again, and nothing gets in between."""
+    """Frames larger than the kernel's buffer are sent in parts, and nothing gets between the parts."""
     raw = server.upgraded(receive_buffer=4096)
     assert server.flood(40, 20_000) == 40
     raw.send_frame(PING, b"in between")
@@ -89,13 +89,13 @@ def test_a_client_that_reads_again_in_time_loses_nothing(server: Server) -> None
             seen.append(message["data"]["task"]["number"] if message["type"] == "task.created" else message["type"])
     assert [entry for entry in seen if isinstance(entry, int)] == list(range(40))
     assert sorted(entry for entry in seen if isinstance(entry, str)) == ["pong", "pong frame"]
-    # back to normal: the writer has let go
+    # Back to normal: the writer has ended.
     for number in range(3):
         server.publish("broadcast", "app.refreshed", {"number": number})
         assert raw.receive()["data"] == {"number": number}
 
 
-def test_a_client_that_reads_in_crumbs_while_events_flow_loses_nothing(server: Server) -> None:
+def test_a_client_that_reads_a_little_at_a_time_loses_nothing(server: Server) -> None:
     raw = server.upgraded(receive_buffer=4096)
     batches, batch = 15, 20
     with ThreadPoolExecutor(1) as publisher:
@@ -109,23 +109,23 @@ def test_a_client_that_reads_in_crumbs_while_events_flow_loses_nothing(server: S
     assert found == list(range(batch)) * batches
 
 
-def test_half_of_the_clients_stalled_cost_the_others_nothing(server: Server) -> None:
+def test_stalled_clients_do_not_delay_the_other_half(server: Server) -> None:
     watchers = [server.connect(compression=None, max_queue=None) for _ in range(3)]
     stalled = [server.upgraded(receive_buffer=4096) for _ in range(3)]
-    flood_until_one_is_out(server, watchers, size=5000, batch=40, most=5000)
+    flood_until_one_is_disconnected(server, watchers, size=5000, batch=40, max_events=5000)
     server.await_clients(len(watchers))
     for raw in stalled:
         check_stalled(raw, 1)
 
 
-def test_a_client_that_asks_and_never_reads_is_put_out(server: Server) -> None:
-    """Its answers count like events: against its queue."""
-    check_greed(server)
+def test_a_client_that_sends_and_never_reads_is_disconnected(server: Server) -> None:
+    """Its answers count against its send queue, as events do."""
+    check_client_that_never_reads(server)
 
 
 @pytest.mark.parametrize("kind", EVERYWHERE, ids=str)
-def test_a_stalled_client_that_resumes_too_late_is_cut_off(serve: Serve, kind: Kind) -> None:
-    """``write_wait`` bounds how long a cut frame waits for its reader."""
+def test_a_stalled_client_that_reads_again_too_late_is_disconnected(serve: Serve, kind: Kind) -> None:
+    """``write_wait`` bounds how long a partly sent frame waits for its reader."""
     server = serve(kind=kind, config={**NARROW, "CARTOWS_WRITE_WAIT": 0.5})
     stalled = server.upgraded(receive_buffer=4096)
     assert server.flood(30, 10_000) == 30

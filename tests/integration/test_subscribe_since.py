@@ -1,17 +1,29 @@
-"""A room whose past comes with it: `subscribe` with `since` on a socket that already hears something."""
+"""Replays of single rooms: `subscribe` with `since` on a socket that already receives events."""
 
 from __future__ import annotations
 
 import pytest
 
 from tests.integration.conftest import Serve
-from tests.support.clients import Json, Peer
+from tests.support.clients import Peer
+from tests.support.event_helpers import (
+    EVENTS,
+    BackgroundPublisher,
+    ask,
+    labels,
+    number,
+    position,
+    read_until,
+    received_labels,
+    since,
+    unsubscribe,
+)
 from tests.support.harness import BOTH_WAYS, GTHREAD, Kind, Server
-from tests.support.live import EVENTS, Flow, ask, heard, labels, number, position, read_until, since, unsubscribe
+from tests.support.raw_client import Json
 
 LONG = {"CARTOWS_HISTORY_SIZE": 20_000}
 B2 = ["t2", "comment.added", "notice"]
-#: What goes to every client is no room's: whether it is part of a room's past is left open.
+#: Messages for every client belong to no room: whether a room's replay holds them is left open.
 FOR_ALL = {"notice", "fence"}
 
 
@@ -26,7 +38,7 @@ def now(peer: Peer) -> str:
 
 
 def subscribe_since(peer: Peer, id: str, **rooms: object) -> tuple[list[Json], Json]:
-    """Return what is replayed, and what the answer says."""
+    """Return what is replayed, and the answer."""
     *replayed, answer = ask(peer, "subscribe", {**rooms, "since": id})
     assert answer["type"] == "subscribed", answer
     data = answer["data"]
@@ -35,11 +47,11 @@ def subscribe_since(peer: Peer, id: str, **rooms: object) -> tuple[list[Json], J
     return replayed, answer
 
 
-def test_a_new_room_brings_its_past(server: Server) -> None:
-    """The usual case: a page asks the server for a board, and for what has happened to it since."""
+def test_subscribing_with_since_replays_the_rooms_events(server: Server) -> None:
+    """The usual case: a page loads a board over HTTP, and subscribes to its events from then on."""
     start = now(server.connect())
     server.call(*EVENTS)
-    server.heard()
+    server.received()
     peer = server.connect("/ws?board_id=elsewhere")
     replayed, answer = subscribe_since(peer, start, board_id="b2", project_id="p2")
     assert [label for label in labels(replayed) if label not in FOR_ALL] == ["t2", "p2", "comment.added"]
@@ -50,49 +62,49 @@ def test_a_new_room_brings_its_past(server: Server) -> None:
         "replayed": len(replayed),
     }
     assert number(answer) >= max(map(number, replayed))
-    assert heard(server, peer) == [["t2", "p2", "comment.added", "notice"]]
+    assert received_labels(server, peer) == [["t2", "p2", "comment.added", "notice"]]
 
 
-def test_the_past_of_a_room_without_one_is_empty(server: Server) -> None:
+def test_the_replay_of_a_room_without_events_is_empty(server: Server) -> None:
     peer = server.connect()
     replayed, answer = subscribe_since(peer, now(peer), board_id="b2")
     assert (replayed, answer["id"]) == ([], now(peer))
-    assert heard(server, peer) == [B2]
+    assert received_labels(server, peer) == [B2]
 
 
-def test_what_a_filter_held_before_has_brought_is_not_brought_again(server: Server) -> None:
+def test_what_a_filter_delivered_before_is_not_replayed(server: Server) -> None:
     peer = server.connect("/ws?board_id=b1")
     start = now(peer)
-    assert heard(server, peer) == [["t1", "comment.added", "notice", "whisper"]]
+    assert received_labels(server, peer) == [["t1", "comment.added", "notice", "whisper"]]
     replayed, answer = subscribe_since(peer, start, board_id=["b1", "b2"], project_id="p1")
     assert labels(replayed) == ["t2", "b3"]
     assert number(answer) > max(map(number, replayed))
-    assert heard(server, peer) == [["t1", "t2", "b3", "comment.added", "notice", "whisper"]]
+    assert received_labels(server, peer) == [["t1", "t2", "b3", "comment.added", "notice", "whisper"]]
 
 
-def test_who_heard_everything_gets_no_past(server: Server) -> None:
+def test_a_client_that_received_everything_gets_no_replay(server: Server) -> None:
     peer = server.connect()
     start = now(peer)
-    heard(server, peer)
+    received_labels(server, peer)
     assert subscribe_since(peer, start, board_id="b2")[0] == []
-    assert heard(server, peer) == [B2]
+    assert received_labels(server, peer) == [B2]
 
 
-def test_what_came_before_the_connection_was_brought_by_nothing(server: Server) -> None:
-    """Not by hearing everything from then on, either."""
+def test_what_was_published_before_the_connection_is_replayed(server: Server) -> None:
+    """Receiving everything from then on does not count as having received it."""
     start = now(server.connect())
     server.call(*EVENTS)
-    server.heard()
+    server.received()
     peer = server.connect()
-    assert heard(server, peer)[0]
+    assert received_labels(server, peer)[0]
     replayed, _ = subscribe_since(peer, start, board_id="b2")
     assert [label for label in labels(replayed) if label not in FOR_ALL] == ["t2", "comment.added"]
 
 
-def test_what_a_resume_has_brought_is_not_brought_again(server: Server) -> None:
+def test_what_a_resume_replayed_is_not_replayed_again(server: Server) -> None:
     start = now(server.connect())
     server.call(*EVENTS)
-    server.heard()
+    server.received()
     peer = server.connect(since(start, board_id="b1"))
     assert labels(peer.receive() for _ in range(peer.hello["data"]["replayed"])) == [
         "t1",
@@ -104,44 +116,44 @@ def test_what_a_resume_has_brought_is_not_brought_again(server: Server) -> None:
     assert labels(subscribe_since(peer, start, board_id="b2")[0]) == ["t2"]
 
 
-def test_a_room_that_was_left_brings_what_it_has_missed(server: Server) -> None:
+def test_subscribing_again_with_since_replays_what_was_missed(server: Server) -> None:
     peer = server.connect("/ws?board_id=b1&board_id=elsewhere")
     start = now(peer)
-    heard(server, peer)
+    received_labels(server, peer)
     unsubscribe(peer, board_id="b1")
-    assert heard(server, peer) == [["notice"]]
+    assert received_labels(server, peer) == [["notice"]]
     replayed, _ = subscribe_since(peer, start, board_id="b1")
     assert labels(replayed) == ["t1", "comment.added", "whisper"]
     assert subscribe_since(peer, start, board_id="b1")[0] == []
 
 
-def test_a_past_that_is_lost_is_said_and_the_room_is_held(serve: Serve) -> None:
+def test_an_expired_replay_is_reported_and_the_room_is_subscribed(serve: Serve) -> None:
     server = serve(config={"CARTOWS_HISTORY_SIZE": 5})
     peer = server.connect("/ws?board_id=b1")
     start = now(peer)
-    heard(server, peer)
+    received_labels(server, peer)
     (answer,) = ask(peer, "subscribe", {"board_id": "b2", "since": start})
     assert answer["data"] == {"board_id": ["b1", "b2"], "recovered": False, "replayed": 0} or answer["data"] == {
         "board_id": ["b1", "b2"],
         "recovered": False,
     }
-    assert heard(server, peer) == [["t1", "t2", "comment.added", "notice", "whisper"]]
+    assert received_labels(server, peer) == [["t1", "t2", "comment.added", "notice", "whisper"]]
 
 
-def test_a_message_that_is_refused_brings_nothing(serve: Serve) -> None:
+def test_a_refused_subscribe_replays_nothing(serve: Serve) -> None:
     server = serve(kind=GTHREAD)
     peer = server.connect("/ws?board_id=b1")
     start = now(peer)
     server.call(*EVENTS)
-    server.heard(peer)
+    server.received(peer)
     (answer,) = ask(peer, "subscribe", {"board_id": "b2", "colour": "red", "since": start})
     assert answer["type"] == "error"
-    assert heard(server, peer) == [["t1", "comment.added", "notice", "whisper"]]
+    assert received_labels(server, peer) == [["t1", "comment.added", "notice", "whisper"]]
 
 
 @pytest.mark.parametrize("kind", BOTH_WAYS, ids=str)
-def test_a_long_past_amid_live_events_of_both_rooms(serve: Serve, kind: Kind) -> None:
-    """Each event once; each room's in order; and whoever comes back with an id from `subscribed` on has no gap."""
+def test_a_long_room_replay_amid_live_events_of_both_rooms(serve: Serve, kind: Kind) -> None:
+    """Each event once, each room in order; and a client that resumes from an id after `subscribed` has no gap."""
     server = serve(kind=kind, config=LONG)
     watcher, peer = server.connect(max_queue=None), server.connect("/ws?board_id=b1", max_queue=None)
     found = [peer.hello]
@@ -155,11 +167,11 @@ def test_a_long_past_amid_live_events_of_both_rooms(serve: Serve, kind: Kind) ->
     for _ in range(40):
         publish()
         found += read_until(peer, "both")
-    with Flow(publish):
+    with BackgroundPublisher(publish):
         for board in ("b2", "b3"):
             found += ask(peer, "subscribe", {"board_id": board, "since": start})
             assert found[-1]["data"]["recovered"] is True
-            # live again before the next
+            # until it is live again
             found += [peer.receive() for _ in range(20)]
     server.publish("broadcast_message", {"$message": ["end"]})
     everything = read_until(watcher, "end")
@@ -170,7 +182,7 @@ def test_a_long_past_amid_live_events_of_both_rooms(serve: Serve, kind: Kind) ->
     for board in ("b1", "b2"):
         ids = [number(message) for message in events if message.get("data", {}).get("board_id") == board]
         assert ids == sorted(ids), board
-    # Behind the last one there is no end to wait for.
+    # After the last event there is no end to wait for.
     for cut in range(answers[0], len(found) - 1, 1 + (len(found) - answers[0]) // 10):
         seen = [message for message in found[1 : cut + 1] if message["type"] != "subscribed"]
         with server.upgraded(since(position(found[: cut + 1]), board_id="b1") + "&board_id=b2") as raw:

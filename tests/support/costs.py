@@ -1,4 +1,4 @@
-"""What a piece of work costs, whatever the machine."""
+"""The cost of a piece of code, in a measure that does not depend on the machine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What unit tests put in place of a socket and of an owner."""
+"""Fakes of a socket and of a connection's owner, for unit tests."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from cartows.websocket.frames import Frame
 
 
 class ScriptedTransport(Transport):
-    """Take what it is told to take of each send, and remember what it took."""
+    """A transport that accepts of each send as much as the test says, and records it."""
 
     def __init__(self) -> None:
         self.borrowed = True
         self.fd = 0
-        #: How much each coming send takes; everything once the list is empty. An OSError is raised.
+        #: How many bytes each coming send accepts; all of them once the list is empty. An OSError is raised.
         self.takes: list[int | OSError] = []
         self.taken = b""
         self.sends: list[bytes] = []
         self.was_shut_down = threading.Event()
         self.room = threading.Event()
-        #: The lock of the connection, to see that it is held by whoever sends and by nobody who waits.
+        #: The send lock of the connection, to check that a sender holds it and a waiting writer does not.
         self.lock: threading.Lock | None = None
         self.broken_rules: list[str] = []
 
@@ -41,7 +41,7 @@ class ScriptedTransport(Transport):
         return take
 
     def wait_writable(self, timeout: float) -> bool:
-        """Wait until the test says that there is room."""
+        """Wait until the test sets ``room``."""
         if self.lock is not None:
             if not self.lock.acquire(timeout=5):
                 self.broken_rules.append("waited for room while the send lock was held")
@@ -58,7 +58,7 @@ class ScriptedTransport(Transport):
 
 
 class RecordingOwner:
-    """Remember what a connection asked for."""
+    """An owner that records what a connection asks for."""
 
     def __init__(self) -> None:
         self.writers_wanted = 0
@@ -91,7 +91,7 @@ def scripted(options: Options | None = None, *, opened: bool = True) -> tuple[Co
 
 @contextmanager
 def on_sockets(options: Options | None = None, *, buffer: int | None = None) -> Iterator[tuple[Connection, socket.socket]]:
-    """Give a connection on one end of a real socket pair, and the other end."""
+    """Yield a connection on one end of a real socket pair, and the other end."""
     mine, theirs = socket.socketpair()
     if buffer is not None:
         mine.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, buffer)
@@ -108,7 +108,7 @@ def on_sockets(options: Options | None = None, *, buffer: int | None = None) -> 
 
 @contextmanager
 def writing(connection: Connection) -> Iterator[threading.Thread]:
-    """Run a connection's write pump in a thread and end it."""
+    """Run a connection's write pump in a thread for as long as the context lasts."""
     assert connection.claim_writer()
     thread = threading.Thread(target=connection.write_pump, name="writer")
     thread.start()

@@ -1,7 +1,7 @@
 """Real servers as subprocesses, each on a port of its own, watched from the outside.
 
-A ``Server`` is one running gunicorn or Flask server with one of the apps of ``tests/apps``. It knows how many threads
-and descriptors its worker has when nobody is connected, and ``check`` demands them back.
+A ``Server`` is one running gunicorn or Flask server with one of the apps of ``tests/apps``. It records how many threads and
+descriptors its worker has without clients, and ``check`` fails when a test leaves more.
 """
 
 from __future__ import annotations
@@ -27,8 +27,9 @@ from typing import Any
 from websockets.sync.client import connect
 
 from tests.support import process
-from tests.support.clients import Json, Peer, Raw, Response, without_tls
-from tests.support.process import DEADLINE, wait_for
+from tests.support.clients import Peer, without_tls
+from tests.support.raw_client import Json, RawClient, Response
+from tests.support.waiting import DEADLINE, wait_until
 
 HERE = Path(__file__).parent
 APPS = HERE.parent / "apps"
@@ -42,11 +43,11 @@ START = 40.0
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
-    """A server and the way it is to serve sockets."""
+    """A server and the way in which it serves sockets."""
 
     name: str
     server: str
-    #: What ``CARTOWS_HANDOFF`` says; None leaves the choice to the library.
+    #: The value of ``CARTOWS_HANDOFF``; None leaves the choice to the library.
     handoff: bool | None = None
     #: TLS terminated in the worker.
     tls: bool = False
@@ -56,7 +57,7 @@ class Kind:
 
     @property
     def attached(self) -> bool:
-        """Whether the request's thread stays with its socket."""
+        """Return whether the request's thread stays with its socket."""
         return self.tls or self.handoff is False
 
 
@@ -67,14 +68,14 @@ SYNC = Kind("sync", "sync")
 FLASK = Kind("flask", "flask")
 FLASK_ATTACHED = Kind("flask-attached", "flask", handoff=False)
 
-#: Everything an attached socket would not block: the one thread of a sync worker is no place for one.
+#: Every kind but attached sockets on a sync worker, whose only thread they would block.
 EVERYWHERE = (GTHREAD, GTHREAD_ATTACHED, GTHREAD_TLS, SYNC, FLASK, FLASK_ATTACHED)
-#: The home of the library, on both ways of serving.
+#: gunicorn's gthread, which most apps use, with both ways of serving.
 BOTH_WAYS = (GTHREAD, GTHREAD_ATTACHED)
 HANDED_OFF = (GTHREAD, SYNC, FLASK)
 
 
-#: Where the apps that have moved it have their socket.
+#: The WebSocket path of apps that have another than the default.
 PATHS = {"in_blueprint": "/api/live/ws", "own_route": "/live", "two_apps": "/a/ws"}
 
 
@@ -93,7 +94,7 @@ class Plan:
 
     app: str = "quickstart"
     kind: Kind = GTHREAD
-    #: Pool threads; None: 4, and 16 where each socket holds one.
+    #: Pool threads; None: 4, or 16 where each socket holds one.
     threads: int | None = None
     workers: int = 1
     #: The file limit of the server; 0 leaves it as it is.
@@ -116,21 +117,21 @@ class Server:
     def __init__(self, plan: Plan, directory: Path, tls: Tls | None) -> None:
         self.plan = plan
         self.tls = tls if plan.kind.tls else None
-        #: Everything the server printed.
+        #: The file with everything the server printed.
         self.log_file = directory / "log"
-        #: Words of a test for tracebacks it means to cause: a traceback with one of them in it is none.
+        #: Parts of tracebacks that the test causes on purpose; those are not counted as problems.
         self.expected_tracebacks: list[str] = []
         self._checked = 0
         self._terminated = False
         self._fences = itertools.count()
-        self._open: list[Peer | Raw] = []
+        self._open: list[Peer | RawClient] = []
         environment = {name: value for name, value in os.environ.items() if not name.startswith("FLASK_")}
         settings = dict(json.loads(plan.config))
-        #: Where the app's socket is.
+        #: The app's WebSocket path.
         self.path: str = PATHS.get(plan.app) or settings.get("CARTOWS_PATH", "/ws")
         if plan.kind.handoff is not None:
             settings.setdefault("CARTOWS_HANDOFF", plan.kind.handoff)
-        # Tests talk faster than people; how fast is too fast has tests of its own.
+        # Tests send faster than users do; the rate limit has tests of its own.
         settings.setdefault("CARTOWS_RATE_LIMIT", None)
         environment.update({f"FLASK_{name}": json.dumps(value) for name, value in settings.items()})
         paths = [str(ROOT), environment.get("PYTHONPATH", "")]
@@ -180,7 +181,7 @@ class Server:
         return command
 
     def _find_port(self) -> int:
-        """Read the port from what the server prints: nobody can take it in between, as with one chosen here."""
+        """Read the port from what the server prints: one chosen here could be taken by another process in between."""
         pattern = re.compile(r"(?:Listening at:|Running on) https?://[^:\s]+:(\d+)")
 
         def look() -> list[str]:
@@ -189,7 +190,7 @@ class Server:
                 raise AssertionError(f"the server ended with {self.process.returncode}:\n{self.log()}")
             return found
 
-        return int(wait_for(look, lambda: f"the server to listen:\n{self.log()}", START)[0])
+        return int(wait_until(look, lambda: f"the server to listen:\n{self.log()}", START)[0])
 
     def _await_answer(self) -> None:
         def look() -> bool:
@@ -199,7 +200,7 @@ class Server:
                 return bool(self.get("/").status)
             return False
 
-        wait_for(look, lambda: f"the server to answer:\n{self.log()}", START)
+        wait_until(look, lambda: f"the server to answer:\n{self.log()}", START)
 
     def _find_workers(self) -> list[int]:
         if self.plan.kind.server == "flask" or not process.HAS_PROC:
@@ -209,33 +210,33 @@ class Server:
             found = process.children(self.process.pid)
             return found if len(found) >= self.plan.workers else []
 
-        return wait_for(look, "the workers")
+        return wait_until(look, "the workers")
 
     def _warm_up(self) -> None:
-        """Bring to life what lives on anyway: pool threads, the hub's thread, the heartbeat. Then count."""
+        """Start what stays running anyway (pool threads, the hub thread, the heartbeat), then count threads and descriptors."""
         if self.plan.kind.server == "gthread":
             path = f"/remote/meet/{self.plan.pool}/warm"
-            with ThreadPoolExecutor(self.plan.pool) as guests:
-                assert all(response.status == 200 for response in guests.map(self.get, [path] * self.plan.pool))
-        with Raw(HOST, self.port, self.tls.client if self.tls else None) as visitor:
+            with ThreadPoolExecutor(self.plan.pool) as requests:
+                assert all(response.status == 200 for response in requests.map(self.get, [path] * self.plan.pool))
+        with RawClient(HOST, self.port, self.tls.client if self.tls else None) as visitor:
             response = visitor.open(self.path)
             assert response.status == 101, response
             self.publish("broadcast", "warm")
         self.await_clients(0)
-        self.settle()
+        self.record_idle()
 
-    def settle(self) -> None:
-        """Take the threads and descriptors the worker has now, once they hold still, as what it has when idle."""
+    def record_idle(self) -> None:
+        """Record the numbers of threads and descriptors, once they are stable, as those of an idle worker."""
         readings: list[tuple[int, int]] = []
 
         def look() -> bool:
             readings.append((self.threads(), len(self.fds())))
             return len(readings) >= 8 and len(set(readings[-8:])) == 1
 
-        wait_for(look, lambda: f"threads and descriptors to hold still: {readings[-20:]}")
+        wait_until(look, lambda: f"stable numbers of threads and descriptors: {readings[-20:]}")
         self.idle_threads, self.idle_fds = readings[-1]
 
-    # -- Looking
+    # -- Observing
 
     @property
     def pid(self) -> int:
@@ -249,11 +250,11 @@ class Server:
         return process.fds(self.pid)
 
     def log(self, start: int = 0) -> str:
-        """Return what the server has printed so far, from that character on."""
+        """Return what the server has printed, from that character on."""
         return self.log_file.read_text(errors="replace")[start:]
 
     def app_log(self, start: int = 0) -> list[str]:
-        """Return the lines the library has logged, each beginning with its level."""
+        """Return the lines that the library and the app have logged, each beginning with its level."""
         prefix = "app-log "
         return [
             line.removeprefix(prefix)
@@ -268,7 +269,7 @@ class Server:
 
     def await_clients(self, count: int, deadline: float = DEADLINE) -> None:
         what = f"{count} clients"
-        wait_for(lambda: self.client_count() == count, lambda: f"{what}; there are {self.client_count()}", deadline)
+        wait_until(lambda: self.client_count() == count, lambda: f"{what}; there are {self.client_count()}", deadline)
 
     # -- HTTP
 
@@ -301,7 +302,7 @@ class Server:
         return results
 
     def publish(self, name: str, *arguments: Any, **keywords: Any) -> Json:
-        """Call one method of the app's hub; its result, as a mapping, must be an acceptance."""
+        """Call one method of the app's hub; return its result, which must be accepted, as a mapping."""
         (result,) = self.call((name, arguments, keywords))
         assert result["accepted"], result
         return result
@@ -312,11 +313,11 @@ class Server:
         assert response.status == 200, response
         return int(response.json["accepted"])
 
-    def heard(self, *peers: Peer | Raw) -> list[list[Json]]:
+    def received(self, *peers: Peer | RawClient) -> list[list[Json]]:
         """Return what each client received up to now.
 
-        A message for everybody is published behind everything so far: all clients of a hub see one order, so what has
-        not come before it never comes.
+        A message for everyone is published after everything so far. All clients of a hub see one order, so what has not
+        arrived before that message never will.
         """
         number = next(self._fences)
         self.publish("broadcast_message", {"$message": ["fence", number]})
@@ -334,7 +335,7 @@ class Server:
     # -- WebSocket
 
     def connect(self, path: str = "/ws", *, greeted: bool = True, **options: Any) -> Peer:
-        """Connect a ``websockets`` client and await its greeting; closed at the end of the test."""
+        """Connect a ``websockets`` client and read its greeting; closed at the end of the test."""
         options = {"ping_interval": None, "proxy": None, "max_size": None, "close_timeout": DEADLINE, **options}
         if self.tls is not None:
             with contextlib.ExitStack() as stack:
@@ -342,7 +343,7 @@ class Server:
                 options["sock"] = without_tls(self.tls.client.wrap_socket(plain, server_hostname=HOST))
                 stack.pop_all()
         connection = connect(f"ws://{HOST}:{self.port}{path}", **options)
-        # Left with `close`, below and in Peer; entering it here is what newer versions want of those who keep it.
+        # Left with `close`, below and in Peer. Newer versions of websockets warn about a connection that was never entered.
         connection.__enter__()
         try:
             peer = Peer(connection, greeted=greeted)
@@ -352,9 +353,9 @@ class Server:
         self._open.append(peer)
         return peer
 
-    def raw(self, **options: Any) -> Raw:
+    def raw(self, **options: Any) -> RawClient:
         """Connect a bare socket; closed at the end of the test."""
-        raw = Raw(HOST, self.port, self.tls.client if self.tls else None, **options)
+        raw = RawClient(HOST, self.port, self.tls.client if self.tls else None, **options)
         self._open.append(raw)
         return raw
 
@@ -365,7 +366,7 @@ class Server:
         *,
         greeted: bool = True,
         **options: Any,
-    ) -> Raw:
+    ) -> RawClient:
         """Connect a bare socket, upgrade it, and read the greeting."""
         raw = self.raw(**options)
         response = raw.open(path, headers)
@@ -374,7 +375,7 @@ class Server:
             assert raw.receive()["type"] == "connected"
         return raw
 
-    # -- Ending
+    # -- Stopping
 
     def close_clients(self) -> None:
         """Close every client a test has opened."""
@@ -384,7 +385,7 @@ class Server:
                 client.close()
 
     def problems(self) -> str:
-        """Return what has been printed since the last check and should not have been."""
+        """Return the errors printed since the last check."""
         text = self.log(self._checked)
         self._checked += len(text)
         found = [
@@ -396,7 +397,7 @@ class Server:
         return "\n".join(found)
 
     def check(self) -> None:
-        """Demand that the server is as it was before anybody came: alive, without traceback, no thread or fd more."""
+        """Check that the server is alive and as idle as before any client: no traceback, no extra threads or descriptors."""
         self.close_clients()
         problems = self.problems()
         assert not problems, problems
@@ -410,18 +411,18 @@ class Server:
         assert not problems, problems
 
     def await_idle(self, deadline: float = DEADLINE) -> None:
-        """Wait until the worker has no more threads and descriptors than before anybody came."""
+        """Wait until the worker has no more threads and descriptors than before any client."""
         if process.HAS_PROC:
-            patience = time.monotonic() + 1.0
-            while not self._is_idle() and time.monotonic() < patience:
+            wait_limit = time.monotonic() + 1.0
+            while not self._is_idle() and time.monotonic() < wait_limit:
                 time.sleep(0.02)
             if not self._is_idle():
-                # Werkzeug leaves its selector to the collector when a peer resets; an idle server collects nothing.
+                # Werkzeug leaves its selector to the garbage collector when a peer resets; in an idle server that does not run.
                 self.get("/remote/process")
-            wait_for(self._is_idle, self._surplus, deadline)
+            wait_until(self._is_idle, self._surplus, deadline)
 
     def _is_idle(self) -> bool:
-        # fewer than before is the new measure: a thread that was on its way out then was counted by mistake
+        # A lower number is the new measure: a thread that was ending when they were counted does not belong to it.
         threads, fds = self.threads(), len(self.fds())
         self.idle_threads, self.idle_fds = min(self.idle_threads, threads), min(self.idle_fds, fds)
         return threads == self.idle_threads and fds == self.idle_fds
@@ -440,11 +441,11 @@ class Server:
         self.process.send_signal(number)
 
     def await_exit(self, deadline: float = DEADLINE) -> float:
-        """Wait until the server is gone, workers and all; return how long that took, in seconds."""
+        """Wait until the server and its workers are gone; return how long that took, in seconds."""
         start = time.monotonic()
         try:
             self.process.wait(deadline)
-            wait_for(lambda: not any(map(process.alive, self.pids)), "the workers to go", deadline)
+            wait_until(lambda: not any(map(process.alive, self.pids)), "the workers to go", deadline)
         except (subprocess.TimeoutExpired, AssertionError):
             log = self.log()[-5000:]
             self.kill()
@@ -452,21 +453,21 @@ class Server:
         return time.monotonic() - start
 
     def terminate(self) -> None:
-        """Have the server end, once."""
+        """Send SIGTERM to the server, once."""
         self.close_clients()
         if not self._terminated and self.process.poll() is None:
             self._terminated = True
             self.signal(signal.SIGTERM)
 
     def stop(self) -> None:
-        """End the server as an operator does, and look at its last words."""
+        """Stop the server as an operator does, and check what it printed."""
         self.terminate()
         self.await_exit()
         problems = self.problems()
         assert not problems, problems
 
     def kill(self) -> None:
-        """End the server and its workers whatever state they are in."""
+        """Kill the server and its workers."""
         self.close_clients()
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.process.pid, signal.SIGKILL)
@@ -474,7 +475,7 @@ class Server:
 
 
 def event_ids(messages: Iterable[Json]) -> list[int]:
-    """Return the numbers of some events, which must be of one epoch."""
+    """Return the numbers in the ids of some events, which must be of one epoch."""
     parts = [message["id"].rpartition(".") for message in messages]
     assert len({epoch for epoch, _, _ in parts}) <= 1, parts
     return [int(number) for _, _, number in parts]

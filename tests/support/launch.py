@@ -1,7 +1,7 @@
-"""Become the server: ``python launch.py NOFILE COMMAND...``.
+"""Replace this process by a server: ``python launch.py NOFILE COMMAND...``.
 
-It does what a shell does with ``ulimit -n``; makes Ctrl-C work although the tests may run in the background, where
-shells have SIGINT ignored and Python leaves it so; and sees to it that the server ends when the tests are killed.
+Before that set the file limit, as ``ulimit -n`` does; make Ctrl-C work although the tests may run in the background, where
+shells ignore SIGINT and Python inherits that; and make the kernel end the server when the tests are killed.
 """
 
 from __future__ import annotations

@@ -1,30 +1,14 @@
-"""What the kernel tells of another process: its threads, descriptors, children and memory (Linux)."""
+"""What the kernel knows of another process: its threads, descriptors, children and memory (Linux)."""
 
 from __future__ import annotations
 
 import os
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+
+from tests.support.waiting import wait_until as wait_for  # noqa: F401
 
 HAS_PROC = sys.platform == "linux" and Path("/proc/self/fd").is_dir()
-
-# Every wait of these tests ends here, in seconds; nothing that works comes near it.
-DEADLINE = 30.0
-
-T = TypeVar("T")
-
-
-def wait_for(look: Callable[[], T], what: str | Callable[[], str], deadline: float = DEADLINE) -> T:
-    """Return what ``look`` returns as soon as it is true; past the deadline say what was waited for."""
-    end = time.monotonic() + deadline
-    while not (found := look()):
-        if time.monotonic() > end:
-            raise AssertionError(f"waited {deadline} s for {what if isinstance(what, str) else what()}")
-        time.sleep(0.01)
-    return found
 
 
 def _ids(directory: str) -> set[str]:
@@ -57,7 +41,7 @@ def children(pid: int) -> list[int]:
         if not entry.isdigit():
             continue
         try:
-            # The name, in brackets, may hold anything; the parent is the second field behind it.
+            # The name, in brackets, may hold anything; the parent is the second field after it.
             parent = Path(f"/proc/{entry}/stat").read_text().rpartition(")")[2].split()[1]
         except (OSError, IndexError):
             continue
@@ -71,11 +55,11 @@ def peak_memory(pid: int) -> int:
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) * 1024
-    raise AssertionError(f"the kernel does not tell the peak memory of {pid}")
+    raise AssertionError(f"the kernel does not report the peak memory of {pid}")
 
 
 def alive(pid: int) -> bool:
-    """Tell whether a process is there and not a zombie."""
+    """Return whether a process exists and is not a zombie."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:

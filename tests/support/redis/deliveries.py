@@ -16,8 +16,8 @@ from collections.abc import Container, Sequence
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
-from tests.support.clients import CLOSE, TEXT, Raw
 from tests.support.harness import HOST
+from tests.support.raw_client import CLOSE, TEXT, RawClient
 
 Json = dict[str, Any]
 
@@ -90,7 +90,7 @@ class RecordingClient:
         path = "/ws?" + "&".join(
             f"{key}={quote(value, safe='')}" for key, value in (("since", self.position), ("board_id", self.board)) if value
         )
-        with Raw(HOST, self._port) as raw:
+        with RawClient(HOST, self._port) as raw:
             raw.socket.settimeout(6)
             if raw.open(path).status != 101:
                 self._ending.wait(0.05)

@@ -1,4 +1,4 @@
-"""An app that believes its visitors who they are, behind a proxy or not: for limits, origins and being put out."""
+"""An app that trusts the name its users give, behind a proxy or not: for limits, origins and disconnects."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 
 from cartows import CartoWS, Client, Credentials, Hub, Message, new_message
 
-#: What `authorize` refuses: rooms, and [None, None] for everything.
+#: What `authorize` denies: rooms, and [None, None] for everything.
 denied: list[list[str | None]] = []
-#: What a handler waits for: each has a name.
+#: The events that handlers wait for, by name.
 gates: defaultdict[str, threading.Event] = defaultdict(threading.Event)
 
 
-class Visitor(Client):
-    """A client that remembers what its request asked for, or fails over it."""
+class UserClient(Client):
+    """A client that keeps the arguments of its request, or raises if they say so."""
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
         self.arguments = request.args.to_dict()
-        if "explode" in self.arguments:
+        if "raise" in self.arguments:
             raise RuntimeError("the app's client class fails")
 
 
 def good_origin(request: Request) -> bool:
-    """Be the app's own idea of an origin that may connect."""
+    """Return whether the app accepts an origin."""
     if request.headers["Origin"] == "https://raising.example":
         raise RuntimeError("the app's origin check fails")
     return request.headers["Origin"].endswith(".good.example")
@@ -45,7 +45,7 @@ if app.config.get("PROXIES"):
     app.wsgi_app = ProxyFix(app.wsgi_app, x_for=1, x_proto=1, x_host=1)  # type: ignore[method-assign]
 if app.config.get("OWN_ORIGIN_CHECK"):
     app.config["CARTOWS_ALLOWED_ORIGINS"] = good_origin
-ws = CartoWS(app, hub, client_class=Visitor)
+ws = CartoWS(app, hub, client_class=UserClient)
 control.install(app, ws)
 sock = Sock(app)
 

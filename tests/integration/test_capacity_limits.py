@@ -1,4 +1,4 @@
-"""How many clients there may be of one address or one user, and that every place is given back, once."""
+"""The limits of clients per address and per user: every slot is freed, once."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Callable
 import pytest
 
 from tests.integration.conftest import Serve
-from tests.support.clients import CLOSE, TEXT, Raw, Response, make_frame
 from tests.support.harness import BOTH_WAYS, FLASK, Kind, Server
-from tests.support.process import wait_for
+from tests.support.raw_client import CLOSE, TEXT, RawClient, Response, make_frame
+from tests.support.waiting import wait_until
 
-PLACES = 3
-PER_IP = {"CARTOWS_MAX_CLIENTS_PER_IP": PLACES}
+SLOTS = 3
+PER_IP = {"CARTOWS_MAX_CLIENTS_PER_IP": SLOTS}
 
 
 def check_too_many(response: Response, code: str = "TOO_MANY_FROM_IP") -> None:
@@ -20,10 +20,10 @@ def check_too_many(response: Response, code: str = "TOO_MANY_FROM_IP") -> None:
     assert int(response.headers["Retry-After"]) >= 1
 
 
-def take(server: Server, path: str, headers: dict[str, str | None] | None) -> Raw:
-    """Take a place as soon as there is one: the server may still be busy with who has gone."""
+def take(server: Server, path: str, headers: dict[str, str | None] | None) -> RawClient:
+    """Connect as soon as there is a free slot: the server may still be closing an earlier client."""
 
-    def look() -> Raw | None:
+    def try_to_connect() -> RawClient | None:
         raw = server.raw()
         response = raw.open(path, headers)
         if response.status == 101:
@@ -33,22 +33,22 @@ def take(server: Server, path: str, headers: dict[str, str | None] | None) -> Ra
         raw.close()
         return None
 
-    return wait_for(look, "a place", 10)
+    return wait_until(try_to_connect, "a free slot", 10)
 
 
-def fill(server: Server, path: str = "/ws", headers: dict[str, str | None] | None = None) -> list[Raw]:
-    """Take all places there are for one, no fewer and no more."""
-    raws = [take(server, path, headers) for _ in range(PLACES)]
+def fill(server: Server, path: str = "/ws", headers: dict[str, str | None] | None = None) -> list[RawClient]:
+    """Take every slot of one address, no fewer and no more."""
+    raws = [take(server, path, headers) for _ in range(SLOTS)]
     for _ in range(2):
         check_too_many(server.raw().open(path, headers))
     return raws
 
 
-def await_places(server: Server, taken: int, after: str = "") -> None:
-    def look() -> bool:
+def await_slots(server: Server, taken: int, after: str = "") -> None:
+    def are_taken() -> bool:
         return bool(server.get("/stats").json["slots"] == taken)
 
-    wait_for(look, lambda: f"{taken} places to be taken after {after!r}: {server.get('/stats').json}")
+    wait_until(are_taken, lambda: f"{taken} slots to be taken after {after!r}: {server.get('/stats').json}")
 
 
 def refused(path: str, status: int) -> Callable[[Server], None]:
@@ -60,7 +60,7 @@ def refused(path: str, status: int) -> Callable[[Server], None]:
     return end
 
 
-def shown_out(path: str, code: int, garbage: bytes = b"") -> Callable[[Server], None]:
+def closed_by_server(path: str, code: int, garbage: bytes = b"") -> Callable[[Server], None]:
     def end(server: Server) -> None:
         raw = server.upgraded(path, greeted=bool(garbage))
         raw.send(garbage)
@@ -70,7 +70,7 @@ def shown_out(path: str, code: int, garbage: bytes = b"") -> Callable[[Server], 
     return end
 
 
-def closed(path: str) -> Callable[[Server], None]:
+def closed_by_client(path: str) -> Callable[[Server], None]:
     def end(server: Server) -> None:
         raw = server.upgraded(path)
         raw.send_frame(CLOSE, b"\x03\xe8")
@@ -83,16 +83,16 @@ def closed(path: str) -> Callable[[Server], None]:
 def refused_on_own_route(server: Server) -> None:
     raw = server.upgraded("/own?as=nobody", greeted=False)
     assert raw.frame().closed.code == 3500
-    raw.close()  # what the Flask server says to the end of a route that is over already is not looked at
+    raw.close()  # What the Flask server sends after the route has ended does not matter.
 
 
-def close_on_error(server: Server) -> None:
+def reset_after_the_request(server: Server) -> None:
     raw = server.raw()
     raw.send(raw.handshake("/ws"))
     raw.reset()
 
 
-def stop_in_the_middle(server: Server) -> None:
+def reset_in_the_request(server: Server) -> None:
     raw = server.raw()
     raw.send(raw.handshake("/ws")[:60])
     raw.reset()
@@ -104,119 +104,119 @@ def finish(server: Server) -> None:
     raw.ended()
 
 
-def put_out(server: Server) -> None:
+def disconnected_by_the_app(server: Server) -> None:
     peer = server.connect("/ws?as=ann")
     assert server.post("/disconnect", {"client_id": peer.id}).json == {"closed": 1}
     assert peer.ended()[1].code == 3503
 
 
 ENDINGS: dict[str, Callable[[Server], None]] = {
-    "close": closed("/ws"),
+    "close": closed_by_client("/ws"),
     "RST": lambda server: server.upgraded().reset(),
     "FIN": finish,
-    "a protocol error": shown_out("/ws", 1002, make_frame(3)),
-    "a flood": shown_out("/ws", 3013, make_frame(TEXT, b'{"type": "ping"}') * 100),
-    "put out by the app": put_out,
-    "refused by on_connect": shown_out("/ws?refuse=1", 3507),
-    "refused by on_connect, and gone": lambda server: server.upgraded("/ws?refuse=1", greeted=False).reset(),
-    "a client class that raises": refused("/ws?explode=1", 500),
+    "a protocol error": closed_by_server("/ws", 1002, make_frame(3)),
+    "a flood": closed_by_server("/ws", 3013, make_frame(TEXT, b'{"type": "ping"}') * 100),
+    "disconnected by the app": disconnected_by_the_app,
+    "refused by on_connect": closed_by_server("/ws?refuse=1", 3507),
+    "refused by on_connect, then RST": lambda server: server.upgraded("/ws?refuse=1", greeted=False).reset(),
+    "a client class that raises": refused("/ws?raise=1", 500),
     "unknown": refused("/ws?as=nobody", 401),
-    "broken off": close_on_error,
-    "stopped in the middle": stop_in_the_middle,
-    "a route of the app's own": closed("/own"),
-    "refused by on_connect on a route of the app's own": shown_out("/own?refuse=1", 3507),
-    "unknown on a route of the app's own": refused_on_own_route,
+    "RST after the request": reset_after_the_request,
+    "RST in the request": reset_in_the_request,
+    "an own route": closed_by_client("/own"),
+    "refused by on_connect on an own route": closed_by_server("/own?refuse=1", 3507),
+    "unknown on an own route": refused_on_own_route,
 }
 
 
 @pytest.mark.parametrize("kind", [*BOTH_WAYS, FLASK], ids=str)
-def test_a_place_is_given_back_once_however_it_ends(serve: Serve, kind: Kind) -> None:
-    server = serve("people", kind=kind, config={**PER_IP, "CARTOWS_RATE_LIMIT": 0.25, "CARTOWS_RATE_BURST": 20})
+def test_a_slot_is_freed_once_however_the_connection_ends(serve: Serve, kind: Kind) -> None:
+    server = serve("users", kind=kind, config={**PER_IP, "CARTOWS_RATE_LIMIT": 0.25, "CARTOWS_RATE_BURST": 20})
     server.expected_tracebacks.append("the app's client class fails")
     for name, end in ENDINGS.items():
-        for _ in range(PLACES):
+        for _ in range(SLOTS):
             end(server)
-        await_places(server, 0, name)
+        await_slots(server, 0, name)
         for raw in fill(server):
             raw.close()
-        await_places(server, 0)
+        await_slots(server, 0)
 
 
-def test_a_client_class_that_raises_on_a_route_of_the_apps_own_gives_the_place_back_and_writes_nothing(serve: Serve) -> None:
-    server = serve("people", config=PER_IP)
+def test_a_client_class_that_raises_on_an_own_route_frees_the_slot_and_writes_nothing(serve: Serve) -> None:
+    server = serve("users", config=PER_IP)
     server.expected_tracebacks.append("the app's client class fails")
-    for _ in range(PLACES):
-        raw = server.upgraded("/own?explode=1", greeted=False)
+    for _ in range(SLOTS):
+        raw = server.upgraded("/own?raise=1", greeted=False)
         raw.socket.settimeout(5)
         assert raw.rest() == b""
         raw.close()
-        await_places(server, 0)
+        await_slots(server, 0)
     fill(server)
 
 
 @pytest.mark.parametrize("kind", BOTH_WAYS, ids=str)
-def test_who_says_goodbye_before_a_route_of_the_apps_own_has_let_it_in_gives_its_place_back(serve: Serve, kind: Kind) -> None:
-    """By then simple-websocket may have closed the socket that is to be tuned."""
+def test_a_client_that_closes_before_an_own_route_admits_it_frees_its_slot(serve: Serve, kind: Kind) -> None:
+    """By then simple-websocket may have closed the socket whose options are to be set."""
     server = serve("revoked", kind=kind, config={**PER_IP, "CARTOWS_WRITE_BUFFER": 65536})
     gate = "/gates/authenticate%20ann"
-    for _ in range(PLACES + 1):
+    for _ in range(SLOTS + 1):
         server.request("PUT", gate)
         raw = server.raw()
         raw.socket.settimeout(5)
         assert raw.open("/own?as=ann").status == 101
-        wait_for(lambda: server.get(gate).json["reached"], "authenticate")
+        wait_until(lambda: server.get(gate).json["reached"], "authenticate")
         raw.send_frame(CLOSE, b"\x03\xe8")
         assert raw.frame().closed.code == 1000
         assert raw.rest() == b""
         server.request("DELETE", gate)
         raw.close()
     server.await_idle()
-    await_places(server, 0)
+    await_slots(server, 0)
     for raw in fill(server, "/ws?as=ann"):
         raw.close()
-    await_places(server, 0)
+    await_slots(server, 0)
 
 
-def test_who_is_too_many_bothers_nobody_who_is_in(serve: Serve) -> None:
-    server = serve("people", config=PER_IP)
+def test_a_client_over_the_limit_affects_no_connected_one(serve: Serve) -> None:
+    server = serve("users", config=PER_IP)
     raws = fill(server)
     server.publish("broadcast", "app.refreshed")
-    assert [raw.receive()["type"] for raw in raws] == ["app.refreshed"] * PLACES
+    assert [raw.receive()["type"] for raw in raws] == ["app.refreshed"] * SLOTS
 
 
-def test_an_address_is_what_the_connection_says_unless_a_proxy_is_trusted(serve: Serve) -> None:
+def test_the_address_is_that_of_the_connection_unless_a_proxy_is_trusted(serve: Serve) -> None:
     ours, theirs = {"X-Forwarded-For": "203.0.113.7"}, {"X-Forwarded-For": "203.0.113.8"}
-    plain = serve("people", config=PER_IP)
+    plain = serve("users", config=PER_IP)
     fill(plain, headers=dict(ours))
     check_too_many(plain.raw().open("/ws", theirs))
-    proxied = serve("people", config={**PER_IP, "PROXIES": 1})
+    proxied = serve("users", config={**PER_IP, "PROXIES": 1})
     fill(proxied, headers=dict(ours))
     fill(proxied, headers=dict(theirs))
-    # what stands before the last address was written by the visitor
+    # Everything before the last address was written by the client itself.
     check_too_many(proxied.raw().open("/ws", {"X-Forwarded-For": "198.51.100.1, 203.0.113.7"}))
     fill(proxied)
 
 
 @pytest.mark.parametrize("kind", BOTH_WAYS, ids=str)
-def test_a_user_has_so_many_places_wherever_it_is(serve: Serve, kind: Kind) -> None:
-    server = serve("people", kind=kind, config={"CARTOWS_MAX_CLIENTS_PER_USER": 2, "CARTOWS_MAX_CLIENTS_PER_IP": 5})
+def test_the_limit_per_user_holds_whatever_the_address(serve: Serve, kind: Kind) -> None:
+    server = serve("users", kind=kind, config={"CARTOWS_MAX_CLIENTS_PER_USER": 2, "CARTOWS_MAX_CLIENTS_PER_IP": 5})
     tabs = [server.upgraded("/ws?as=ann") for _ in range(2)]
     check_too_many(server.raw().open("/ws?as=ann"), "TOO_MANY_OF_USER")
     server.upgraded("/ws?as=bob")
-    # who is nobody in particular is not one user
+    # Clients without an identity are not one user.
     for _ in range(2):
         server.upgraded()
     check_too_many(server.raw().open("/ws?as=carl"), "TOO_MANY_FROM_IP")
     tabs[0].reset()
-    await_places(server, 4)
+    await_slots(server, 4)
     server.upgraded("/ws?as=ann")
     check_too_many(server.raw().open("/ws?as=dora"), "TOO_MANY_FROM_IP")
 
 
 @pytest.mark.parametrize("query", ["", "?as=ann"])
-def test_a_route_of_the_apps_own_says_so_by_close_code(serve: Serve, query: str) -> None:
-    server = serve("people", config={**PER_IP, "CARTOWS_MAX_CLIENTS_PER_USER": PLACES - 1})
-    free = PLACES - bool(query)
+def test_an_own_route_refuses_a_client_over_the_limit_by_close_code(serve: Serve, query: str) -> None:
+    server = serve("users", config={**PER_IP, "CARTOWS_MAX_CLIENTS_PER_USER": SLOTS - 1})
+    free = SLOTS - bool(query)
     raws = [server.upgraded(f"/own{query}") for _ in range(free)]
     for _ in range(2):
         raw = server.raw()
@@ -224,7 +224,7 @@ def test_a_route_of_the_apps_own_says_so_by_close_code(serve: Serve, query: str)
         frames, closed = raw.ended()
         assert (frames, closed.code, bool(closed.reason)) == ([], 3504, True)
     raws.pop().reset()
-    await_places(server, free - 1)
+    await_slots(server, free - 1)
     server.upgraded(f"/own{query}")
 
 

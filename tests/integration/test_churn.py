@@ -1,4 +1,4 @@
-"""Many clients that come and go at once while events flow; also with threads switched as often as Python can."""
+"""Many clients that connect and leave at once while events flow; also with threads switched as often as Python can."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from tests.integration.conftest import Serve
-from tests.support.clients import CLOSE, Json, Raw
 from tests.support.harness import EVERYWHERE, Kind, Server, event_ids
+from tests.support.raw_client import CLOSE, Json, RawClient
 
 VISITORS = 6
 VISITS = 12
 
 
 def visit(server: Server, seed: int) -> None:
-    """Come and go in every way there is; while here, hear only events of the own board, in order."""
+    """Connect and leave in every way there is; in between, receive only events of one board, in order."""
     chance = random.Random(seed)
     board = f"b{seed % 3}"
     for _ in range(VISITS):
-        with Raw("127.0.0.1", server.port, server.tls.client if server.tls else None) as raw:
+        with RawClient("127.0.0.1", server.port, server.tls.client if server.tls else None) as raw:
             response = raw.open(f"/ws?board_id={board}")
             assert response.status == 101, response
             assert raw.receive()["type"] == "connected"
@@ -36,7 +36,7 @@ def visit(server: Server, seed: int) -> None:
                 case 2:
                     raw.send_frame(CLOSE, b"\x03\xe8")
                 case _:
-                    pass  # closed with whatever has not been read
+                    pass  # closed with unread bytes
 
 
 @pytest.mark.parametrize("config", [{}, {"SWITCH_INTERVAL": 1e-6}], ids=["", "switching"])
@@ -52,7 +52,7 @@ def test_clients_come_and_go_while_events_flow(serve: Serve, kind: Kind, config:
                 published += server.flood(2, 300, f"b{board}")
         for done in visits:
             done.result()
-    (messages,) = server.heard(watcher)
+    (messages,) = server.received(watcher)
     assert len(messages) == published
     ids = event_ids(messages)
     assert ids == list(range(ids[0], ids[0] + published))

@@ -1,4 +1,4 @@
-"""An app with hooks: what it sees of the upgrade request, and when it gets its context and its database back."""
+"""An app with request hooks and a database, which records what cartows changes around them."""
 
 from __future__ import annotations
 
@@ -32,26 +32,26 @@ remote.install(app, hub)
 
 
 class Database:
-    """A pool that knows how many of its sessions are lent out."""
+    """A pool that counts the sessions it has lent."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self.lent = 0
-        self.lent_in_all = 0
+        self.total_lent = 0
 
     def lend(self) -> object:
         with self._lock:
             self.lent += 1
-            self.lent_in_all += 1
+            self.total_lent += 1
         return self
 
-    def take_back(self) -> None:
+    def release(self) -> None:
         with self._lock:
             self.lent -= 1
 
 
 database = Database()
-#: What the hooks saw of upgrade requests.
+#: What the hooks recorded of upgrade requests.
 seen: list[dict[str, Any]] = []
 
 
@@ -62,14 +62,14 @@ def admit() -> ResponseReturnValue | None:
     g.database = database.lend()
     seen.append({"user": session.get("user"), "board": request.args.getlist("board_id"), "endpoint": request.endpoint})
     if request.headers.get("X-Refuse"):
-        return {"code": "NOT_TODAY", "message": "the app's own words"}, 418
+        return {"code": "NOT_TODAY", "message": "the app's own message"}, 418
     return None
 
 
 @app.teardown_appcontext
-def give_back(error: BaseException | None) -> None:
+def release(error: BaseException | None) -> None:
     if g.pop("database", None) is not None:
-        database.take_back()
+        database.release()
         seen.append({"torn down with": None if error is None else repr(error)})
 
 
@@ -80,8 +80,8 @@ def login(user: str) -> ResponseReturnValue:
 
 
 @app.get("/seen")
-def look() -> ResponseReturnValue:
-    return jsonify(seen=seen, lent=database.lent, lent_in_all=database.lent_in_all)
+def get_seen() -> ResponseReturnValue:
+    return jsonify(seen=seen, lent=database.lent, total_lent=database.total_lent)
 
 
 @app.get("/untouched")

@@ -1,4 +1,4 @@
-"""What the tests of rooms, resume, presence and slow clients share: events, and clients that keep their position."""
+"""Events of every kind, and what tests of rooms, resume, presence and slow clients do with them."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from typing import Any
 from urllib.parse import quote
 
 from tests.support import process
-from tests.support.clients import TEXT, Json, Peer, Raw, make_frame
+from tests.support.clients import Peer
 from tests.support.harness import HOST, Server, event_ids
+from tests.support.raw_client import TEXT, Json, RawClient, make_frame
 
 Call = tuple[str, tuple[Any, ...], Json]
 
-#: One event for each way to be meant, and nothing twice: `label` tells them apart.
+#: One event for each kind of recipients; `label` distinguishes them.
 EVENTS: list[Call] = [
     ("broadcast_task_created", ("t1", "b1", {"title": "one"}), {"project_id": "p1"}),
     ("broadcast_task_updated", ("t2", "b2", {"title": "two"}), {"project_id": "p2"}),
@@ -40,10 +41,10 @@ def labels(messages: Iterable[Json]) -> list[str]:
     return [label(message) for message in messages]
 
 
-def heard(server: Server, *peers: Peer | Raw) -> list[list[str]]:
-    """Publish every kind of event and return what each client hears of them."""
+def received_labels(server: Server, *peers: Peer | RawClient) -> list[list[str]]:
+    """Publish every kind of event and return the labels of those that each client receives."""
     server.call(*EVENTS)
-    return [labels(messages) for messages in server.heard(*peers)]
+    return [labels(messages) for messages in server.received(*peers)]
 
 
 def number(message: Json) -> int:
@@ -51,16 +52,16 @@ def number(message: Json) -> int:
 
 
 def position(messages: Iterable[Json]) -> str:
-    """Return where a client is that has seen these messages."""
+    """Return the position of a client that has read these messages."""
     return str([message["id"] for message in messages if "id" in message][-1])
 
 
 def since(id: str, **filters: str) -> str:
-    """Return the path to come back by."""
+    """Return the path with which a client resumes."""
     return "/ws?" + "&".join(f"{key}={quote(value, safe='')}" for key, value in {"since": id, **filters}.items())
 
 
-def read_until(peer: Peer | Raw, *types: str) -> list[Json]:
+def read_until(peer: Peer | RawClient, *types: str) -> list[Json]:
     """Return the messages up to the first of one of these types, and with it."""
     messages = [peer.receive()]
     while messages[-1]["type"] not in types:
@@ -68,53 +69,53 @@ def read_until(peer: Peer | Raw, *types: str) -> list[Json]:
     return messages
 
 
-def ask(peer: Peer | Raw, kind: str, data: Any) -> list[Json]:
+def ask(peer: Peer | RawClient, kind: str, data: Any) -> list[Json]:
     """Send `subscribe` or `unsubscribe`; return the messages up to the answer, and with it."""
     message = {"type": kind, "data": data}
     peer.send(message) if isinstance(peer, Peer) else peer.send_json(message)
     return read_until(peer, f"{kind}d", "error")
 
 
-def subscribe(peer: Peer | Raw, **data: Any) -> Json:
-    """Subscribe where nothing else comes in between; return what is held, or of an error its data."""
+def subscribe(peer: Peer | RawClient, **data: Any) -> Json:
+    """Subscribe where nothing else arrives in between; return the data of the answer, an error included."""
     (answer,) = ask(peer, "subscribe", data)
     return dict(answer.get("data", {}))
 
 
-def unsubscribe(peer: Peer | Raw, **data: Any) -> Json:
+def unsubscribe(peer: Peer | RawClient, **data: Any) -> Json:
     (answer,) = ask(peer, "unsubscribe", data)
     return dict(answer.get("data", {}))
 
 
 def check_no_silent_gap(messages: Iterable[Json], last: int, *, each: bool = True) -> int:
-    """Demand that every event behind that number comes, in order, or that `incomplete` was said before a later id.
+    """Check that every event after that number comes, in order, or that `incomplete` was announced before a later id.
 
-    For a client that hears everything. It is said for ``each`` gap, or once for all that had come about when it was said: one
-    word at the first of them is enough. Returns how many gaps there are.
+    For a client that receives everything. With ``each`` every gap must be announced, else the first announcement covers the
+    gaps after it as well. Returns the number of gaps.
     """
-    gaps, told = 0, False
+    gaps, announced = 0, False
     for message in messages:
-        told |= message["type"] == "pong" and message.get("data", {}).get("incomplete") is True
+        announced |= message["type"] == "pong" and message.get("data", {}).get("incomplete") is True
         if "id" in message:
             found, event = number(message), message["type"] != "pong"
             assert found >= last + event, f"{message['id']} came after {last}"
-            assert found <= last + 1 or told, f"a gap between {last} and {message['id']}, and nobody said so"
+            assert found <= last + 1 or announced, f"a gap between {last} and {message['id']} was not announced"
             gaps += found > last + 1
-            told = told and not (event and each)
+            announced = announced and not (event and each)
             last = found
     return gaps
 
 
 def check_not_recovered(hello: Json) -> None:
-    """Check that a client is told to reload, and from where it goes on."""
+    """Check that a client is told to reload, and its new position."""
     assert hello["type"] == "connected", hello
     assert hello["data"]["recovered"] is False, hello
     assert hello["data"].get("replayed", 0) == 0, hello
     assert hello["data"]["id"] == hello["id"]
 
 
-def come_back(server: Server, id: str, **filters: str) -> tuple[Peer, list[Json]]:
-    """Come back with an id that is recovered; return the client and what is replayed to it."""
+def resume(server: Server, id: str, **filters: str) -> tuple[Peer, list[Json]]:
+    """Resume from an id that must be recovered; return the client and what is replayed to it."""
     peer = server.connect(since(id, **filters), max_queue=None)
     data = peer.hello["data"]
     assert data["recovered"] is True, peer.hello
@@ -124,8 +125,8 @@ def come_back(server: Server, id: str, **filters: str) -> tuple[Peer, list[Json]
     return peer, [peer.receive() for _ in range(data["replayed"])]
 
 
-def latest(server: Server) -> str:
-    """Publish an event and return its id once the hub has handed it out."""
+def latest_id(server: Server) -> str:
+    """Publish an event and return its id once the hub has delivered it."""
     watcher = server.connect("/ws?board_id=b0")
     server.publish("broadcast_task_deleted", "t0", "b0")
     id = str(watcher.receive()["id"])
@@ -133,35 +134,35 @@ def latest(server: Server) -> str:
     return id
 
 
-class Flow:
-    """Events of one board in batches, for as long as the context lasts; an error of the publisher's is raised at its end."""
+class BackgroundPublisher:
+    """A thread that publishes for as long as the context lasts; an error of ``publish`` is raised at its end."""
 
     def __init__(self, publish: Callable[[], object]) -> None:
         self._publish = publish
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="flow")
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="publisher")
         self._error: Exception | None = None
 
     def _run(self) -> None:
         try:
-            while not self._over.is_set():
+            while not self._stopping.is_set():
                 self._publish()
         except Exception as error:
             self._error = error
 
-    def __enter__(self) -> Flow:
+    def __enter__(self) -> BackgroundPublisher:
         self._thread.start()
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        self._over.set()
+        self._stopping.set()
         self._thread.join()
         if self._error is not None:
             raise self._error
 
 
-class Sipper(Raw):
-    """A client that reads a little at a time."""
+class SlowReader(RawClient):
+    """A client that reads a little at a time, with ``read_some``."""
 
     def __init__(self, server: Server, path: str = "/ws") -> None:
         super().__init__(HOST, server.port, server.tls.client if server.tls else None, receive_buffer=4096)
@@ -170,21 +171,17 @@ class Sipper(Raw):
         self.hello = self.receive()
         assert self.hello["type"] == "connected", self.hello
 
-    def sip(self, count: int) -> None:
-        """Take up to so many bytes from the socket, and look at them later."""
-        self._buffer += self._recv(count)
 
-
-def check_greed(server: Server) -> None:
-    """Have a client ask and never read: it is put out, and costs the others nothing and the server little memory."""
+def check_client_that_never_reads(server: Server) -> None:
+    """Check that a client that sends and never reads is disconnected, at no cost to others and little memory."""
     before = process.peak_memory(server.pid) if process.HAS_PROC else 0
     watcher = server.connect()
-    greedy = server.upgraded(receive_buffer=4096)
-    question = make_frame(TEXT, json.dumps({"type": "no.such.type"}).encode()) * 100
+    silent = server.upgraded(receive_buffer=4096)
+    batch = make_frame(TEXT, json.dumps({"type": "no.such.type"}).encode()) * 100
     with contextlib.suppress(OSError):
         for _ in range(1000):
-            greedy.send(question)
+            silent.send(batch)
     server.await_clients(1)
-    assert server.heard(watcher) == [[]]
+    assert server.received(watcher) == [[]]
     if process.HAS_PROC:
         assert process.peak_memory(server.pid) - before < 16 * 1024 * 1024

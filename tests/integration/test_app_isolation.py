@@ -1,38 +1,38 @@
-"""A good guest in the app it is plugged into."""
+"""The app around cartows: its contexts, sessions, factories and blueprints work as before."""
 
 from __future__ import annotations
 
 import pytest
 
 from tests.integration.conftest import Serve
-from tests.support.clients import Response
 from tests.support.harness import BOTH_WAYS, EVERYWHERE, GTHREAD, HANDED_OFF, Kind, Server
-from tests.support.process import wait_for
+from tests.support.raw_client import Response
+from tests.support.waiting import wait_until
 
 
 @pytest.fixture(params=EVERYWHERE, ids=str)
 def server(serve: Serve, request: pytest.FixtureRequest) -> Server:
-    return serve("guest", kind=request.param)
+    return serve("isolation", kind=request.param)
 
 
-def test_the_context_and_its_database_are_given_back_while_the_socket_is_open(server: Server) -> None:
+def test_the_context_and_its_database_are_released_while_the_socket_is_open(server: Server) -> None:
     before = server.get("/seen").json
     peers = [server.connect() for _ in range(3)]
 
-    def look() -> bool:
+    def is_released() -> bool:
         now = server.get("/seen").json
-        return bool(now["lent_in_all"] == before["lent_in_all"] + 3 and now["lent"] == 0)
+        return bool(now["total_lent"] == before["total_lent"] + 3 and now["lent"] == 0)
 
-    wait_for(look, lambda: f"the sessions to come back: {server.get('/seen').json}")
+    wait_until(is_released, lambda: f"the sessions to be released: {server.get('/seen').json}")
     assert server.client_count() == 3
     torn_down = [entry for entry in server.get("/seen").json["seen"] if "torn down with" in entry]
     assert [entry["torn down with"] for entry in torn_down] == [None] * len(torn_down)
     assert [peer.ask({"type": "ping"})["type"] for peer in peers] == ["pong"] * 3
 
 
-def test_the_context_of_a_refused_request_is_given_back_too(server: Server) -> None:
+def test_the_context_of_a_refused_request_is_released_too(server: Server) -> None:
     assert server.get("/ws").status == 400
-    wait_for(lambda: server.get("/seen").json["lent"] == 0, "the session to come back")
+    wait_until(lambda: server.get("/seen").json["lent"] == 0, "the session to be released")
 
 
 def test_hooks_and_sessions_see_the_upgrade_request(server: Server) -> None:
@@ -48,10 +48,10 @@ def refused(server: Server) -> Response:
     return server.raw().open("/ws", {"X-Refuse": "yes"})
 
 
-def test_a_hook_may_refuse_in_its_own_words(server: Server) -> None:
+def test_a_request_hook_may_refuse_with_its_own_response(server: Server) -> None:
     response = refused(server)
     assert response.status == 418
-    assert response.json == {"code": "NOT_TODAY", "message": "the app's own words"}
+    assert response.json == {"code": "NOT_TODAY", "message": "the app's own message"}
     server.await_clients(0)
 
 
@@ -75,7 +75,7 @@ def test_an_app_made_by_a_factory(serve: Serve, kind: Kind) -> None:
     assert peer.receive()["type"] == "task.deleted"
 
 
-def test_a_factory_s_config_reaches_its_hub(serve: Serve) -> None:
+def test_the_config_of_a_factory_reaches_its_hub(serve: Serve) -> None:
     server = serve("factory:create_app()", config={"CARTOWS_PING_PERIOD": 20, "CARTOWS_MAX_CLIENTS": 1})
     assert server.connect().hello["data"]["ping_interval_ms"] == 20_000
     assert server.raw().open("/ws").status == 503
@@ -92,17 +92,17 @@ def test_a_blueprint_with_a_prefix(serve: Serve, kind: Kind) -> None:
     assert server.get("/api/live/where").body == b"/api/live/where"
 
 
-def test_a_blueprint_s_app_configures_it(serve: Serve) -> None:
+def test_the_app_of_a_blueprint_configures_it(serve: Serve) -> None:
     server = serve("in_blueprint", config={"CARTOWS_PING_PERIOD": 20, "CARTOWS_MAX_CLIENTS": 1})
     assert server.connect("/api/live/ws").hello["data"]["ping_interval_ms"] == 20_000
     assert server.raw().open("/api/live/ws").status == 503
 
 
 @pytest.mark.parametrize("kind", HANDED_OFF, ids=str)
-def test_two_apps_in_one_process_do_not_hear_each_other(serve: Serve, kind: Kind) -> None:
+def test_two_apps_in_one_process_do_not_receive_each_others_events(serve: Serve, kind: Kind) -> None:
     server = serve("two_apps", kind=kind)
     server.post("/b/remote/publish", [["broadcast", ["warm"], {}]])
-    server.settle()
+    server.record_idle()
     first, second = server.connect("/a/ws"), server.connect("/b/ws")
     for app in ("a", "b"):
         server.post(f"/{app}/remote/publish", [["broadcast", [f"from.{app}"], {}]])
@@ -115,8 +115,8 @@ def test_two_apps_in_one_process_do_not_hear_each_other(serve: Serve, kind: Kind
 
 
 @pytest.mark.parametrize("kind", [GTHREAD], ids=str)
-def test_the_app_s_own_error_pages_and_routes_are_as_they_were(serve: Serve, kind: Kind) -> None:
-    server = serve("guest", kind=kind)
+def test_the_error_pages_and_routes_of_the_app_are_unchanged(serve: Serve, kind: Kind) -> None:
+    server = serve("isolation", kind=kind)
     assert server.get("/nowhere").status == 404
     assert server.get("/nowhere").headers.get_content_type() == "text/html"
     assert server.get("/login/ada").status == 405

@@ -1,4 +1,4 @@
-"""How much a client may say, and that nobody else is bothered by who says more."""
+"""How many messages a client may send, and that others are not affected by one that sends more."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from typing import Any
 import pytest
 
 from tests.integration.conftest import Serve
-from tests.support.clients import PING, PONG, TEXT, Closed, Frame, Json, Raw, make_frame
 from tests.support.harness import BOTH_WAYS, FLASK, GTHREAD_TLS, Kind, Server
+from tests.support.raw_client import PING, PONG, TEXT, Closed, Frame, Json, RawClient, make_frame
 
 BURST = 5
-#: So slow that nothing is let through for the time that has passed.
+#: So slow that the time a test takes adds no message to the allowance.
 SLOW = {"CARTOWS_RATE_LIMIT": 0.25, "CARTOWS_RATE_BURST": BURST}
 UNLIMITED = {"CARTOWS_RATE_LIMIT": None}
 
 
 @pytest.fixture(params=(*BOTH_WAYS, GTHREAD_TLS, FLASK), ids=str)
 def slow(serve: Serve, request: pytest.FixtureRequest) -> Server:
-    return serve("people", kind=request.param, config=SLOW)
+    return serve("users", kind=request.param, config=SLOW)
 
 
 def echo(data: Any) -> bytes:
@@ -39,7 +39,7 @@ def check_limited(message: Json) -> None:
     assert 0 < int(wait[1]) <= 1000 / SLOW["CARTOWS_RATE_LIMIT"]
 
 
-def check_shown_out(frames: list[Frame], closed: Closed, code: int) -> None:
+def check_disconnected(frames: list[Frame], closed: Closed, code: int) -> None:
     advice = frames[-1].json
     assert advice["type"] == "disconnect"
     assert advice["data"] == {
@@ -54,33 +54,33 @@ def check_shown_out(frames: list[Frame], closed: Closed, code: int) -> None:
 # How much -------------------------------------------------------------------------------------------------------------
 
 
-def test_what_is_over_the_burst_is_told_once_and_not_handled(slow: Server) -> None:
+def test_messages_beyond_the_burst_are_answered_once_and_not_handled(slow: Server) -> None:
     raw, other = slow.upgraded(), slow.connect()
     raw.send(echoes(BURST + 3))
     assert [raw.receive()["data"] for _ in range(BURST)] == [0, 1, 2, 3, 4]
     check_limited(raw.receive())
-    # still heard, still hearing; and the limit is its own
-    assert slow.heard(raw, other) == [[], []]
+    # It is still connected and receives events, and the limit is its own.
+    assert slow.received(raw, other) == [[], []]
     assert other.ask({"type": "echo", "data": "free"})["data"] == "free"
 
 
-def test_who_goes_on_is_put_out_and_the_others_are_not(slow: Server) -> None:
+def test_a_client_that_continues_is_disconnected_and_the_others_are_not(slow: Server) -> None:
     raw, other = slow.upgraded("/ws?as=ann"), slow.connect()
     raw.send(echoes(3 * BURST))
     frames, closed = raw.ended()
-    if slow.plan.kind.tls:  # the writer's thread is overtaken: what waits is dropped
+    if slow.plan.kind.tls:  # the close overtakes the writer's thread: what waits is dropped
         assert {frame.json["type"] for frame in frames[:-1]} <= {"echoed", "error"}
     else:
         assert [frame.json["type"] for frame in frames[:-1]] == ["echoed"] * BURST + ["error"]
         check_limited(frames[BURST].json)
-    check_shown_out(frames, closed, 3013)
+    check_disconnected(frames, closed, 3013)
     advice = frames[-1].json["data"]
     assert advice["reconnect"] is True
     assert advice["retry_after_ms"] > 0
     slow.await_clients(1)
-    assert slow.heard(other) == [[]]
+    assert slow.received(other) == [[]]
     assert other.ask({"type": "ping"})["type"] == "pong"
-    # nothing is remembered of it
+    # The next connection starts with a full allowance.
     assert slow.connect("/ws?as=ann").ask({"type": "echo", "data": 1})["data"] == 1
 
 
@@ -93,20 +93,20 @@ def test_pings_count(slow: Server) -> None:
     check_limited(raw.receive())
 
 
-def test_who_floods_with_pings_is_put_out(slow: Server) -> None:
+def test_a_client_that_floods_with_pings_is_disconnected(slow: Server) -> None:
     raw = slow.upgraded()
     raw.send(b"".join(make_frame(PING, b"%d" % number) for number in range(3 * BURST)))
     frames, closed = raw.ended()
     pongs = [frame for frame in frames if frame.opcode == PONG]
-    if slow.plan.kind.tls:  # who waits to be written is replaced by a later one
+    if slow.plan.kind.tls:  # a pong that waits to be written is replaced by a later one
         assert len(pongs) <= BURST
     else:
         assert pongs == [Frame(PONG, b"%d" % number) for number in range(BURST)]
-    check_shown_out([frame for frame in frames if frame.opcode == TEXT], closed, 3013)
+    check_disconnected([frame for frame in frames if frame.opcode == TEXT], closed, 3013)
 
 
-def test_a_message_that_is_not_handled_for_its_clients_pings_is_told_of(serve: Serve) -> None:
-    raw = serve("people", config=SLOW).upgraded()
+def test_a_message_dropped_because_of_its_clients_pings_is_answered(serve: Serve) -> None:
+    raw = serve("users", config=SLOW).upgraded()
     raw.socket.settimeout(5)
     raw.send(b"".join(make_frame(PING) for _ in range(BURST + 2)) + echo("lost"))
     assert [raw.frame() for _ in range(BURST)] == [Frame(PONG, b"")] * BURST
@@ -114,19 +114,19 @@ def test_a_message_that_is_not_handled_for_its_clients_pings_is_told_of(serve: S
 
 
 @pytest.mark.parametrize("path", ["/ws", "/own"])
-def test_who_keeps_the_pace_is_never_limited(serve: Serve, path: str) -> None:
+def test_a_client_within_the_rate_is_never_limited(serve: Serve, path: str) -> None:
     rate = 50.0
-    peer = serve("people", config={"CARTOWS_RATE_LIMIT": rate, "CARTOWS_RATE_BURST": 1}).connect(path)
+    peer = serve("users", config={"CARTOWS_RATE_LIMIT": rate, "CARTOWS_RATE_BURST": 1}).connect(path)
     clock = threading.Event()
     for number in range(30):
         clock.wait(1.1 / rate)
         assert peer.ask({"type": "echo", "data": number}).get("data") == number
 
 
-def test_who_keeps_the_pace_is_not_limited_for_a_handler_that_takes_long(serve: Serve) -> None:
-    """What has piled up meanwhile was not said all at once."""
+def test_a_client_within_the_rate_is_not_limited_after_a_slow_handler(serve: Serve) -> None:
+    """The messages that queued meanwhile were not sent at once."""
     rate = 50.0
-    server = serve("people", config={"CARTOWS_RATE_LIMIT": rate, "CARTOWS_RATE_BURST": 4})
+    server = serve("users", config={"CARTOWS_RATE_LIMIT": rate, "CARTOWS_RATE_BURST": 4})
     peer = server.connect()
     peer.send({"type": "busy", "data": peer.id})
     clock = threading.Event()
@@ -140,14 +140,14 @@ def test_who_keeps_the_pace_is_not_limited_for_a_handler_that_takes_long(serve: 
     assert types == ["free"] + ["echoed"] * 20
 
 
-def test_without_a_limit_anything_goes(serve: Serve) -> None:
-    raw = serve("people", config=UNLIMITED).upgraded()
+def test_without_a_limit_every_message_is_handled(serve: Serve) -> None:
+    raw = serve("users", config=UNLIMITED).upgraded()
     raw.send(echoes(500))
     assert [raw.receive()["data"] for _ in range(500)] == list(range(500))
 
 
-def test_a_route_of_the_apps_own_limits_as_well(serve: Serve) -> None:
-    server = serve("people", config=SLOW)
+def test_an_own_route_limits_as_well(serve: Serve) -> None:
+    server = serve("users", config=SLOW)
     raw = server.upgraded("/own")
     raw.send(echoes(3 * BURST))
     frames, closed = raw.ended()
@@ -155,8 +155,8 @@ def test_a_route_of_the_apps_own_limits_as_well(serve: Serve) -> None:
     assert closed.code == 3013
 
 
-def test_a_route_of_the_apps_own_counts_pings_as_well(serve: Serve) -> None:
-    raw = serve("people", config=SLOW).upgraded("/own")
+def test_an_own_route_counts_pings_as_well(serve: Serve) -> None:
+    raw = serve("users", config=SLOW).upgraded("/own")
     raw.socket.settimeout(5)
     raw.send(b"".join(make_frame(PING) for _ in range(3 * BURST)))
     assert raw.ended()[1].code == 3013
@@ -164,7 +164,7 @@ def test_a_route_of_the_apps_own_counts_pings_as_well(serve: Serve) -> None:
 
 # Rooms ----------------------------------------------------------------------------------------------------------------
 
-#: At the default burst, and so slow that no time counts.
+#: The default burst, and so slow that elapsed time does not count.
 ROOMS = {"CARTOWS_RATE_LIMIT": 0.25, "CARTOWS_RATE_BURST": 40}
 
 
@@ -173,10 +173,10 @@ def rooms(kind: str, count: int) -> Json:
 
 
 @pytest.mark.parametrize("path", ["/ws", "/own"])
-def test_naming_many_rooms_counts_for_several_messages(serve: Serve, path: str) -> None:
-    server = serve("people", config=ROOMS)
+def test_naming_many_rooms_counts_as_several_messages(serve: Serve, path: str) -> None:
+    server = serve("users", config=ROOMS)
     raw, other = server.upgraded(path), server.connect()
-    # 1 + 10 each: the fourth owes four
+    # 1 + 10 each: the fourth exceeds the burst by four.
     for kind in ("subscribe", "unsubscribe") * 2:
         raw.send_json(rooms(kind, 100))
         assert raw.receive()["type"] == f"{kind}d"
@@ -184,16 +184,16 @@ def test_naming_many_rooms_counts_for_several_messages(serve: Serve, path: str) 
     message = raw.receive()
     assert message["data"]["code"] == "RATE_LIMITED"
     wait = re.fullmatch(r"retry after (\d+) ms", message["data"]["details"])
-    # five messages' worth, less the time that this has taken
+    # the time of five messages, less what this test has taken
     assert wait is not None and 16_000 < int(wait[1]) <= 20_000
-    assert server.heard(raw, other) == [[], []]
+    assert server.received(raw, other) == [[], []]
 
 
-def test_each_room_to_be_seen_in_counts_for_a_message(serve: Serve) -> None:
-    raw = serve("people", config=ROOMS).upgraded()
+def test_each_room_with_presence_counts_as_a_message(serve: Serve) -> None:
+    raw = serve("users", config=ROOMS).upgraded()
     raw.send_json({"type": "subscribe", "data": {"board_id": [f"room-{number}" for number in range(38)], "presence": {}}})
     assert raw.receive()["type"] == "subscribed"
-    # 39 of 40 are used up
+    # 39 of 40 are spent.
     raw.send_json({"type": "ping"})
     raw.send_json({"type": "ping"})
     kinds = [raw.receive() for _ in range(40)]
@@ -201,8 +201,8 @@ def test_each_room_to_be_seen_in_counts_for_a_message(serve: Serve) -> None:
     assert [message["type"] for message in kinds if message["type"] != "presence.state"] == ["pong", "error"]
 
 
-def test_what_is_refused_for_too_many_rooms_counts_as_much(serve: Serve) -> None:
-    raw = serve("people", config=ROOMS).upgraded()
+def test_a_message_refused_for_too_many_rooms_counts_as_much(serve: Serve) -> None:
+    raw = serve("users", config=ROOMS).upgraded()
     for _ in range(4):
         raw.send_json(rooms("subscribe", 5000))
         assert raw.receive()["data"]["code"] == "FORBIDDEN"
@@ -210,19 +210,19 @@ def test_what_is_refused_for_too_many_rooms_counts_as_much(serve: Serve) -> None
     assert raw.receive()["data"]["code"] == "RATE_LIMITED"
 
 
-def test_one_message_costs_no_more_than_may_be_said_at_once(serve: Serve) -> None:
-    # So slow that no time counts.
+def test_one_message_costs_at_most_the_burst(serve: Serve) -> None:
+    # So slow that elapsed time does not count.
     config = {"CARTOWS_RATE_LIMIT": 0.1, "CARTOWS_RATE_BURST": 2, "CARTOWS_MAX_FILTERS": 1000}
-    peer = serve("people", config=config).connect()
+    peer = serve("users", config=config).connect()
     assert peer.ask(rooms("subscribe", 1000))["type"] == "subscribed"
     peer.send({"type": "ping"})
     message = peer.receive()
     wait = re.fullmatch(r"retry after (\d+) ms", message["data"]["details"])
-    assert wait is not None and int(wait[1]) <= 20_000, "one of two was left: it owes one, and needs another"
+    assert wait is not None and int(wait[1]) <= 20_000, "one of two was left: it exceeds by one, and needs another"
 
 
-def test_naming_a_few_rooms_counts_for_one_message(serve: Serve) -> None:
-    raw = serve("people", config=ROOMS).upgraded()
+def test_naming_a_few_rooms_counts_as_one_message(serve: Serve) -> None:
+    raw = serve("users", config=ROOMS).upgraded()
     for number in range(40):
         raw.send_json(rooms("unsubscribe" if number % 2 else "subscribe", 9))
         assert raw.receive()["type"] == ("unsubscribed" if number % 2 else "subscribed")
@@ -243,28 +243,28 @@ GARBAGE = [
 ]
 
 
-def send_garbage(raw: Raw, count: int) -> None:
+def send_garbage(raw: RawClient, count: int) -> None:
     raw.send(b"".join(make_frame(TEXT, GARBAGE[number % len(GARBAGE)].encode()) for number in range(count)))
 
 
 @pytest.mark.parametrize("path", ["/ws", "/own"])
 @pytest.mark.parametrize("kind", [*BOTH_WAYS, FLASK], ids=str)
-def test_ten_in_a_row_that_make_no_sense_are_the_end(serve: Serve, kind: Kind, path: str) -> None:
-    server = serve("people", kind=kind, config=UNLIMITED)
+def test_ten_invalid_messages_in_a_row_close_the_connection(serve: Serve, kind: Kind, path: str) -> None:
+    server = serve("users", kind=kind, config=UNLIMITED)
     raw, other = server.upgraded(path), server.connect()
     send_garbage(raw, 10)
     frames, closed = raw.ended()
     assert [frame.json["type"] for frame in frames] == ["error"] * 9 + ["disconnect"]
     assert {frame.json["data"]["code"] for frame in frames[:-1]} == {"INVALID_MESSAGE"}
-    check_shown_out(frames, closed, 1008)
-    assert server.heard(other) == [[]]
+    check_disconnected(frames, closed, 1008)
+    assert server.received(other) == [[]]
 
 
 @pytest.mark.parametrize(
     "good", [{"type": "ping"}, {"type": "echo", "data": 1}, {"type": "subscribe", "data": {"board_id": "b"}}], ids=repr
 )
-def test_one_good_message_between_them_is_a_new_beginning(serve: Serve, good: Json) -> None:
-    raw = serve("people", config=UNLIMITED).upgraded()
+def test_one_valid_message_resets_the_count_of_invalid_ones(serve: Serve, good: Json) -> None:
+    raw = serve("users", config=UNLIMITED).upgraded()
     for _ in range(3):
         send_garbage(raw, 9)
         assert {raw.receive()["data"]["code"] for _ in range(9)} == {"INVALID_MESSAGE"}

@@ -1,4 +1,4 @@
-"""A server of our own to attack: gunicorn's gthread with ``app``, watched from outside."""
+"""The server that is attacked by default: gunicorn's gthread with ``app``, observed from outside."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from typing import Any
 
 from cartows.options import Options
 from tests.hostile.bystanders import EVENT, Publish
-from tests.hostile.wire import Target
+from tests.hostile.target import Target
 from tests.support import process
 from tests.support.harness import HOST, Plan, Server
 
 APP = "tests.hostile.app"
 
-#: The endpoint of the app that wants tokens.
+#: The endpoint of the app that requires tokens.
 GUARDED = "/guarded"
 
-#: What the other acceptance tests do without, since they say a lot at once: here at its default.
+#: The other integration tests switch the rate limit off, since they send much at once; here it has its default.
 CONFIG = {"CARTOWS_RATE_LIMIT": Options().rate_limit}
 
-# How much more memory a worker may hold than before, once everybody has gone, and how much more at its worst; bytes.
+# How much more memory a worker may hold than before, once all clients have left, and at its peak; bytes.
 GROWTH, PEAK_GROWTH = 24 << 20, 64 << 20
 
 
@@ -41,11 +41,11 @@ def publisher(server: Server) -> Publish:
 
 
 class Memory:
-    """What a worker's memory was before, and what has become of it."""
+    """The memory of a worker, compared with what it was before."""
 
     def __init__(self, server: Server) -> None:
         self._server = server
-        server.get("/remote/process")  # which collects what is garbage
+        server.get("/remote/process")  # which runs the garbage collector
         self._before, self._peak = self._read("VmRSS:"), self._read("VmHWM:")
 
     def _read(self, key: str) -> int:
@@ -55,7 +55,7 @@ class Memory:
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(key))
 
     def problems(self) -> list[str]:
-        """Return what is too much, once the server is idle."""
+        """Return which limits are exceeded, once the server is idle."""
         self._server.get("/remote/process")
         growth, peak = self._read("VmRSS:") - self._before, self._read("VmHWM:") - self._peak
         found = [f"the worker holds {growth >> 20} MiB more than before"] if growth > GROWTH else []
@@ -63,7 +63,7 @@ class Memory:
 
 
 @contextlib.contextmanager
-def server_of_our_own(**config: Any) -> Iterator[Server]:
+def run_server(**config: Any) -> Iterator[Server]:
     with tempfile.TemporaryDirectory(prefix="hostile-") as directory:
         server = Server(Plan(APP, config=json.dumps({**CONFIG, **config})), Path(directory), None)
         try:

@@ -898,10 +898,10 @@ def test_what_a_client_asks_for_while_it_is_shown_out_does_not_keep_the_hub_busy
         turns = 0
         take = hub._pipeline.queue.take
 
-        def counted(max_events: int, max_arrivals: int) -> Any:
+        def counted(max_events: int, max_registrations: int) -> Any:
             nonlocal turns
             turns += 1
-            return take(max_events, max_arrivals)
+            return take(max_events, max_registrations)
 
         # The peer does not answer the close frame, and its reader has been busy with a message all the while.
         link.client.close(4500, "out")

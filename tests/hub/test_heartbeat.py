@@ -5,14 +5,12 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import pytest
 
 from cartows import Client, Credentials, Hub
-from cartows.client.authorization import Authorization
-from tests.hub.conftest import Join, number, until
+from tests.hub.conftest import Join, Peer, number, until
 
 
 def test_a_silent_peer_is_pinged_and_disconnected_and_leaves_nothing_behind(hubs: Callable[..., Hub], join: Join) -> None:
@@ -75,71 +73,65 @@ def test_a_writer_that_cannot_be_started_yet_is_started_later(
     assert [number(peer.message()) for _ in range(500)] == list(range(1, 501))
 
 
-class NotedAuthorization(Authorization):
-    """Notes when the credentials are checked, and when they are found to have expired."""
-
-    __slots__ = ("checks", "expired_at")
-
-    def __init__(self, *arguments: Any) -> None:
-        super().__init__(*arguments)
-        self.checks = 0
-        self.expired_at: float | None = None
-
-    def check_expiry(self) -> float | None:
-        self.checks += 1
-        return super().check_expiry()
-
-    def expire(self, reason: str) -> None:
-        self.expired_at = self.expired_at or time.time()
-        super().expire(reason)
-
-
 class Expiring(Client):
-    """A client whose authorization takes notes."""
+    """A client that notes when its connection begins to close."""
 
-    def __init__(self, hub: Any, connection: Any, id: str) -> None:
-        super().__init__(hub, connection, id)
-        self.noted = self.authorization = NotedAuthorization(self, hub, self._filters, partial(hub.recheck_expiry, self))
+    closed_at: float | None = None
+
+    def closing_begun(self, within: float) -> None:
+        self.closed_at = time.time()
+        super().closing_begun(within)
+
+
+def expire_in(hub: Hub, peer: Peer, seconds: float) -> float:
+    """Give a client credentials that expire after so many seconds; return when that is."""
+    expires_at = time.time() + seconds
+    peer.client.authorization.credentials = Credentials("ann", expires_at)
+    hub.recheck_expiry(peer.client)
+    return expires_at
+
+
+def closed_at(peer: Peer) -> float:
+    """Wait until the client's credentials have expired; return when its connection began to close."""
+    assert peer.close_code() == 3005
+    assert isinstance(peer.client, Expiring)
+    assert peer.client.closed_at is not None
+    return peer.client.closed_at
 
 
 def test_credentials_do_not_expire_before_their_time_when_other_calls_are_due(hubs: Callable[..., Hub], join: Join) -> None:
     hub = hubs()
     peer = join(hub, Expiring)
-    client = peer.client
-    assert isinstance(client, Expiring)
     # Each wakeup also makes the calls that are due soon after it.
     hub.call_every(0.002, lambda: True)
-    expires_at = time.time() + 0.2
-    client.authorization.renew(Credentials("ann", expires_at))
-    assert peer.close_code() == 3005
-    assert client.noted.expired_at is not None
-    assert client.noted.expired_at >= expires_at
-    assert client.noted.expired_at < expires_at + 5
+    expires_at = expire_in(hub, peer, 0.2)
+    assert closed_at(peer) >= expires_at
 
 
-def test_credentials_that_are_checked_too_early_are_not_checked_in_a_busy_loop(hubs: Callable[..., Hub], join: Join) -> None:
+def test_credentials_that_are_checked_too_early_are_not_checked_in_a_busy_loop(
+    hubs: Callable[..., Hub], join: Join, monkeypatch: pytest.MonkeyPatch
+) -> None:
     hub = hubs()
     peer = join(hub, Expiring)
-    client = peer.client
-    assert isinstance(client, Expiring)
-    left = 0.3
-    client.authorization.renew(Credentials("ann", time.time() + left))
-    before = client.noted.checks
+    checks: list[float] = []
+    check = hub._heartbeat._check
+
+    def counted(entry: Any, now: float) -> float:
+        checks.append(now)
+        return check(entry, now)
+
+    monkeypatch.setattr(hub._heartbeat, "_check", counted)
+    expires_at = expire_in(hub, peer, 0.3)
     # One call 15 ms before the credentials expire.
-    hub.call_every(left - 0.015, lambda: False)
-    assert peer.close_code() == 3005
-    # Once with that call and once in time; a ping, and a clock that is not quite as fast, may add to that.
-    assert client.noted.checks - before <= 6
+    hub.call_every(0.285, lambda: False)
+    assert closed_at(peer) >= expires_at
+    # Once with that call and once in time; a ping, the closing, and a clock that is slow by a little may add to that.
+    assert len(checks) <= 6
 
 
 def test_renewed_credentials_last_until_the_new_time(hubs: Callable[..., Hub], join: Join) -> None:
     hub = hubs()
     peer = join(hub, Expiring)
-    client = peer.client
-    assert isinstance(client, Expiring)
-    client.authorization.renew(Credentials("ann", time.time() + 0.1))
-    expires_at = time.time() + 0.4
-    client.authorization.renew(Credentials("ann", expires_at))
-    assert peer.close_code() == 3005
-    assert client.noted.expired_at is not None
-    assert client.noted.expired_at >= expires_at
+    expire_in(hub, peer, 0.2)
+    expires_at = expire_in(hub, peer, 0.5)
+    assert closed_at(peer) >= expires_at

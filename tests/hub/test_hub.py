@@ -167,7 +167,7 @@ def test_many_publishers_wait_no_longer_than_one(caplog: pytest.LogCaptureFixtur
     hub = Hub(options=Options(broadcast_queue_size=1, publish_timeout=0.3))
     release = threading.Event()
     hub.start()
-    hub._pipeline.queue.put_control(lambda: release.wait(30))  # type: ignore[arg-type,return-value]
+    hub._pipeline.queue.put_control(lambda: release.wait(30))  # type: ignore[arg-type]
     waits: list[float] = []
 
     def publish() -> None:
@@ -190,7 +190,7 @@ def test_the_hub_thread_survives_a_control_and_a_client_that_raise(
 ) -> None:
     hub = hubs()
     peer, broken = join(hub), join(hub)
-    hub._pipeline.queue.put_control(lambda: 1 / 0)  # type: ignore[arg-type,return-value]
+    hub._pipeline.queue.put_control(lambda: 1 / 0)  # type: ignore[arg-type]
     monkeypatch.setattr(Client, "handle_send_result", lambda self, outcome: 1 / 0)
     broken.client.connection.writer_owns = True
     hub.broadcast("one")

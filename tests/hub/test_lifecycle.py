@@ -8,6 +8,7 @@ import select
 import socket
 import threading
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -64,7 +65,11 @@ def test_a_forked_child_starts_with_new_state_and_leaves_the_parents_clients_alo
     if pid == 0:
         # Nothing here may raise, or a second pytest would continue.
         try:
-            found = {"clients": hub.client_count(), "ended": peer.client.connection.ended, "sent": peer.client.send("no")}
+            found: dict[str, Any] = {
+                "clients": hub.client_count(),
+                "ended": peer.client.connection.ended,
+                "sent": peer.client.send("no"),
+            }
             mine, theirs = socket.socketpair()
             client = Client(hub, Connection(PlainTransport(mine), threading.Lock(), hub.options), "child")
             threading.Thread(target=client.read_pump, daemon=True).start()

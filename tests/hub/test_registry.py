@@ -169,7 +169,12 @@ def test_all_clients_of_an_identity_are_authorized_again_and_the_first_failure_i
     assert registry.revocations.since(mark, "7") == (False, True)
     asked: list[bool] = []
     first.loses, second.loses = LookupError("first"), KeyError("second")
-    third.reauthorize = lambda: asked.append(True) or True
+
+    def note() -> bool:
+        asked.append(True)
+        return True
+
+    third.reauthorize = note
     with pytest.raises(LookupError, match="first"):
         registry.reauthorize(7)
     assert asked == [True]

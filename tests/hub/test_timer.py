@@ -38,6 +38,16 @@ def threads() -> list[str]:
     return [thread.name for thread in threading.enumerate() if thread.name == "cartows-test"]
 
 
+def counting(calls: list[int]) -> TimerEntry:
+    """Return an entry that notes its calls."""
+
+    def call() -> float:
+        calls.append(1)
+        return NEVER
+
+    return TimerEntry(call)
+
+
 def await_idle(timer: Timer) -> None:
     """Wait until the timer has made every call that is due."""
     done = threading.Event()
@@ -117,7 +127,7 @@ def test_a_repeated_call_ends_when_it_returns_false(make: Make) -> None:
 def test_an_entry_that_is_due_several_times_is_called_once_per_wakeup(make: Make) -> None:
     timer = make(starts=False)
     calls: list[int] = []
-    entry = TimerEntry(lambda: (calls.append(1), NEVER)[1])
+    entry = counting(calls)
     for _ in range(5):
         timer.schedule(entry, time.monotonic())
     timer.schedule(entry, NEVER)
@@ -132,7 +142,7 @@ def test_an_entry_that_is_due_several_times_is_called_once_per_wakeup(make: Make
 def test_a_cancelled_entry_is_not_called_even_if_it_is_scheduled_again(make: Make) -> None:
     timer = make(starts=False)
     calls: list[int] = []
-    entry = TimerEntry(lambda: (calls.append(1), NEVER)[1])
+    entry = counting(calls)
     timer.schedule(entry, time.monotonic())
     entry.cancel()
     timer.schedule(entry, time.monotonic())

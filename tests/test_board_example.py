@@ -1,4 +1,4 @@
-"""The board example: its REST handlers on a database of their own, and what they broadcast once they have committed."""
+"""The board example: its REST handlers on a temporary database, and the events they broadcast after a commit."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ FOLDER = Path(__file__).resolve().parents[1] / "examples" / "board"
 MODULES = [path.stem for path in FOLDER.glob("*.py")]
 DEADLINE = 20.0
 
-# A process has one, from its first WebSocket on: it is not what a test here leaves behind.
+# A process keeps it from its first WebSocket on: a test must not be blamed for that descriptor.
 dead_end()
 
 Json = dict[str, Any]
 
 
 class Example(SimpleNamespace):
-    """The example as it was imported, with a client for its API and the events that were published."""
+    """The imported example, with a client for its API and the published events."""
 
     app: Any
     live: Any
@@ -54,7 +54,7 @@ class Example(SimpleNamespace):
     def titles(self, column: Json) -> list[str]:
         return [task["title"] for task in self.board()["tasks"] if task["column_id"] == column["id"]]
 
-    def heard(self) -> list[Json]:
+    def received(self) -> list[Json]:
         """Return the events since the last call."""
         events, self.events[:] = list(self.events), []
         return events
@@ -62,7 +62,7 @@ class Example(SimpleNamespace):
 
 @pytest.fixture
 def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], Example]]:
-    """Start the example, as a process that imports it does; several times on one database, if need be."""
+    """Return a function that imports the example as a new process would, also several times on one database."""
     monkeypatch.setenv("FLASK_SQLALCHEMY_DATABASE_URI", f"sqlite:///{tmp_path}/board.sqlite")
     monkeypatch.setenv("FLASK_SECRET_KEY", "for tests")
     monkeypatch.syspath_prepend(str(FOLDER))
@@ -120,7 +120,7 @@ def test_creating_changing_moving_and_deleting_a_task_each_broadcast_a_new_versi
     assert (changed["version"], moved["version"], moved["column_id"]) == (2, 3, second["id"])
     example.call("GET", path, status=404)
 
-    created, updated, other, deleted = example.heard()
+    created, updated, other, deleted = example.received()
     assert (created["type"], created["data"]["task"]) == ("task.created", task)
     assert (updated["type"], updated["data"]["action"], updated["data"]["task"]) == ("task.updated", "updated", changed)
     assert updated["data"]["changes"] == {"notes": "All of them", "due": "2026-03-31"}
@@ -141,7 +141,7 @@ def test_a_change_without_effect_is_not_broadcast(example: Example) -> None:
     assert example.call("PATCH", f"/tasks/{task['id']}", {"title": task["title"]}) == task
     assert example.call("POST", f"/tasks/{task['id']}/move", where) == task
     assert example.call("PATCH", f"/boards/{state['board']['id']}", {"name": state["board"]["name"]}) == state["board"]
-    assert example.heard() == []
+    assert example.received() == []
 
 
 def test_a_new_order_within_a_column_is_an_event_of_the_board(example: Example) -> None:
@@ -151,10 +151,10 @@ def test_a_new_order_within_a_column_is_an_event_of_the_board(example: Example) 
     ids = {task["title"]: task["id"] for task in example.board()["tasks"]}
     moved = example.call("POST", f"/tasks/{ids[three]}/move", {"column_id": column["id"], "before_id": ids[two]})
     assert example.titles(column) == [one, three, two, *rest]
-    (event,) = example.heard()
+    (event,) = example.received()
     assert (event["type"], event["data"]["action"]) == ("board.updated", "reordered")
-    place = {"column_id": column["id"], "position": moved["position"], "version": 2}
-    assert event["data"]["changes"] == {ids[three]: place}
+    position = {"column_id": column["id"], "position": moved["position"], "version": 2}
+    assert event["data"]["changes"] == {ids[three]: position}
     assert event["data"]["board"]["version"] == board["version"] + 1
 
 
@@ -170,22 +170,22 @@ def test_a_column_without_room_between_two_tasks_is_renumbered_in_the_same_event
     column = example.board()["board"]["columns"][0]
     tasks = [task for task in example.board()["tasks"] if task["column_id"] == column["id"]]
     first, *others = [task["id"] for task in tasks]
-    example.heard()
+    example.received()
     order = [first, *others]
     versions = {task["id"]: task["version"] for task in tasks}
     numbered = 0
-    for turn in range(80):
-        mover = others[1 - turn % 2]
+    for step in range(80):
+        mover = others[1 - step % 2]
         order.remove(mover)
         order.insert(1, mover)
         before = order[2]
         example.call("POST", f"/tasks/{mover}/move", {"column_id": column["id"], "before_id": before})
-        (event,) = example.heard()
-        places = event["data"]["changes"]
-        numbered += len(places) > 1
-        for id, place in places.items():
-            assert place["version"] == versions[id] + 1
-            versions[id] = place["version"]
+        (event,) = example.received()
+        positions = event["data"]["changes"]
+        numbered += len(positions) > 1
+        for id, position in positions.items():
+            assert position["version"] == versions[id] + 1
+            versions[id] = position["version"]
         found = [task for task in example.board()["tasks"] if task["column_id"] == column["id"]]
         assert [task["id"] for task in found] == order
         assert {task["id"]: task["version"] for task in found} == versions
@@ -215,13 +215,13 @@ def test_columns_are_added_removed_and_reordered(example: Example) -> None:
     assert renamed["columns"][0] == {"id": id, "name": "Blocked"}
     gone = example.call("DELETE", f"/columns/{id}")
     assert gone["columns"] == board["columns"]
-    events = example.heard()
+    events = example.received()
     assert [event["data"]["board"] for event in events] == [made, shifted, renamed, gone]
     assert [event["data"]["action"] for event in events] == ["updated", "reordered", "updated", "updated"]
     assert [event["data"]["board"]["version"] for event in events] == [board["version"] + n for n in (1, 2, 3, 4)]
     example.call("PUT", path + "/columns", {"order": order}, 409)
     example.call("DELETE", f"/columns/{board['columns'][0]['id']}", status=409)
-    assert example.heard() == []
+    assert example.received() == []
 
 
 def test_changes_of_the_lists_are_broadcast_to_everyone(example: Example) -> None:
@@ -229,7 +229,7 @@ def test_changes_of_the_lists_are_broadcast_to_everyone(example: Example) -> Non
     example.call("PATCH", f"/projects/{project['id']}", {"name": "Garden and yard"})
     board = example.call("POST", f"/projects/{project['id']}/boards", {"name": "Spring"}, 201)
     example.call("PATCH", f"/boards/{board['id']}", {"name": "Spring work"})
-    events = example.heard()
+    events = example.received()
     assert [(event["type"], event["to"]) for event in events] == [
         ("project.created", "everyone"),
         ("project.updated", "everyone"),
@@ -241,13 +241,13 @@ def test_changes_of_the_lists_are_broadcast_to_everyone(example: Example) -> Non
     assert example.call("GET", "/projects")[-1]["boards"] == [summary]
 
 
-# --- What is refused --------------------------------------------------------------------------------------------------
+# --- Refused requests -------------------------------------------------------------------------------------------------
 
 TEXTS = ["", "   ", None, 7, True, [], {}, "x" * 5000, "half a \ud83d", "\x00"]
 
 
 def routes(example: Example) -> Iterator[tuple[str, str, str]]:
-    """Give each call that takes a body, with a field that it takes."""
+    """Yield each call with a body, and one of its fields."""
     board = example.board()
     project, board_id = board["board"]["project_id"], board["board"]["id"]
     column, task = board["board"]["columns"][0]["id"], board["tasks"][0]["id"]
@@ -287,10 +287,10 @@ def test_a_malformed_body_is_refused_with_a_reason_and_changes_nothing(example: 
         example.call("PATCH", f"/tasks/{task}", body, 400)
     example.call("PUT", "/me", {"name": 7}, 400)
     assert example.board() == before
-    assert example.heard() == []
+    assert example.received() == []
 
 
-def test_only_json_is_taken_and_only_so_much(example: Example) -> None:
+def test_only_json_of_limited_size_is_accepted(example: Example) -> None:
     for data, kind, status in [
         ('{"name": "x"}', "text/plain", 415),
         ("name=x", "application/x-www-form-urlencoded", 415),
@@ -326,9 +326,9 @@ def test_a_missing_object_is_answered_404(example: Example) -> None:
     assert example.call("DELETE", "/projects", status=405)["message"]
 
 
-def test_there_can_be_only_so_many(example: Example, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_number_of_objects_is_limited(example: Example, monkeypatch: pytest.MonkeyPatch) -> None:
     board = example.board()["board"]
-    monkeypatch.setattr(example.api, "MOST", {"projects": 3, "boards": 3, "columns": 5, "tasks": 10})
+    monkeypatch.setattr(example.api, "MAX_COUNTS", {"projects": 3, "boards": 3, "columns": 5, "tasks": 10})
     for path, body in [
         ("/projects", {"name": "x"}),
         (f"/projects/{board['project_id']}/boards", {"name": "x"}),
@@ -339,7 +339,7 @@ def test_there_can_be_only_so_many(example: Example, monkeypatch: pytest.MonkeyP
         example.call("POST", path, body, 409)
 
 
-def test_an_id_is_given_once(example: Example) -> None:
+def test_an_id_is_used_once(example: Example) -> None:
     path = f"/columns/{example.board()['board']['columns'][0]['id']}/tasks"
     example.call("POST", path, {"title": "x", "id": "00112233445566"}, 201)
     example.call("POST", path, {"title": "y", "id": "00112233445566"}, 409)
@@ -362,12 +362,12 @@ def test_a_rolled_back_change_is_not_broadcast(example: Example, monkeypatch: py
         patched.setattr(example.models.db.session, "commit", fail)
         assert "busy" in example.call("POST", path, {"title": "x"}, 503)["message"]
     assert example.board() == before
-    assert example.heard() == []
+    assert example.received() == []
     example.call("POST", path, {"title": "x"}, 201)
-    assert len(example.heard()) == 1
+    assert len(example.received()) == 1
 
 
-def test_handlers_at_the_same_time_do_not_fail_and_lose_no_change(example: Example) -> None:
+def test_concurrent_requests_do_not_fail_and_lose_no_change(example: Example) -> None:
     task = example.board()["tasks"][0]
     wrong: list[Any] = []
 
@@ -385,11 +385,11 @@ def test_handlers_at_the_same_time_do_not_fail_and_lose_no_change(example: Examp
         thread.join(DEADLINE)
     assert not wrong
     assert example.call("GET", f"/tasks/{task['id']}")["version"] == task["version"] + 40
-    versions = [event["data"]["task"]["version"] for event in example.heard()]
+    versions = [event["data"]["task"]["version"] for event in example.received()]
     assert sorted(versions) == list(range(task["version"] + 1, task["version"] + 41))
 
 
-def test_a_second_start_finds_what_the_first_left(start: Callable[[], Example]) -> None:
+def test_a_second_start_finds_the_data_of_the_first(start: Callable[[], Example]) -> None:
     first = start()
     first.call("POST", "/projects", {"name": "Garden"}, 201)
     projects = first.call("GET", "/projects")
@@ -397,7 +397,7 @@ def test_a_second_start_finds_what_the_first_left(start: Callable[[], Example]) 
     assert start().call("GET", "/projects") == projects
 
 
-def test_processes_that_start_at_once_make_the_sample_once(tmp_path: Path) -> None:
+def test_processes_that_start_at_once_create_the_sample_once(tmp_path: Path) -> None:
     environment = {
         "FLASK_SQLALCHEMY_DATABASE_URI": f"sqlite:///{tmp_path}/board.sqlite",
         "FLASK_SECRET_KEY": "for tests",
@@ -405,18 +405,18 @@ def test_processes_that_start_at_once_make_the_sample_once(tmp_path: Path) -> No
     }
     command = [sys.executable, "-W", "error", "-c", "import app"]
     processes = [subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True) for _ in range(4)]
-    said = [process.communicate(timeout=DEADLINE * 2)[1] for process in processes]
-    assert [process.returncode for process in processes] == [0] * 4, said
+    errors = [process.communicate(timeout=DEADLINE * 2)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0] * 4, errors
     connection = sqlite3.connect(tmp_path / "board.sqlite")
     assert connection.execute("select count(*) from project").fetchone() == (2,)
     connection.close()
 
 
 def test_a_key_for_the_cookies_is_made_once_and_only_its_owner_can_read_it(example: Example, tmp_path: Path) -> None:
-    kept_secret = sys.modules["app"].kept_secret
+    stored_secret = sys.modules["app"].stored_secret
     path = tmp_path / "instance" / "secret_key"
-    made = kept_secret(path)
-    assert len(made) == 64 and kept_secret(path) == made
+    made = stored_secret(path)
+    assert len(made) == 64 and stored_secret(path) == made
     assert path.stat().st_mode & 0o777 == 0o600
     assert [file.name for file in path.parent.iterdir()] == ["secret_key"]
 

@@ -46,10 +46,11 @@ WORDS = {
     "look_at": "recheck_expiry, or inspect",
     "mend|mends|mended": "fix, fixed",
     # At the head of an identifier: not in `at_most_one`.
-    "(?<![a-z]_)(?:longest|most)_[a-z]+": "max_x",
+    "(?<![a-z]_)(?:longest|most)_(?!common)[a-z]+": "max_x",
     "nonsense": "invalid messages",
     "patience": "wait limit",
-    "politely|polite": "yield the GIL",
+    # Not aria-live="polite".
+    "politely|polite(?![\"'])": "yield the GIL",
     "puts? out|putting out": "disconnect",
     "rejoin(?:s|ed|ing)?": "broker_restored",
     "save that": "except that",

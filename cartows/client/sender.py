@@ -325,11 +325,6 @@ class Sender:
         """Return whether a replay is still going on."""
         return self._out.replay is not None
 
-    def queued(self) -> tuple[int, int]:
-        """Return how many messages and bytes are in the send queue."""
-        with self.lock:
-            return len(self._out.queue), self._out.queue.bytes + len(self._out.rest)
-
     # Ending -----------------------------------------------------------------------------------------------------------
 
     def abort(self, code: int = CloseCode.ABNORMAL, reason: str = "") -> None:

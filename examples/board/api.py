@@ -1,8 +1,8 @@
-"""The REST handlers: each checks what was sent, changes the database, says what is to be broadcast, and commits.
+"""The REST handlers: each checks the request, changes the database, queues its events, and commits.
 
-Nothing is sent before the commit, and nothing at all when the transaction is rolled back: see ``live.events``. What the lists
-of projects and boards show goes to every client by ``broadcast_message``, whichever board it looks at. The rest goes to those
-who hear the board or its project.
+Events are published after the commit, and not at all when the transaction is rolled back: see ``live.events``. Changes that the
+lists of projects and boards show go to every client, by ``broadcast_message``; all others to the subscribers of the board or
+its project.
 """
 
 import checks
@@ -16,29 +16,29 @@ from cartows import new_board_updated_message, new_project_created_message, new_
 
 api = Blueprint("api", __name__, url_prefix="/api")
 
-# How many there may be of each: boards that people can still read, and events that stay small.
-MOST = {"projects": 50, "boards": 50, "columns": 12, "tasks": 500}
+# The maximum number of each, which keeps boards readable and events small.
+MAX_COUNTS = {"projects": 50, "boards": 50, "columns": 12, "tasks": 500}
 
 
 def explain(error):
-    """Answer in JSON where the page's script asked; anywhere else as Flask does."""
+    """Answer requests of the page's script in JSON, all others as Flask does."""
     return (jsonify(message=error.description), error.code) if request.path.startswith("/api/") else error
 
 
 def explain_busy(error):
-    """Answer that the database had no turn to give in time; the driver's own words stay in the log."""
+    """Answer that the database did not get the write lock in time; the driver's message goes to the log only."""
     current_app.logger.exception("the database did not answer")
     return jsonify(message="The database is busy. Try again in a moment."), 503
 
 
 def found(model, id, what):
-    return db.session.get(model, id) or abort(404, f"This {what} does not exist, or not any more.")
+    return db.session.get(model, id) or abort(404, f"This {what} does not exist, or no longer.")
 
 
 def check_room(model, where, what):
-    """Answer 409 when there are as many of them as there may be."""
-    if db.session.scalar(db.select(func.count()).select_from(model).where(where)) >= MOST[what]:
-        abort(409, f"There can be no more than {MOST[what]} {what} here.")
+    """Answer 409 when the maximum number of them exists."""
+    if db.session.scalar(db.select(func.count()).select_from(model).where(where)) >= MAX_COUNTS[what]:
+        abort(409, f"There can be no more than {MAX_COUNTS[what]} {what} here.")
 
 
 def next_rank(siblings):
@@ -82,7 +82,7 @@ def rename_project(project_id):
 
 
 def announce(board, changes, *, action="updated", to_all=False):
-    """Have the board's present state sent, as a version of its own. The lists show its name: those who look elsewhere, too."""
+    """Queue an event with the board's current state; ``to_all`` for changes that the lists on other pages show, too."""
     db.session.flush()
     if to_all:
         events.broadcast_message(new_board_updated_message(board.id, board.project_id, changes, board.to_dict(), action=action))
@@ -128,7 +128,7 @@ def rename_board(board_id):
 
 @api.put("/boards/<board_id>/columns")
 def order_columns(board_id):
-    order = checks.body(("order",), order=checks.ids("order", MOST["columns"]))["order"]
+    order = checks.body(("order",), order=checks.ids("order", MAX_COUNTS["columns"]))["order"]
     board = found(Board, board_id, "board")
     columns = {column.id: column for column in board.columns}
     if set(order) != set(columns):
@@ -187,7 +187,7 @@ def delete_column(column_id):
 
 @api.post("/columns/<column_id>/tasks")
 def create_task(column_id):
-    # The page makes the id: what it shows before the answer, the answer and the event are one card.
+    # The page makes the id, so that its preview, the answer and the event are the same card.
     fields = checks.body(("title",), id=checks.an_id("id"), **checks.TASK)
     column = found(Column, column_id, "column")
     check_room(Task, Task.board_id == column.board_id, "tasks")
@@ -198,7 +198,7 @@ def create_task(column_id):
     db.session.add(task)
     db.session.flush()
     events.broadcast_task_created(task.id, task.board_id, task.to_dict(), project_id=column.board.project_id)
-    tell_order(column, changed)
+    announce_order(column, changed)
     db.session.commit()
     return task.to_dict(), 201
 
@@ -226,7 +226,7 @@ def update_task(task_id):
 
 @api.post("/tasks/<task_id>/move")
 def move_task(task_id):
-    """Put a task before another one of a column, or at its end: also when that other one has gone from there meanwhile."""
+    """Move a task before another one of a column, or to its end, also if that other task has left the column meanwhile."""
     wanted = checks.body(
         ("column_id",), column_id=checks.an_id("column_id"), before_id=checks.an_id("before_id", optional=True)
     )
@@ -238,7 +238,7 @@ def move_task(task_id):
     before = next((other for other in others if other.id == wanted.get("before_id")), None)
     moved = column is not task.column
     if not moved:
-        # Where it stands already, nothing has changed, so nothing is told.
+        # It is there already: nothing has changed, so no event is published.
         after = [other for other in others if (other.position, other.id) > (task.position, task.id)]
         if before is (after[0] if after else None):
             db.session.commit()
@@ -251,23 +251,23 @@ def move_task(task_id):
         state = task.to_dict()
         changes = {"column_id": state["column_id"], "position": state["position"]}
         events.broadcast_task_updated(task.id, task.board_id, changes, state, project_id=state["project_id"], action="moved")
-        tell_order(column, changed)
+        announce_order(column, changed)
     else:
-        tell_order(column, [task, *changed])
+        announce_order(column, [task, *changed])
     db.session.commit()
     return task.to_dict()
 
 
-def tell_order(column, tasks):
-    """Have the new places of these tasks sent, each with its version: an event of one of them may overtake this one.
+def announce_order(column, tasks):
+    """Queue an event with the new positions of these tasks, each with its version: an event of one task may overtake it.
 
-    By their ids, since cartows puts the changes of several events together key by key where a slow client gets one of them.
+    The keys are the ids of the tasks, since cartows merges the changes of several events key by key for a slow client.
     """
     if not tasks:
         return
     column.board.version += 1
-    places = {task.id: {"column_id": column.id, "position": task.position, "version": task.version} for task in tasks}
-    announce(column.board, places, action="reordered")
+    positions = {task.id: {"column_id": column.id, "position": task.position, "version": task.version} for task in tasks}
+    announce(column.board, positions, action="reordered")
 
 
 @api.delete("/tasks/<task_id>")
@@ -279,12 +279,12 @@ def delete_task(task_id):
     return "", 204
 
 
-# --- Oneself ------------------------------------------------------------------------------------------------------------------
+# --- The user -----------------------------------------------------------------------------------------------------------------
 
 
 @api.put("/me")
 def rename_me():
-    """Keep under which name this browser wants to be shown to others, in its session; an empty one takes the name away."""
+    """Store the name that other users see, in the session; an empty one removes it."""
     name = checks.body(("name",), name=checks.paragraphs("name", 40))["name"]
     session["name"] = " ".join(name.split())
     session.permanent = True

@@ -1,4 +1,4 @@
-"""A project-planning board that every open browser sees change: Flask, Flask-SQLAlchemy and cartows.
+"""A project-planning board that changes in every open browser at once: Flask, Flask-SQLAlchemy and cartows.
 
 Run it from here with ``gunicorn -k gthread --threads 8 app:app`` or ``flask run``, then open two windows.
 """
@@ -23,19 +23,19 @@ app.config.update(
     PERMANENT_SESSION_LIFETIME=timedelta(days=365),
     MAX_CONTENT_LENGTH=64 * 1024,
 )
-# FLASK_SQLALCHEMY_DATABASE_URI=sqlite:////tmp/b.sqlite in the environment goes above that, and so for every setting.
+# FLASK_SQLALCHEMY_DATABASE_URI=sqlite:////tmp/b.sqlite in the environment overrides that; the same for every setting.
 app.config.from_prefixed_env()
 app.json.sort_keys = False
 
 
-def kept_secret(path):
-    """Return the key that signs the session cookies, made at the first start; whichever process is first, all get the same."""
+def stored_secret(path):
+    """Return the key that signs the session cookies, made at the first start; all processes get the same."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f"{path.name}.{os.getpid()}")
     with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
         file.write(secrets.token_hex(32))
     try:
-        os.link(draft, path)  # Unlike a rename, this leaves the one that is there.
+        os.link(draft, path)  # Unlike a rename, this does not replace an existing file.
     except FileExistsError:
         pass
     finally:
@@ -43,8 +43,8 @@ def kept_secret(path):
     return path.read_text()
 
 
-# Digits in the environment are a number by now.
-app.config["SECRET_KEY"] = str(app.config["SECRET_KEY"] or kept_secret(Path(app.instance_path) / "secret_key"))
+# from_prefixed_env has turned digits into a number.
+app.config["SECRET_KEY"] = str(app.config["SECRET_KEY"] or stored_secret(Path(app.instance_path) / "secret_key"))
 
 db.init_app(app)
 ws.init_app(app)
@@ -54,11 +54,11 @@ app.register_error_handler(OperationalError, explain_busy)
 
 with app.app_context():
     prepare(db.engine)
-    # One transaction, which takes its turn among all processes that start now: tables and sample are made once.
+    # One transaction, serialized among all processes that start now: tables and sample are created once.
     with db.session.begin():
         db.metadata.create_all(db.session.connection())
         add_sample()
-    db.engine.dispose()  # Under gunicorn --preload no connection is to be shared by the workers that are forked next.
+    db.engine.dispose()  # With gunicorn --preload the workers that are forked next must not share a connection.
 
 
 @app.get("/")
@@ -73,13 +73,13 @@ def page(board_id):
     session.permanent = True
     if "me" not in session:
         session["me"] = secrets.token_hex(6)
-    # A board that does not exist has the same page: the list is there, and the page's script says what is missing.
+    # A board that does not exist has the same page, with the list; the page's script shows the error.
     status = 200 if not board_id or db.session.get(Board, board_id) else 404
     path = app.config.get("CARTOWS_PATH", "/ws")
     answer = app.make_response(
         (render_template("board.html", path=path, me=session["me"], name=session.get("name", "")), status)
     )
-    # Who is shown depends on the cookie, so nobody else may be given this copy.
+    # The page depends on the cookie, so no cache may serve it to another user.
     answer.headers["Cache-Control"] = "no-store"
     return answer
 

@@ -1,4 +1,4 @@
-"""What a request's JSON may hold: each field with the check that it has to pass, in words for whoever sent it."""
+"""Checks of the JSON in requests: each returns the final value, or raises a ValueError with a message for the client."""
 
 import re
 from datetime import date
@@ -10,7 +10,7 @@ ID = re.compile(r"[0-9a-f]{8,32}")
 
 
 def body(required=(), **checks):
-    """Return the fields of the request's JSON object, checked and tidied. Answers 400 or 415 when they are not good."""
+    """Return the checked fields of the request's JSON object. Answers 400 or 415 when one is invalid."""
     try:
         found = request.get_json()
     except RecursionError:
@@ -30,29 +30,29 @@ def body(required=(), **checks):
 
 
 def is_text(value):
-    """Say whether this can be kept and shown: JSON can name half a character, and characters that nobody can see."""
+    """Return whether this can be stored and shown: JSON can hold lone surrogates and control characters."""
     return isinstance(value, str) and not re.search(r"[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]", value)
 
 
-def line(name, most):
-    """Return a check for one line of text that says something; white space around it is taken off."""
+def line(name, max_length):
+    """Return a check for one line of text that is not blank; white space around it is removed."""
 
     def check(value):
         tidy = " ".join(value.split()) if isinstance(value, str) else ""
-        if not tidy or len(tidy) > most or not is_text(tidy):
-            raise ValueError(f"{name} must be text of 1 to {most} characters.")
+        if not tidy or len(tidy) > max_length or not is_text(tidy):
+            raise ValueError(f"{name} must be text of 1 to {max_length} characters.")
         return tidy
 
     return check
 
 
-def paragraphs(name, most):
+def paragraphs(name, max_length):
     """Return a check for text of several lines, which may be empty."""
 
     def check(value):
         tidy = value.replace("\r\n", "\n").strip() if isinstance(value, str) else None
-        if tidy is None or len(tidy) > most or not is_text(tidy):
-            raise ValueError(f"{name} must be text of at most {most} characters.")
+        if tidy is None or len(tidy) > max_length or not is_text(tidy):
+            raise ValueError(f"{name} must be text of at most {max_length} characters.")
         return tidy
 
     return check
@@ -76,7 +76,7 @@ def due(value):
 
 
 def an_id(name, optional=False):
-    """Return a check for the id of something, which may or may not exist; with ``optional`` it may be null."""
+    """Return a check for an id, of an object that need not exist; with ``optional`` it may be null."""
 
     def check(value):
         if value is None and optional:
@@ -88,12 +88,12 @@ def an_id(name, optional=False):
     return check
 
 
-def ids(name, most):
+def ids(name, max_count):
     """Return a check for a list of different ids."""
 
     def check(value):
         each = an_id(name)
-        if not isinstance(value, list) or len(value) > most or len({each(item) for item in value}) < len(value):
+        if not isinstance(value, list) or len(value) > max_count or len({each(item) for item in value}) < len(value):
             raise ValueError(f"{name} must be a list of different ids.")
         return value
 

@@ -1,4 +1,4 @@
-"""What makes it live: the hub, the route of the WebSockets and who is behind each, and the events that wait for a commit."""
+"""The real-time part: the hub, the WebSocket route with its authentication, and events that wait for a commit."""
 
 import secrets
 
@@ -11,11 +11,11 @@ from cartows.sqlalchemy import publish_on_commit
 hub = Hub()
 ws = CartoWS(hub=hub)
 
-# Has the hub's broadcast_* methods. What is given to them is sent once db.session has committed, and never after a rollback.
+# Has the hub's broadcast_* methods. Their events are published once db.session has committed, and never after a rollback.
 events = publish_on_commit(db.session, hub)
 
 
 @ws.authenticate
-def who(request):
-    """Return by what name presence knows this browser: the same for all its tabs. Without a cookie it is a new one."""
+def identify(request):
+    """Return the identity of this browser, the same for all of its tabs; without a cookie a new one."""
     return session.get("me") or "guest-" + secrets.token_hex(4)

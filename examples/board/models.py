@@ -1,4 +1,4 @@
-"""Projects, their boards, the columns of those and the tasks in them; and how SQLite is to be used by several threads."""
+"""Projects, their boards with columns and tasks, and the settings of SQLite for several threads."""
 
 import secrets
 from datetime import date
@@ -17,15 +17,15 @@ db = SQLAlchemy(model_class=Base)
 
 
 def new_id():
-    """Return an id that was never given before: a page remembers which tasks are gone, so none may come back as another."""
+    """Return an id that was never used before: a page remembers deleted tasks, so their ids must not be used again."""
     return secrets.token_hex(8)
 
 
 class Project(db.Model):
     id: Mapped[str] = mapped_column(String(32), primary_key=True, default=new_id)
     name: Mapped[str] = mapped_column(String(80))
-    # Grows with every change. Two requests that commit one after the other may publish the other way round: a page ignores an
-    # event whose version is not newer than what it shows.
+    # Grows with every change. Two requests that commit one after the other may publish in the other order: a page ignores
+    # an event whose version is not newer than what it shows.
     version: Mapped[int] = mapped_column(default=1)
     rank: Mapped[int] = mapped_column(default=0)
 
@@ -39,7 +39,7 @@ class Board(db.Model):
     id: Mapped[str] = mapped_column(String(32), primary_key=True, default=new_id)
     project_id: Mapped[str] = mapped_column(ForeignKey("project.id"), index=True)
     name: Mapped[str] = mapped_column(String(80))
-    # Counts the changes to its columns and to the order of its tasks, too; see Project.version.
+    # Also counts changes of its columns and of the order of its tasks; see Project.version.
     version: Mapped[int] = mapped_column(default=1)
     rank: Mapped[int] = mapped_column(default=0)
 
@@ -77,7 +77,7 @@ class Task(db.Model):
     notes: Mapped[str] = mapped_column(Text, default="")
     label: Mapped[str] = mapped_column(String(10), default="")
     due: Mapped[date | None]
-    # Between those of its neighbours: moving a task changes that task alone, until there is no room left between two.
+    # Between those of its neighbours: moving a task changes only that task, until there is no room between two.
     position: Mapped[float]
     version: Mapped[int] = mapped_column(default=1)  # see Project.version
 
@@ -100,20 +100,20 @@ class Task(db.Model):
 
 
 def prepare(engine):
-    """Make SQLite fit for several threads and processes: readers do not wait, and writers take turns instead of failing."""
+    """Configure SQLite for several threads and processes: readers do not wait, and writers wait instead of failing."""
     if engine.dialect.name != "sqlite":
         return
 
     @event.listens_for(engine, "connect")
     def connected(connection, record):
-        connection.isolation_level = None  # Python's sqlite3 is not to begin transactions by itself; see below.
-        # The timeout first: when several processes start on a new file, one of them makes it a WAL and the others wait.
+        connection.isolation_level = None  # Python's sqlite3 must not begin transactions by itself; see below.
+        # The timeout first: when several processes start on a new file, one of them switches it to WAL and the others wait.
         for pragma in ("busy_timeout=10000", "journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON"):
             connection.execute(f"PRAGMA {pragma}").close()
 
     @event.listens_for(engine, "begin")
     def begin(connection):
-        # A transaction that reads first and then writes fails at once when another has written in between, however long the
-        # timeout. So all that may write take their turn at their first statement.
+        # A transaction that reads first and then writes fails at once if another has written in between, whatever the timeout.
+        # So every transaction that may write takes the write lock at its first statement.
         reads = has_request_context() and request.method in ("GET", "HEAD")
         connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")

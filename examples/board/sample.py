@@ -1,4 +1,4 @@
-"""What is there at the first start: two projects to look at and to try things out on."""
+"""The sample data at the first start: two projects."""
 
 from datetime import date, timedelta
 
@@ -37,7 +37,7 @@ SAMPLE = {
                 ("Lower the DNS time-to-live", "", 13, ""),
             ],
             "On the day": [("Switch over at 7 in the morning", "amber", 14, ""), ("Watch the error log", "", 14, "")],
-            "After": [("Thank everybody who helped", "green", None, "")],
+            "After": [("Thank all helpers", "green", None, "")],
         },
     },
     "Office move": {
@@ -55,7 +55,7 @@ SAMPLE = {
 
 
 def add_sample():
-    """Add it if there is nothing yet. Called in a transaction that began by taking the turn to write."""
+    """Add the sample to an empty database, in a transaction that holds the write lock."""
     if db.session.scalar(db.select(Project.id).limit(1)) is not None:
         return
     for number, (name, boards) in enumerate(SAMPLE.items()):

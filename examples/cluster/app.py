@@ -1,4 +1,4 @@
-"""What each of the three workers runs: Flask, cartows and one page. Started by ``run.py``, which also starts the rest."""
+"""The app of the three workers: Flask, cartows and one page. ``run.py`` starts it, and everything else."""
 
 import itertools
 import os
@@ -13,33 +13,33 @@ ROOM = {"board_id": "cluster"}
 SHOWN = 300
 
 app = Flask(__name__)
-# FLASK_CARTOWS_REDIS_URL=redis://... in the environment is all that makes the workers one hub.
+# FLASK_CARTOWS_REDIS_URL=redis://... in the environment is all that connects the hubs of the workers.
 app.config.from_prefixed_env()
 
 hub = Hub()
 ws = CartoWS(app, hub)
 
-# Guards the count of this worker's numbers, and is held while publishing: events leave in the order of the numbers.
+# Guards the count of this worker's numbers; held while publishing, so that events are in the order of the numbers.
 lock = threading.Lock()
 following = itertools.count(1)
 
 
 @ws.authenticate
-def who(request):
-    """Believe what the page calls itself, so that it is the same person on any worker; an app of yours asks its session."""
+def identify(request):
+    """Trust the name that the page sends, so that it is the same user at any worker; a real app reads its session."""
     return request.args.get("name") or None
 
 
 def publish(count):
-    """Publish some numbers from this worker; returns how many were stored, spooled or refused."""
-    source, how = f"worker {os.getpid()}", {}
+    """Publish some numbers from this worker; return how many were stored, spooled or refused."""
+    source, counts = f"worker {os.getpid()}", {}
     with lock:
         for n in itertools.islice(following, count):
             store.write(source, n)
             result = hub.broadcast("number", {"source": source, "n": n}, filters=ROOM)
-            word = result.status or "refused"
-            how[word] = how.get(word, 0) + 1
-    return {"worker": os.getpid(), "how": how}
+            status = result.status or "refused"
+            counts[status] = counts.get(status, 0) + 1
+    return {"worker": os.getpid(), "statuses": counts}
 
 
 @ws.on("whereami")
@@ -64,7 +64,7 @@ def numbers():
 
 @app.post("/numbers")
 def publish_somewhere():
-    """Publish from whichever worker has taken the request."""
+    """Publish from the worker that received the request."""
     count = request.args.get("count", 1, int)
     if not 1 <= count <= 100:
         abort(400, "count must be 1 to 100.")

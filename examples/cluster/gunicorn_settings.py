@@ -1,4 +1,4 @@
-"""gunicorn's settings for the example: three workers, and a file for each, so that ``run.py`` knows which there are."""
+"""gunicorn's settings for the example: three workers, and a file for each, which shows ``run.py`` the running ones."""
 
 import contextlib
 import os

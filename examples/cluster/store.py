@@ -1,7 +1,6 @@
-"""The "database" of the example: who has published which number, in an SQLite file that all processes share.
+"""The database of the example: the numbers that each source has published, in an SQLite file that all processes share.
 
 Threads: any; each call has a connection of its own.
-Locks: none here; SQLite's, between processes.
 Blocks: for 5 s at most, while another process writes.
 """
 
@@ -27,7 +26,7 @@ def last_of(source):
 
 
 def read(count):
-    """Return the last so many numbers as ``[source, n]``, oldest first, and the last number of every source."""
+    """Return the latest numbers as ``[source, n]``, oldest first, and the last number of every source."""
     with _connection() as database:
         numbers = database.execute("SELECT source, n FROM numbers ORDER BY rowid DESC LIMIT ?", (count,)).fetchall()
         last = database.execute("SELECT source, MAX(n) FROM numbers GROUP BY source").fetchall()

@@ -1,4 +1,4 @@
-"""A task list that every open browser sees change: Flask, cartows and one page, in one file.
+"""A task list that changes in every open browser at once: Flask, cartows and one page, in one file.
 
 Run it from here with ``gunicorn -k gthread --threads 8 app:app`` or ``flask run``, then open two windows.
 """
@@ -13,17 +13,17 @@ from cartows import CartoWS, Hub
 BOARDS = {"today": "Today", "later": "Later"}
 
 app = Flask(__name__)
-# FLASK_CARTOWS_PATH=/live in the environment becomes app.config["CARTOWS_PATH"] = "/live", and so for every setting.
+# FLASK_CARTOWS_PATH=/live in the environment becomes app.config["CARTOWS_PATH"] = "/live"; the same for every setting.
 app.config.from_prefixed_env()
 app.json.sort_keys = False
 
 hub = Hub()
 CartoWS(app, hub)
 
-# The "database". Being memory it belongs to one process, so this example wants one worker.
+# The "database". It is in the memory of one process, so this example needs a single worker.
 tasks: dict[str, dict] = {}
 numbers = itertools.count(1)
-# Guards tasks, and is held while publishing: events leave in the order of the changes.
+# Guards tasks; held while publishing, so that events are in the order of the changes.
 lock = threading.Lock()
 
 
@@ -85,7 +85,7 @@ FIELDS = {
 
 
 def wanted():
-    """Return the fields that the request's JSON sets, checked."""
+    """Return the checked fields of the request's JSON."""
     body = request.get_json()
     if not isinstance(body, dict):
         abort(400, "Send a JSON object.")
@@ -153,8 +153,8 @@ section > .head { display: flex; align-items: center; justify-content: space-bet
 #add { display: grid; grid-template-columns: 1fr auto; gap: .5rem; padding: 1rem;
   border-bottom: 1px solid var(--line); }
 #add .title { grid-column: 1 / -1; }
-#said { grid-column: 1 / -1; margin: 0; font-size: .875rem; color: var(--bad); }
-#said:empty { display: none; }
+#problem { grid-column: 1 / -1; margin: 0; font-size: .875rem; color: var(--bad); }
+#problem:empty { display: none; }
 @media (min-width: 30rem) {
   #add { grid-template-columns: 1fr auto auto; }
   #add .title { grid-column: auto; }
@@ -209,7 +209,7 @@ pre { margin: .75rem 0 0; padding: .75rem; background: var(--page); border-radiu
   <section>
     <div class="head">
       <h2>Tasks</h2>
-      <select id="filter" class="field small" aria-label="Boards to hear of">
+      <select id="filter" class="field small" aria-label="Boards to show">
         <option value="">All boards</option>
         {% for id, name in boards.items() %}<option value="{{ id }}">{{ name }} only</option>{% endfor %}
       </select>
@@ -221,7 +221,7 @@ pre { margin: .75rem 0 0; padding: .75rem; background: var(--page); border-radiu
         {% for id, name in boards.items() %}<option value="{{ id }}">{{ name }}</option>{% endfor %}
       </select>
       <button class="button main">Add</button>
-      <p id="said" role="alert"></p>
+      <p id="problem" role="alert"></p>
     </form>
     <ul id="tasks"></ul>
     <div class="empty">No tasks yet. Add one here, or from a shell:<pre id="curl"></pre></div>
@@ -232,16 +232,16 @@ pre { margin: .75rem 0 0; padding: .75rem; background: var(--page); border-radiu
       <button id="clear" class="button small" type="button">Clear</button>
     </div>
     <ul id="events"></ul>
-    <p class="empty">What the server sends shows up here. Open this page in a second window and watch both.</p>
+    <p class="empty">Messages of the server appear here. Open this page in a second window and watch both.</p>
   </section>
 </main>
 <script>
 const path = {{ path|tojson }}, boards = {{ boards|tojson }};
 const $ = (id) => document.getElementById(id);
 
-// --- The connection -----------------------------------------------------------------------------------------------
+// --- The connection --------------------------------------------------------------------------------------------------
 
-let ws, tries = 0, retry, countdown, heard = 0, advice = {}, waiting = null;
+let ws, tries = 0, retry, countdown, lastMessage = 0, advice = {}, waiting = null;
 
 function connect() {
     clearTimeout(retry);
@@ -252,16 +252,16 @@ function connect() {
     const scheme = location.protocol === 'https:' ? 'wss://' : 'ws://';
     const mine = ws = new WebSocket(scheme + location.host + path + query);
     advice = {};
-    heard = Date.now();
+    lastMessage = Date.now();
 
     mine.onmessage = (event) => {
         if (mine !== ws) return;
-        heard = Date.now();
+        lastMessage = Date.now();
         const message = JSON.parse(event.data);
         if (message.type !== 'pong') log(message);
 
         switch (message.type) {
-            case 'connected':  // From here on no event is missed; what came before is in the list.
+            case 'connected':  // From here on no event is missed; earlier changes are in the list.
                 tries = 0;
                 show('live', 'live');
                 load();
@@ -292,17 +292,17 @@ function lost(code, reason) {
         show('gone', 'closed: ' + (reason || code));
         return;
     }
-    // Twice as long each time up to 30 s, and never all browsers in the same moment.
-    const least = Math.max(advice.retry_after_ms || 0, Math.min(30000, 500 * 2 ** tries++));
-    const pause = least * (1 + Math.random() / 2);
+    // Twice as long each time, up to 30 s, with jitter.
+    const minimum = Math.max(advice.retry_after_ms || 0, Math.min(30000, 500 * 2 ** tries++));
+    const pause = minimum * (1 + Math.random() / 2);
     const at = Date.now() + pause;
-    const tell = () => show('', 'again in ' + Math.max(1, Math.ceil((at - Date.now()) / 1000)) + ' s');
-    tell();
-    countdown = setInterval(tell, 1000);
+    const count = () => show('', 'again in ' + Math.max(1, Math.ceil((at - Date.now()) / 1000)) + ' s');
+    count();
+    countdown = setInterval(count, 1000);
     retry = setTimeout(connect, pause);
 }
 
-function drop() {  // Without waiting for the other side, which may be out of reach.
+function drop() {  // Without waiting for the other side, which may not be reachable.
     const old = ws;
     ws = null;
     if (old) old.close();
@@ -310,7 +310,7 @@ function drop() {  // Without waiting for the other side, which may be out of re
 
 setInterval(() => {
     if (!ws || ws.readyState !== WebSocket.OPEN) return;
-    if (Date.now() - heard > 60000) {
+    if (Date.now() - lastMessage > 60000) {
         drop();
         lost(1006, '');
     } else {
@@ -328,12 +328,12 @@ function show(state, text) {
     $('again').hidden = state === 'live' || text === 'connecting';
 }
 
-// --- The list -----------------------------------------------------------------------------------------------------
+// --- The list --------------------------------------------------------------------------------------------------------
 
 const tasks = new Map();
 
 async function load() {
-    const since = waiting = [];  // Events that come meanwhile are applied after the list.
+    const since = waiting = [];  // Events that arrive meanwhile are applied after the list.
     const found = await call('GET', '/tasks');
     if (since !== waiting) return;
     waiting = null;
@@ -341,7 +341,7 @@ async function load() {
         const board = $('filter').value;
         const shown = found.filter((task) => !board || task.board_id === board);
         const ids = new Set(shown.map((task) => task.id));
-        for (const id of [...tasks.keys()]) if (!ids.has(id)) forget(id);
+        for (const id of [...tasks.keys()]) if (!ids.has(id)) remove(id);
         shown.forEach(put);
     }
     since.forEach(apply);
@@ -349,13 +349,13 @@ async function load() {
 
 function apply({ type, data }) {
     if (type === 'task.deleted') {
-        forget(data.task_id);
+        remove(data.task_id);
     } else {
         flash(put(data.task));
     }
 }
 
-function forget(id) {
+function remove(id) {
     tasks.get(id)?.row.remove();
     tasks.delete(id);
 }
@@ -382,14 +382,14 @@ function draw(entry) {
     const edit = make('button', 'button small', 'Edit');
     edit.onclick = () => rename(entry);
     edit.setAttribute('aria-label', 'Edit ' + task.title);
-    const remove = make('button', 'button small', 'Delete');
-    remove.onclick = async () => {
-        remove.disabled = true;
-        if (await call('DELETE', '/tasks/' + task.id)) behind(); else draw(entry);
+    const deleteButton = make('button', 'button small', 'Delete');
+    deleteButton.onclick = async () => {
+        deleteButton.disabled = true;
+        if (await call('DELETE', '/tasks/' + task.id)) loadIfOffline(); else draw(entry);
     };
-    remove.setAttribute('aria-label', 'Delete ' + task.title);
+    deleteButton.setAttribute('aria-label', 'Delete ' + task.title);
     row.classList.toggle('done', task.done);
-    row.replaceChildren(label, make('span', 'board', boards[task.board_id]), edit, remove);
+    row.replaceChildren(label, make('span', 'board', boards[task.board_id]), edit, deleteButton);
 }
 
 function rename(entry) {
@@ -415,16 +415,16 @@ function rename(entry) {
 }
 
 async function change(entry, fields) {
-    if (await call('PATCH', '/tasks/' + entry.task.id, fields)) behind(); else draw(entry);
+    if (await call('PATCH', '/tasks/' + entry.task.id, fields)) loadIfOffline(); else draw(entry);
 }
 
-// The list changes when the event arrives, like in any other window; only without a connection it is asked for.
-function behind() {
+// The list changes when the event arrives, as in any other window; without a connection it is loaded.
+function loadIfOffline() {
     if (!ws || ws.readyState !== WebSocket.OPEN) load();
 }
 
 async function call(method, url, body) {
-    $('said').textContent = '';
+    $('problem').textContent = '';
     try {
         const options = { method, headers: {} };
         if (body) {
@@ -437,8 +437,8 @@ async function call(method, url, body) {
         if (!response.ok) throw new Error(answer.message);
         return answer;
     } catch (error) {
-        const why = error instanceof TypeError ? 'the server is out of reach' : error.message;
-        $('said').textContent = method + ' ' + url + ' failed: ' + why;
+        const why = error instanceof TypeError ? 'the server cannot be reached' : error.message;
+        $('problem').textContent = method + ' ' + url + ' failed: ' + why;
         return null;
     }
 }
@@ -449,12 +449,12 @@ $('add').onsubmit = async (event) => {
     const made = await call('POST', '/tasks', Object.fromEntries(new FormData(form)));
     if (made) {
         form.title.value = '';
-        behind();
+        loadIfOffline();
     }
     form.title.focus();
 };
 
-// --- The log ------------------------------------------------------------------------------------------------------
+// --- The log ---------------------------------------------------------------------------------------------------------
 
 function log(message) {
     const data = message.data || {}, known = tasks.get(data.task_id);
@@ -481,7 +481,7 @@ function make(tag, style, text) {
 
 function flash(element) {
     element.classList.remove('flash');
-    void element.offsetWidth;  // Starts the animation anew.
+    void element.offsetWidth;  // Restarts the animation.
     element.classList.add('flash');
 }
 

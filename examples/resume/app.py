@@ -1,4 +1,4 @@
-"""A page that misses nothing while its network is away: Flask, cartows, one page, and a cable to pull.
+"""A page that loses its network and misses nothing: Flask, cartows, one page, and a cable to pull.
 
 Run it from here with ``gunicorn -k gthread --threads 8 app:app``, then open http://127.0.0.1:8000/.
 """
@@ -17,26 +17,26 @@ from cartows import CartoWS, Hub, HubClosed
 
 
 def same_host(request):
-    """Let pages of this host in, whatever their port.
+    """Accept pages of this host, whatever their port.
 
-    By default a page may only connect to where it comes from, and its port is part of that. This one comes from the
-    server's port and connects to the cable's, which to a browser is another origin.
+    By default a page may only connect to its own origin, which includes the port. This page is loaded from the server's
+    port and connects to the cable's, which for a browser is another origin.
     """
     return urlsplit(request.headers["Origin"]).hostname == urlsplit(request.host_url).hostname
 
 
 app = Flask(__name__)
 app.config.update(CABLE_PORT=8001, PAUSED=False, CARTOWS_ALLOWED_ORIGINS=same_host)
-# FLASK_CABLE_PORT=9001 in the environment becomes app.config["CABLE_PORT"] = 9001, and so for every setting.
+# FLASK_CABLE_PORT=9001 in the environment becomes app.config["CABLE_PORT"] = 9001; the same for every setting.
 app.config.from_prefixed_env()
 
 hub = Hub()
 CartoWS(app, hub)
 
-# The "database". Being memory it belongs to one process, so this example wants one worker.
+# The "database". It is in the memory of one process, so this example needs a single worker.
 numbers: deque[int] = deque(maxlen=1000)
 following = itertools.count(1)
-# Guards numbers, and is held while publishing: events leave in the order of the numbers.
+# Guards numbers; held while publishing, so that events are in the order of the numbers.
 lock = threading.Lock()
 
 # A number a second is published while this is set.
@@ -44,13 +44,13 @@ running = threading.Event()
 if not app.config["PAUSED"]:
     running.set()
 
-# Between the page's WebSocket and the server; put in by the first request.
+# Between the page's WebSocket and the server; made by the first request.
 cable: Cable | None = None
 
 
 @app.before_request
 def set_up():
-    """Start the threads, once: not before a request has come is it known where the server listens."""
+    """Start the threads, once: only a request shows on which port the server listens."""
     global cable
     with lock:
         if cable is None:
@@ -60,7 +60,7 @@ def set_up():
 
 
 def tick():
-    with contextlib.suppress(HubClosed):  # which is how a worker's end looks from here
+    with contextlib.suppress(HubClosed):  # the worker is shutting down
         while running.wait():
             publish(1)
             time.sleep(1)
@@ -113,7 +113,7 @@ def pull():
 
 @app.post("/plug")
 def plug():
-    cable.put_back()
+    cable.plug()
     return state()
 
 
@@ -182,8 +182,8 @@ section > .head { display: flex; align-items: center; justify-content: space-bet
 .button.small { min-height: 2.25rem; font-size: .875rem; padding: 0 .625rem; color: var(--soft); }
 .button.small:hover { color: var(--text); }
 .buttons { display: flex; flex-wrap: wrap; gap: .5rem; padding: 0 1rem 1rem; }
-#said { margin: 0; padding: 0 1rem 1rem; font-size: .875rem; color: var(--bad); }
-#said:empty { display: none; }
+#problem { margin: 0; padding: 0 1rem 1rem; font-size: .875rem; color: var(--bad); }
+#problem:empty { display: none; }
 
 #cable { display: flex; align-items: center; gap: .5rem; padding: 1rem; font-variant-numeric: tabular-nums; }
 #cable b { font-weight: 600; }
@@ -210,13 +210,13 @@ section > .head { display: flex; align-items: center; justify-content: space-bet
 .n.replayed { background: var(--replayed); color: var(--on-replayed); border-color: transparent; font-weight: 600; }
 .n.bad { border-color: var(--bad); color: var(--bad); }
 
-#story { list-style: none; margin: 0; padding: 0; max-height: 70vh; overflow-y: auto; }
-#story li { display: flex; gap: .625rem; padding: .5rem 1rem; border-top: 1px solid var(--line); font-size: .875rem; }
-#story li:first-child { border-top: 0; }
-#story time { color: var(--soft); font-variant-numeric: tabular-nums; flex: none; }
-#story p { margin: 0; min-width: 0; overflow-wrap: anywhere; }
-#story .good { color: var(--good); }
-#story .bad { color: var(--bad); }
+#log { list-style: none; margin: 0; padding: 0; max-height: 70vh; overflow-y: auto; }
+#log li { display: flex; gap: .625rem; padding: .5rem 1rem; border-top: 1px solid var(--line); font-size: .875rem; }
+#log li:first-child { border-top: 0; }
+#log time { color: var(--soft); font-variant-numeric: tabular-nums; flex: none; }
+#log p { margin: 0; min-width: 0; overflow-wrap: anywhere; }
+#log .good { color: var(--good); }
+#log .bad { color: var(--bad); }
 </style>
 </head>
 <body>
@@ -228,7 +228,7 @@ section > .head { display: flex; align-items: center; justify-content: space-bet
 <main>
   <section id="wire">
     <div id="cable">
-      <div><b>This page</b><small id="here">has heard nothing</small></div>
+      <div><b>This page</b><small id="here">has received nothing</small></div>
       <i></i><span>pulled</span><i></i>
       <div><b>Server</b><small id="there">&nbsp;</small></div>
     </div>
@@ -237,7 +237,7 @@ section > .head { display: flex; align-items: center; justify-content: space-bet
       <button id="some" class="button" type="button">Publish five</button>
       <button id="run" class="button" type="button">Pause</button>
     </div>
-    <p id="said" role="alert"></p>
+    <p id="problem" role="alert"></p>
   </section>
   <section>
     <div class="head">
@@ -252,61 +252,61 @@ section > .head { display: flex; align-items: center; justify-content: space-bet
     <ol id="numbers"></ol>
   </section>
   <section>
-    <div class="head"><h2>What the page sees</h2></div>
-    <ul id="story" aria-live="polite"></ul>
+    <div class="head"><h2>Messages of this page</h2></div>
+    <ul id="log" aria-live="polite"></ul>
   </section>
 </main>
 <script>
 const path = {{ path|tojson }}, port = {{ port|tojson }};
 const $ = (id) => document.getElementById(id);
 
-// --- The connection -----------------------------------------------------------------------------------------------
+// --- The connection --------------------------------------------------------------------------------------------------
 
-const PATIENCE = 3000;  // How long the server may take to answer anything, in ms.
+const TIMEOUT = 3000;  // How long the server may take to answer, in ms.
 
 let ws, tries = 0, retry, countdown, advice = {};
 let last = null;     // The id of the last message that had one: where to resume.
-let asked = 0;       // When the oldest question was asked that has no answer yet: the handshake, then pings.
-let replaying = 0;   // How many of the next events are old ones.
+let sent = 0;        // When the oldest request without an answer was sent: the handshake, then pings.
+let replaying = 0;   // How many of the next events are replayed ones.
 
 function connect() {
     clearTimeout(retry);
     clearInterval(countdown);
     show('', 'connecting');
     const query = last ? '?since=' + encodeURIComponent(last) : '';
-    tell('connecting to ' + path + query);
+    log('connecting to ' + path + query);
     const scheme = location.protocol === 'https:' ? 'wss://' : 'ws://';
     const mine = ws = new WebSocket(scheme + location.hostname + ':' + port + path + query);
     advice = {};
-    asked = Date.now();
+    sent = Date.now();
 
     mine.onmessage = (event) => {
         if (mine !== ws) return;
-        asked = 0;
+        sent = 0;
         const message = JSON.parse(event.data);
 
         switch (message.type) {
             case 'connected':
                 tries = 0;
                 show('live', 'live');
-                if (message.data.recovered) {  // What was missed comes now, then what is new, with no gap between.
+                if (message.data.recovered) {  // Missed events follow, then live ones, without a gap in between.
                     replaying = message.data.replayed;
-                    tell('back: ' + replaying + ' missed, replayed', 'good');
-                } else {  // The server does not remember that far back, or this is the first time: read the list.
+                    log('back: ' + replaying + ' missed, replayed', 'good');
+                } else {  // The history does not reach that far back, or this is the first time: load the list.
                     replaying = 0;
-                    tell(last ? 'back, but not recovered: loading the list' : 'connected: loading the list');
+                    log(last ? 'back, but not recovered: loading the list' : 'connected: loading the list');
                     load();
                 }
                 break;
             case 'tick':
-                hear(message.data.n, replaying > 0 ? 'replayed' : 'live');
+                receive(message.data.n, replaying > 0 ? 'replayed' : 'live');
                 if (replaying > 0) replaying--;
                 break;
             case 'disconnect':
                 advice = message.data;
                 break;
             case 'error':
-                tell('error: ' + message.error, 'bad');
+                log('error: ' + message.error, 'bad');
                 break;
         }
         if (message.id) last = message.id;
@@ -320,16 +320,16 @@ function connect() {
 function lost(code, reason) {
     const old = ws;
     ws = null;
-    old.close();  // Without waiting for the other side, which may be out of reach.
-    tell(reason + ' (' + code + ')', 'bad');
+    old.close();  // Without waiting for the other side, which may not be reachable.
+    log(reason + ' (' + code + ')', 'bad');
     const final = code === 1009 || (code >= 3500 && code <= 3999) || (code >= 4500 && code <= 4999);
     if (final || advice.reconnect === false) {
         show('gone', 'closed: ' + reason);
         return;
     }
-    // Twice as long each time, and never all browsers in the same moment. Up to 4 s where somebody watches; 30 s is kinder.
-    const least = Math.max(advice.retry_after_ms || 0, Math.min(4000, 500 * 2 ** tries++));
-    const pause = least * (1 + Math.random() / 2);
+    // Twice as long each time, with jitter. Up to 4 s, since a user is watching; in a real app 30 s is better.
+    const minimum = Math.max(advice.retry_after_ms || 0, Math.min(4000, 500 * 2 ** tries++));
+    const pause = minimum * (1 + Math.random() / 2);
     const at = Date.now() + pause;
     const count = () => show('', 'again in ' + Math.max(1, Math.ceil((at - Date.now()) / 1000)) + ' s');
     count();
@@ -337,13 +337,13 @@ function lost(code, reason) {
     retry = setTimeout(connect, pause);
 }
 
-// A pulled cable says nothing, neither to the page nor to the browser: only an answer that does not come tells of it.
+// A pulled cable closes nothing: the page can only notice that an answer does not arrive.
 setInterval(() => {
     if (!ws) return;
-    if (asked && Date.now() - asked > PATIENCE) {
-        lost(1006, 'no answer for ' + PATIENCE / 1000 + ' s');
-    } else if (!asked && ws.readyState === WebSocket.OPEN) {
-        asked = Date.now();
+    if (sent && Date.now() - sent > TIMEOUT) {
+        lost(1006, 'no answer for ' + TIMEOUT / 1000 + ' s');
+    } else if (!sent && ws.readyState === WebSocket.OPEN) {
+        sent = Date.now();
         ws.send(JSON.stringify({ type: 'ping' }));
     }
 }, 1000);
@@ -357,35 +357,35 @@ function show(state, text) {
     $('again').hidden = state === 'live' || text === 'connecting';
 }
 
-// --- The numbers --------------------------------------------------------------------------------------------------
+// --- The numbers -----------------------------------------------------------------------------------------------------
 
 const KEPT = 500;  // How many numbers stay on the page.
 
-let first = 0, newest = 0, replayed = 0, missing = 0, doubled = 0, waiting = null;
-let wire = 0;  // The last number that came as an event, since the list was read.
+let first = 0, newest = 0, replayed = 0, missing = 0, repeated = 0, waiting = null;
+let wire = 0;  // The last number that arrived as an event since the list was loaded.
 
-function hear(n, how) {
+function receive(n, kind) {
     if (waiting) {
-        waiting.push([n, how]);
+        waiting.push([n, kind]);
         return;
     }
-    // Each number is to come once and in its turn: this is what the page is about.
-    if (n > wire && n <= newest) {  // The list was the newer of the two.
+    // Each number must arrive once and in order: this is what the page demonstrates.
+    if (n > wire && n <= newest) {  // The list was newer.
         wire = n;
         return;
     }
-    const wanted = newest + 1;
-    if (n < wanted) doubled++;
-    if (n > wanted && newest) missing += n - wanted;
-    put(n, n === wanted || !newest ? how : how + ' bad');
+    const expected = newest + 1;
+    if (n < expected) repeated++;
+    if (n > expected && newest) missing += n - expected;
+    put(n, n === expected || !newest ? kind : kind + ' bad');
     first = first || n;
     newest = wire = Math.max(newest, n);
-    if (how === 'replayed') replayed++;
-    judge();
+    if (kind === 'replayed') replayed++;
+    summarize();
 }
 
 async function load() {
-    const mine = waiting = [];  // Events that come meanwhile follow after the list.
+    const mine = waiting = [];  // Events that arrive meanwhile are applied after the list.
     const found = await call('GET', '/numbers');
     if (mine !== waiting) return;
     if (!found) {
@@ -396,10 +396,10 @@ async function load() {
     $('numbers').replaceChildren();
     first = found[0] || 0;
     newest = found[found.length - 1] || 0;
-    wire = replayed = missing = doubled = 0;
+    wire = replayed = missing = repeated = 0;
     found.forEach((n) => put(n, ''));
-    judge();
-    mine.forEach(([n, how]) => hear(n, how));
+    summarize();
+    mine.forEach(([n, kind]) => receive(n, kind));
 }
 
 function put(n, style) {
@@ -409,65 +409,65 @@ function put(n, style) {
     if (atEnd) list.scrollTop = list.scrollHeight;
 }
 
-function judge() {
-    $('here').textContent = newest ? 'has heard ' + newest : 'has heard nothing';
-    $('verdict').className = missing || doubled ? 'bad' : '';
+function summarize() {
+    $('here').textContent = newest ? 'has received ' + newest : 'has received nothing';
+    $('verdict').className = missing || repeated ? 'bad' : '';
     $('verdict').textContent = newest
-        ? `${first} to ${newest}: ${missing || 'none'} missing, ${doubled || 'none'} doubled, ${replayed} replayed.`
+        ? `${first} to ${newest}: ${missing || 'none'} missing, ${repeated || 'none'} repeated, ${replayed} replayed.`
         : 'No numbers yet.';
 }
 
-// --- The server, asked directly: its own port is there whatever becomes of the cable ------------------------------
+// --- The server, sent on its own port, which works while the cable is out --------------------------------------------
 
-let state = {}, looks = 0;
+let state = {}, refreshes = 0;
 
 async function call(method, url) {
     try {
         const response = await fetch(url, { method });
         const answer = await response.json();
         if (!response.ok) throw new Error(answer.message);
-        $('said').textContent = '';
+        $('problem').textContent = '';
         return answer;
     } catch (error) {
-        const why = error instanceof TypeError ? 'the server is out of reach' : error.message;
-        $('said').textContent = method + ' ' + url + ' failed: ' + why;
+        const why = error instanceof TypeError ? 'the server cannot be reached' : error.message;
+        $('problem').textContent = method + ' ' + url + ' failed: ' + why;
         return null;
     }
 }
 
-async function look(answer) {
-    const mine = ++looks, found = await answer;
-    if (!found || mine !== looks) return;  // Of two answers under way the older may come last.
+async function refresh(answer) {
+    const mine = ++refreshes, found = await answer;
+    if (!found || mine !== refreshes) return;  // An older answer may arrive last.
     plug(found.plugged);
     state = found;
-    $('run').textContent = state.running ? 'Pause' : 'Go on';
+    $('run').textContent = state.running ? 'Pause' : 'Continue';
     $('there').textContent = 'has published ' + state.last;
 }
 
 function plug(plugged) {
-    if (state.plugged === !plugged) tell(plugged ? 'the cable is put back' : 'the cable is pulled: nobody tells the page');
+    if (state.plugged === !plugged) log(plugged ? 'the cable is plugged in' : 'the cable is pulled: the page gets no notice');
     state.plugged = plugged;
     $('cable').className = plugged ? '' : 'out';
-    $('plug').textContent = plugged ? 'Pull the network' : 'Put it back';
+    $('plug').textContent = plugged ? 'Pull the network' : 'Plug it in';
 }
 
 $('plug').onclick = () => {
     const url = state.plugged ? '/pull' : '/plug';
     plug(!state.plugged);
-    look(call('POST', url));
+    refresh(call('POST', url));
 };
-$('some').onclick = () => look(call('POST', '/numbers?count=5'));
-$('run').onclick = () => look(call('POST', state.running ? '/pause' : '/run'));
-setInterval(() => look(call('GET', '/state')), 1000);
-look(call('GET', '/state'));
+$('some').onclick = () => refresh(call('POST', '/numbers?count=5'));
+$('run').onclick = () => refresh(call('POST', state.running ? '/pause' : '/run'));
+setInterval(() => refresh(call('GET', '/state')), 1000);
+refresh(call('GET', '/state'));
 
-// --- The story ----------------------------------------------------------------------------------------------------
+// --- The log ---------------------------------------------------------------------------------------------------------
 
-function tell(text, style) {
+function log(text, style) {
     const item = make('li');
     item.append(make('time', '', new Date().toLocaleTimeString([], { hour12: false })), make('p', style, text));
-    $('story').prepend(item);
-    while ($('story').childElementCount > 100) $('story').lastElementChild.remove();
+    $('log').prepend(item);
+    while ($('log').childElementCount > 100) $('log').lastElementChild.remove();
 }
 
 function make(tag, style, text) {

@@ -1,8 +1,7 @@
-"""A network cable that can be pulled: a TCP relay which keeps everything to itself while it is out.
+"""A network cable that can be pulled: a TCP relay that forwards nothing while it is out.
 
-Threads: one of its own moves the bytes; any thread may pull the cable and put it back.
-Locks: ``_lock`` guards the state and the joined sockets; it is held to do something, never to wait.
-Blocks: only the relay's own thread.
+Threads: one of its own moves the bytes; any thread may pull the cable and plug it in.
+Locks: ``_lock`` guards the state and the joined sockets; it is never held while waiting.
 """
 
 import contextlib
@@ -11,7 +10,7 @@ import socket
 import struct
 import threading
 
-# With this a closed socket says RST, not FIN.
+# With this linger option a closed socket sends RST, not FIN.
 RESET = struct.pack("ii", 1, 0)
 
 
@@ -21,16 +20,16 @@ class Cable:
     def __init__(self, listen, server):
         self._server = server
         self._listener = socket.create_server(listen)
-        # Where browsers connect to; a port of 0 has become a real one here.
+        # The port that browsers connect to; 0 has become a real one here.
         self.port = self._listener.getsockname()[1]
         self._lock = threading.Lock()
         self._plugged = True
-        # Each socket's other side. Who connects while the cable is out has none yet, and waits for an answer in vain.
+        # Each socket's other side; None for one that connects while the cable is out, which gets no answer.
         self._other = {}
-        # What a socket did not take at once. Meanwhile nothing more is read from its other side.
+        # The bytes that a socket did not accept at once. Meanwhile nothing more is read from its other side.
         self._rest = {}
-        # Wakes the thread, so that it looks at the state anew.
-        self._bell, self._button = socket.socketpair()
+        # A wakeup pipe, which makes the thread read the state again.
+        self._wakeup, self._waker = socket.socketpair()
         threading.Thread(target=self._run, name="cable", daemon=True).start()
 
     @property
@@ -38,19 +37,19 @@ class Cable:
         return self._plugged
 
     def pull(self):
-        """Cut every connection without a word: neither side hears that the other is gone, as with a real cable."""
+        """Cut every connection silently: neither side gets a notice, as with a real cable."""
         with self._lock:
             self._plugged = False
-        self._button.send(b"!")
+        self._waker.send(b"!")
 
-    def put_back(self):
-        """Let new connections through. The old ones are dead: both sides have said things that the other never heard."""
+    def plug(self):
+        """Let new connections through. The old ones are reset: both sides have sent bytes that were lost."""
         with self._lock:
             if not self._plugged:
                 for end in list(self._other):
                     self._drop(end, reset=True)
             self._plugged = True
-        self._button.send(b"!")
+        self._waker.send(b"!")
 
     def _run(self):
         while True:
@@ -58,15 +57,15 @@ class Cable:
                 sources = [end for end in self._other if self._other[end] not in self._rest] if self._plugged else []
                 sinks = list(self._rest) if self._plugged else []
             try:
-                readable, writable, _ = select.select([self._bell, self._listener, *sources], sinks, [])
+                readable, writable, _ = select.select([self._wakeup, self._listener, *sources], sinks, [])
             except (OSError, ValueError):
-                continue  # One of them was reset in the moment before.
-            if self._bell in readable:
-                self._bell.recv(4096)
+                continue  # One of them was reset just before.
+            if self._wakeup in readable:
+                self._wakeup.recv(4096)
             if self._listener in readable:
                 self._accept()
             with self._lock:
-                # The cable may have been pulled since, and put back: what was reset then is no longer in the dicts.
+                # The cable may have been pulled and plugged in since: sockets that were reset then are no longer in the dicts.
                 if self._plugged:
                     for end in readable:
                         if end in self._other:
@@ -87,13 +86,13 @@ class Cable:
                 self._other[server] = browser
                 for end in (browser, server):
                     end.setblocking(False)
-                    # Or a small frame may wait for the answer to the one before it.
+                    # Otherwise a small frame may wait for the answer to the one before it.
                     end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             elif self._plugged:
                 self._drop(browser, reset=True)
 
     def _carry(self, end):
-        """Read what has come and pass it on; whatever way one side ends, the other ends as well."""
+        """Read what has arrived and forward it; however one side ends, the other ends as well."""
         try:
             data = end.recv(65536)
         except BlockingIOError:

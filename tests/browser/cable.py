@@ -1,4 +1,4 @@
-"""A network cable between browsers and a server, which can be cut, and in which everything can be made to stand still."""
+"""A network cable between browsers and a server, which can be cut or frozen."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from collections.abc import Callable
 from tests.support.harness import HOST
 from tests.support.waiting import DEADLINE
 
-# With this a closed socket says RST, not FIN.
+# With this linger option a closed socket sends RST, not FIN.
 _RESET = struct.pack("ii", 1, 0)
 
-# How much waits for a side that does not read, in bytes; then the other is not read either.
-_ROOM = 1 << 18
+# How many bytes are buffered for a side that does not read; then the other is not read either.
+_BUFFER = 1 << 18
 
 
 class _End:
@@ -27,61 +27,61 @@ class _End:
         self.socket = sock
         self.server = server
         self.other: _End = self
-        # What waits to be sent here, and whether that is all there will ever be.
+        # The bytes that wait to be sent here, and whether no more will follow.
         self.rest = bytearray()
         self.last = False
-        # Whether this side has said its own last word.
+        # Whether this side has sent FIN.
         self.ended = False
 
 
 class Cable:
-    """Joins every connection to ``port`` with one of its own to a server's port.
+    """A relay: joins every connection to ``port`` with one of its own to a server's port.
 
-    Threads: one of its own moves the bytes and owns all state but ``mode``; the methods are for any other one thread.
+    Threads: one of its own moves the bytes and owns all state but ``mode``; the methods are for one other thread.
     """
 
     def __init__(self, server: int) -> None:
         self._server = server
         self._listener = socket.create_server((HOST, 0), backlog=100)
-        #: Where browsers connect to.
+        #: The port that browsers connect to.
         self.port: int = self._listener.getsockname()[1]
         #: ``through``, ``cut``, or ``frozen``.
         self.mode = "through"
-        #: How many bytes have come from the server, and how many connections have been asked for.
+        #: How many bytes have come from the server, and how many connections have been accepted.
         self.carried = 0
-        self.asked = 0
+        self.accepted = 0
         self._ends: set[_End] = set()
         self._jobs: queue.SimpleQueue[tuple[Callable[[], None] | None, threading.Event]] = queue.SimpleQueue()
-        # Wakes the thread, so that it looks at its jobs.
-        self._bell, self._button = socket.socketpair()
+        # A wakeup pipe, which makes the thread run its jobs.
+        self._wakeup, self._waker = socket.socketpair()
         self._selector = selectors.DefaultSelector()
         self._thread = threading.Thread(target=self._run, name="cable", daemon=True)
         self._thread.start()
 
     def cut(self) -> None:
-        """Reset every connection, now and until it is mended."""
+        """Reset every connection, now and until ``restore``."""
         self._do(self._cut)
 
     def freeze(self) -> None:
-        """Let nothing through: connections stay open, and new ones open up, but nobody ever says a word."""
+        """Let nothing through: connections stay open, and new ones are accepted, but no byte arrives."""
         self._do(lambda: setattr(self, "mode", "frozen"))
 
-    def mend(self) -> None:
-        """Carry again; what stood still goes on."""
+    def restore(self) -> None:
+        """Carry bytes again, those of frozen connections included."""
         self._do(lambda: setattr(self, "mode", "through"))
 
     def close(self) -> None:
-        """Reset what is left, and go."""
+        """Reset every connection, and stop."""
         self._do(None)
         self._thread.join(DEADLINE)
-        assert not self._thread.is_alive(), "the cable goes on"
+        assert not self._thread.is_alive(), "the cable's thread did not end"
 
     def _do(self, job: Callable[[], None] | None) -> None:
-        """Have the thread do something, and wait until it has."""
+        """Run a job in the thread, and wait until it is done."""
         done = threading.Event()
         self._jobs.put((job, done))
-        self._button.send(b"!")
-        assert done.wait(DEADLINE), "the cable's thread does nothing"
+        self._waker.send(b"!")
+        assert done.wait(DEADLINE), "the cable's thread did not run the job"
 
     def _cut(self) -> None:
         self.mode = "cut"
@@ -89,8 +89,8 @@ class Cable:
             self._drop(end)
 
     def _run(self) -> None:
-        with self._listener, self._bell, self._button, self._selector:
-            self._selector.register(self._bell, selectors.EVENT_READ)
+        with self._listener, self._wakeup, self._waker, self._selector:
+            self._selector.register(self._wakeup, selectors.EVENT_READ)
             self._selector.register(self._listener, selectors.EVENT_READ)
             while self._work():
                 pass
@@ -99,8 +99,8 @@ class Cable:
     def _work(self) -> bool:
         self._watch()
         for key, events in self._selector.select():
-            if key.fileobj is self._bell:
-                self._bell.recv(4096)
+            if key.fileobj is self._wakeup:
+                self._wakeup.recv(4096)
             elif key.fileobj is self._listener:
                 self._accept()
             elif key.data in self._ends and self.mode == "through":
@@ -115,11 +115,11 @@ class Cable:
         return True
 
     def _watch(self) -> None:
-        """Ask the kernel about each socket for what can be done with it now."""
+        """Register each socket for what can be done with it now."""
         for end in self._ends:
             events = 0
             if self.mode == "through":
-                if not end.ended and len(end.other.rest) < _ROOM:
+                if not end.ended and len(end.other.rest) < _BUFFER:
                     events |= selectors.EVENT_READ
                 if end.rest:
                     events |= selectors.EVENT_WRITE
@@ -133,7 +133,7 @@ class Cable:
 
     def _accept(self) -> None:
         sock, _ = self._listener.accept()
-        self.asked += 1
+        self.accepted += 1
         try:
             if self.mode == "cut":
                 raise ConnectionResetError
@@ -144,7 +144,7 @@ class Cable:
         for end, other in (ends, ends[::-1]):
             end.other = other
             end.socket.setblocking(False)
-            # Or a small frame may wait for the answer to the one before it.
+            # Otherwise a small frame may wait for the answer to the one before it.
             end.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._ends.update(ends)
 

@@ -1,4 +1,4 @@
-"""Which Chromium these tests run; as a program, see to it that there is one: ``python -m tests.browser.chromium``."""
+"""Find the Chromium for these tests; as a program, install one if needed: ``python -m tests.browser.chromium``."""
 
 from __future__ import annotations
 
@@ -7,32 +7,32 @@ import shutil
 import subprocess
 import sys
 
-# What Debian calls it, what Ubuntu did, and Google's own.
+# Its names in Debian and Ubuntu, and Google's.
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 
-# A bare Debian has no letters to show either.
+# A minimal Debian has no fonts either.
 PACKAGES = ("chromium", "fonts-dejavu-core")
 
 REMEDY = (
     "These tests need Chromium or Chrome: "
     f"`apt-get install {' '.join(PACKAGES)}` on Debian; elsewhere put one of {', '.join(NAMES)} on the PATH, "
-    "or say where it is: CHROMIUM=/path/to/chromium"
+    "or name its path: CHROMIUM=/path/to/chromium"
 )
 
 
 def find() -> str | None:
-    """Return the path of a Chromium that starts: what ``$CHROMIUM`` names, and only that if it does, else from the PATH."""
+    """Return the path of a Chromium that starts: only that of ``$CHROMIUM`` if it is set, else one on the PATH."""
     named = os.environ.get("CHROMIUM")
     for name in [named] if named else NAMES:
         path = shutil.which(name)
-        # Ubuntu's chromium-browser may be a script that says where to get the real one.
+        # Ubuntu's chromium-browser may be a script that only prints how to install the real one.
         if path is not None and subprocess.run([path, "--version"], capture_output=True, check=False).returncode == 0:
             return path
     return None
 
 
 def install() -> None:
-    """Install it where that needs no asking: as root, with Debian's own means."""
+    """Install it where that needs no interaction: as root, with apt-get."""
     if os.geteuid() != 0 or shutil.which("apt-get") is None:
         return
     print("Installing", *PACKAGES, flush=True)

@@ -1,7 +1,7 @@
 """Fixtures of the browser tests: one Chromium for all of them, a context, pages, servers and cables for each.
 
-The servers are those of ``tests/servers``. Pages are closed before ``serve`` looks whether its servers are idle again: none
-of them may leave a socket behind, however the test has treated its network.
+The servers are those of ``tests/integration``. Pages are closed before ``serve`` checks that its servers are idle again: no
+page may leave a socket open, whatever the test has done to its network.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from playwright.sync_api import Browser, BrowserContext, Playwright, expect, syn
 
 from tests.browser import chromium
 from tests.browser.cable import Cable
-from tests.browser.station import Station
+from tests.browser.restarts import RestartableServer
 from tests.browser.tab import Tab
 from tests.integration.conftest import Serve, fleet, serve, tls
 from tests.support.harness import HOST, Plan, Server
@@ -38,10 +38,10 @@ class OpenTab(Protocol):
 
 
 class OpenModel(Protocol):
-    """Return a page that shows a board's tasks by means of cartows.js: ``pages/model.html`` of the app ``tasks``."""
+    """Return a page that shows a board's tasks with cartows.js: ``pages/model.html`` of the app ``tasks``."""
 
     def __call__(self, port: int, *, connections: int = ..., tab: Tab | None = ..., **options: Any) -> Tab:
-        """Open it from that port, and wait until it shows them; ``options`` are for ``connect``."""
+        """Open it from that port, and wait until it shows the tasks; ``options`` are for ``connect``."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -59,7 +59,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture
 def screenshots(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    """The directory that screenshots go to: one that nobody keeps, unless ``--screenshots`` names another."""
+    """The directory that screenshots go to: a temporary one, unless ``--screenshots`` names another."""
     directory: Path = request.config.getoption("--screenshots") or tmp_path / "screenshots"
     directory.mkdir(parents=True, exist_ok=True)
     return directory
@@ -76,7 +76,7 @@ def executable() -> str:
     return found
 
 
-# For each test: its thread and its descriptors are there before `nothing_left_behind` looks.
+# Automatic, so that its thread and its descriptors exist before `nothing_left_behind` counts.
 @pytest.fixture(scope="session", autouse=True)
 def playwright() -> Iterator[Playwright]:
     with sync_playwright() as found:
@@ -85,7 +85,7 @@ def playwright() -> Iterator[Playwright]:
 
 @pytest.fixture(scope="session")
 def launch(playwright: Playwright, executable: str) -> Callable[..., Browser]:
-    """Start a Chromium with arguments of its own; whoever starts it closes it."""
+    """Return a function that starts a Chromium with arguments of its own; the caller closes it."""
 
     def start(*arguments: str) -> Browser:
         return playwright.chromium.launch(executable_path=executable, args=list(arguments))
@@ -102,7 +102,7 @@ def browser(launch: Callable[..., Browser]) -> Iterator[Browser]:
 
 @pytest.fixture
 def make_context(browser: Browser, serve: Serve) -> Iterator[Callable[..., BrowserContext]]:
-    """Make contexts, each with cookies, a cache and a network of its own; the options are those of Playwright."""
+    """Return a function that makes contexts, each with its own cookies, cache and network; the options are Playwright's."""
     contexts: list[BrowserContext] = []
 
     def make(**options: Any) -> BrowserContext:
@@ -121,7 +121,7 @@ def context(make_context: Callable[..., BrowserContext]) -> BrowserContext:
 
 @pytest.fixture
 def open_tab(context: BrowserContext) -> Iterator[OpenTab]:
-    """Open pages. The test fails if one of them complains of something that the test has not announced."""
+    """Return a function that opens pages. The test fails on an error in one of them that it did not expect."""
     tabs: list[Tab] = []
 
     def start(other: BrowserContext | None = None) -> Tab:
@@ -130,18 +130,18 @@ def open_tab(context: BrowserContext) -> Iterator[OpenTab]:
 
     yield start
     # Before their contexts are closed, in which requests may be under way.
-    complaints = [complaint for tab in tabs for complaint in tab.unannounced()]
-    if complaints:
-        pytest.fail("a page complained:\n" + "\n".join(complaints))
+    errors = [error for tab in tabs for error in tab.unexpected_errors()]
+    if errors:
+        pytest.fail("errors in a page:\n" + "\n".join(errors))
 
 
 @pytest.fixture
 def window(playwright: Playwright, executable: str, serve: Serve, tmp_path: Path) -> Iterator[BrowserContext]:
     """A browser whose tabs are really hidden while another one is in front.
 
-    Those that Playwright makes are visible and focused for ever (``Emulation.setFocusEmulationEnabled``), with timers that
-    nobody slows down (``--disable-background-timer-throttling`` and others). So this one is started without Playwright, which
-    then is asked to leave it as it is.
+    The tabs of Playwright are always visible and focused (``Emulation.setFocusEmulationEnabled``), with timers that are never
+    slowed down (``--disable-background-timer-throttling`` and others). So this browser is started without Playwright, which
+    then connects without its defaults.
     """
     profile = tmp_path / "profile"
     arguments = ["--headless", "--no-sandbox", "--disable-dev-shm-usage", "--no-first-run", "--remote-debugging-port=0"]
@@ -153,8 +153,8 @@ def window(playwright: Playwright, executable: str, serve: Serve, tmp_path: Path
         start_new_session=True,
     )
     try:
-        told = profile / "DevToolsActivePort"
-        port = wait_until(lambda: told.exists() and told.read_text().partition("\n")[0], "Chromium to listen")
+        port_file = profile / "DevToolsActivePort"
+        port = wait_until(lambda: port_file.exists() and port_file.read_text().partition("\n")[0], "Chromium to listen")
         browser = playwright.chromium.connect_over_cdp(f"http://{HOST}:{port}", no_defaults=True)
         yield browser.contexts[0]
         browser.close()
@@ -191,10 +191,10 @@ def cable(server: Server, make_cable: Callable[[int], Cable]) -> Cable:
 
 
 @pytest.fixture
-def station(tmp_path: Path) -> Iterator[Station]:
+def restartable(tmp_path: Path) -> Iterator[RestartableServer]:
     """The app ``tasks``, which keeps them over restarts."""
     config = {"STORE": str(tmp_path / "store")}
-    found = Station(Plan("tasks", config=json.dumps(config)), tmp_path)
+    found = RestartableServer(Plan("tasks", config=json.dumps(config)), tmp_path)
     yield found
     if found.server.process.poll() is None:
         found.stop()

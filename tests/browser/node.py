@@ -12,29 +12,29 @@ import playwright
 
 HERE = Path(__file__).parent
 
-# The first whose test runner is finished.
-OLDEST = 20
+# The first version with a stable test runner.
+MIN_VERSION = 20
 
 
 def find() -> str | None:
-    """Return a Node that is new enough: the one on the PATH, else the one that Playwright brings for itself."""
+    """Return a Node that is new enough: the one on the PATH, else the one that Playwright includes."""
     for path in (shutil.which("node"), str(Path(playwright.__file__).parent / "driver" / "node")):
-        if path is not None and (version := _version(path)) is not None and version >= OLDEST:
+        if path is not None and (version := _version(path)) is not None and version >= MIN_VERSION:
             return path
     return None
 
 
 def _version(path: str) -> int | None:
     try:
-        said = subprocess.run([path, "--version"], capture_output=True, text=True, check=True).stdout
+        output = subprocess.run([path, "--version"], capture_output=True, text=True, check=True).stdout
     except (OSError, subprocess.CalledProcessError):
         return None
-    found = re.match(r"v(\d+)\.", said)
+    found = re.match(r"v(\d+)\.", output)
     return int(found[1]) if found else None
 
 
 def main() -> int:
-    # Named one by one: what a folder's name means to `node --test` is another thing in each version.
+    # Named one by one, since versions of `node --test` differ in how they read the name of a folder.
     tests = sorted(map(str, (HERE / "client").glob("*.test.mjs")))
     if not tests:
         print(f"no tests in {HERE / 'client'}", file=sys.stderr)
@@ -42,7 +42,7 @@ def main() -> int:
     node = find()
     if node is None:
         print(
-            f"These tests need Node {OLDEST} or later on the PATH: `apt-get install nodejs`, or https://nodejs.org",
+            f"These tests need Node {MIN_VERSION} or later on the PATH: `apt-get install nodejs`, or https://nodejs.org",
             file=sys.stderr,
         )
         return 1

@@ -1,4 +1,4 @@
-"""One page in the browser: whatever goes wrong in it fails the test, unless the test has said that it will."""
+"""One page in the browser: any error in it fails the test, unless the test expects it."""
 
 from __future__ import annotations
 
@@ -9,48 +9,48 @@ from playwright.sync_api import ConsoleMessage, Error, Page, Request
 
 from tests.support.waiting import DEADLINE
 
-# What a browser says of a socket that could not be made, or broke.
+# The start of a browser's message about a socket that could not be opened, or broke.
 BROKEN_SOCKET = "WebSocket connection to"
-# What it says without a network: the client has also asked in vain why that is so, and a state may have been under way.
+# Its messages without a network: the client also requests the reason in vain, and a state may have been loading.
 NO_NETWORK = (BROKEN_SOCKET, "/ws?board_id=", "/state/", "Failed to fetch")
 
 
 class Tab:
-    """A page of Playwright's, and what it has complained of."""
+    """A page of Playwright's, and the errors in it."""
 
     def __init__(self, page: Page) -> None:
         self.page = page
         page.set_default_timeout(DEADLINE * 1000)
         #: Everything on its console, oldest first.
         self.console: list[ConsoleMessage] = []
-        #: Errors on the console, exceptions that nobody caught, requests that failed, a crash.
-        self.complaints: list[str] = []
-        self._announced: list[str] = []
-        page.on("console", self._hear)
-        page.on("pageerror", lambda error: self.complaints.append(f"an exception: {error}"))
+        #: Errors on the console, uncaught exceptions, failed requests, a crash.
+        self.errors: list[str] = []
+        self._expected: list[str] = []
+        page.on("console", self._record)
+        page.on("pageerror", lambda error: self.errors.append(f"an exception: {error}"))
         page.on("requestfailed", self._fail)
-        page.on("crash", lambda _: self.complaints.append("the page crashed"))
+        page.on("crash", lambda _: self.errors.append("the page crashed"))
 
-    def _hear(self, message: ConsoleMessage) -> None:
+    def _record(self, message: ConsoleMessage) -> None:
         self.console.append(message)
         if message.type in ("error", "assert"):
-            self.complaints.append(f"on the console: {message.text} ({message.location.get('url')})")
+            self.errors.append(f"on the console: {message.text} ({message.location.get('url')})")
 
     def _fail(self, request: Request) -> None:
-        self.complaints.append(f"failed: {request.method} {request.url}: {request.failure}")
+        self.errors.append(f"failed: {request.method} {request.url}: {request.failure}")
 
-    def announce(self, *words: str) -> None:
-        """Say what is going to go wrong: complaints with one of these in them are none."""
-        self._announced += words
+    def expect_errors(self, *texts: str) -> None:
+        """Expect errors: those with one of these texts in them do not count."""
+        self._expected += texts
 
-    def unannounced(self) -> list[str]:
-        """Return what has gone wrong and should not have."""
+    def unexpected_errors(self) -> list[str]:
+        """Return the errors that were not expected."""
         if not self.page.is_closed():
-            self.page.evaluate("0")  # what happened before this has been heard behind it
-        return [complaint for complaint in self.complaints if not any(words in complaint for words in self._announced)]
+            self.page.evaluate("0")  # after this answer all earlier events of the page have been received
+        return [error for error in self.errors if not any(text in error for text in self._expected)]
 
     def evaluate(self, expression: str, argument: Any = None) -> Any:
-        """Return what an expression, or a function called with the argument, is in the page; a promise is waited for."""
+        """Return the value of an expression, or of a function called with the argument, in the page; promises are awaited."""
         return self.page.evaluate(expression, argument)
 
     def await_true(self, expression: str, argument: Any = None, deadline: float = DEADLINE) -> None:

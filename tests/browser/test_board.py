@@ -1,4 +1,4 @@
-"""The board example in browsers: what one does the others see, whatever becomes of the network and the server."""
+"""The board example in browsers: a change in one shows in the others, whatever happens to network and server."""
 
 from __future__ import annotations
 
@@ -9,46 +9,46 @@ from typing import Protocol
 import pytest
 from playwright.sync_api import BrowserContext, expect
 
+from tests.browser.board import CARDS, BoardPage, BoardServer
 from tests.browser.cable import Cable
 from tests.browser.conftest import OpenTab
-from tests.browser.planner import CARDS, Planner, PresenceEntry
 from tests.browser.tab import BROKEN_SOCKET
 from tests.support.waiting import wait_until
 
-# What a browser says of a network that is gone: the socket, the client's question why, and what the page wanted to load.
+# A browser's messages without a network: about the socket, the client's request for the reason, and what the page loads.
 OFFLINE = (BROKEN_SOCKET, "/ws?", "Failed to fetch", "net::ERR_", "The server is out of reach.")
 
-NOTE_THE_WORDS_OF_THE_LIGHT = """() => {
+RECORD_STATUS_TEXTS = """() => {
     const light = document.getElementById('light-text');
-    globalThis.wordsOfTheLight = [];
-    new MutationObserver(() => wordsOfTheLight.push(light.textContent)).observe(light, { childList: true });
+    globalThis.statusTexts = [];
+    new MutationObserver(() => statusTexts.push(light.textContent)).observe(light, { childList: true });
 }"""
 
 
 class Join(Protocol):
-    """Return somebody else who looks at the sample's first board."""
+    """Return another user's page with the first board of the sample."""
 
-    def __call__(self, port: int | None = ..., **context: object) -> PresenceEntry: ...
+    def __call__(self, port: int | None = ..., **context: object) -> BoardPage: ...
 
 
 @pytest.fixture
-def planner(tmp_path: Path) -> Iterator[Planner]:
-    found = Planner(tmp_path)
+def board_server(tmp_path: Path) -> Iterator[BoardServer]:
+    found = BoardServer(tmp_path)
     yield found
     found.close()
 
 
 @pytest.fixture
-def join(planner: Planner, make_context: Callable[..., BrowserContext], open_tab: OpenTab) -> Join:
-    board = planner.boards()[0]
+def join(board_server: BoardServer, make_context: Callable[..., BrowserContext], open_tab: OpenTab) -> Join:
+    board = board_server.boards()[0]
 
-    def start(port: int | None = None, **context: object) -> PresenceEntry:
-        return PresenceEntry(open_tab(make_context(**context)), port or planner.port, board)
+    def start(port: int | None = None, **context: object) -> BoardPage:
+        return BoardPage(open_tab(make_context(**context)), port or board_server.port, board)
 
     return start
 
 
-def test_what_one_does_the_other_sees(join: Join) -> None:
+def test_a_change_in_one_browser_shows_in_the_other(join: Join) -> None:
     ann, bob = join(), join()
     ann.add("To do", "Water the plants")
     expect(bob.card("Water the plants")).to_be_visible()
@@ -81,7 +81,7 @@ def test_cards_are_dragged_within_a_column_and_between_columns(join: Join) -> No
     ann.await_same(bob)
 
 
-def test_a_drag_that_is_given_up_changes_nothing(join: Join) -> None:
+def test_a_cancelled_drag_changes_nothing(join: Join) -> None:
     ann, bob = join(), join()
     before = ann.await_same(bob)
     first = ann.titles("To do")[0]
@@ -92,13 +92,13 @@ def test_a_drag_that_is_given_up_changes_nothing(join: Join) -> None:
     ann.page.mouse.move(box["x"] + 400, box["y"] + 60, steps=8)
     ann.page.keyboard.press("Escape")
     ann.page.mouse.up()
-    assert ann.seen() == before
+    assert ann.visible() == before
     ann.add("Done", "A mark")
     expect(bob.card("A mark")).to_be_visible()
-    assert [column[:1] + [card for card in column[1:] if card[1] != "A mark"] for column in bob.seen()[1:]] == before[1:]
+    assert [column[:1] + [card for card in column[1:] if card[1] != "A mark"] for column in bob.visible()[1:]] == before[1:]
 
 
-def test_the_keyboard_does_what_the_mouse_does(join: Join) -> None:
+def test_cards_are_moved_and_edited_with_the_keyboard(join: Join) -> None:
     ann, bob = join(), join()
     first, second, *_ = ann.titles("To do")
     ann.card(first).focus()
@@ -137,30 +137,30 @@ def test_an_edit_changes_what_was_edited_and_nothing_else(join: Join) -> None:
     expect(ann.card("Another title")).to_have_attribute("data-label", "green")
 
 
-def test_a_board_that_is_chosen_without_a_connection_is_shown_and_heard_later(
-    join: Join, planner: Planner, make_cable: Callable[[int], Cable]
+def test_a_board_chosen_without_a_connection_is_shown_and_subscribed_later(
+    join: Join, board_server: BoardServer, make_cable: Callable[[int], Cable]
 ) -> None:
-    cable = make_cable(planner.port)
+    cable = make_cable(board_server.port)
     ann, bob = join(cable.port), join()
-    ann.tab.announce(*OFFLINE)
+    ann.tab.expect_errors(*OFFLINE)
     bob.page.get_by_test_id("projects").get_by_role("link", name="Launch").click()
     expect(bob.column("Before")).to_be_visible()
     cable.cut()
     ann.await_light("waiting", "connecting")
     ann.page.get_by_test_id("projects").get_by_role("link", name="Launch").click()
     expect(ann.page.get_by_test_id("board-name")).to_have_text("Launch")
-    cable.mend()
+    cable.restore()
     ann.await_light("open")
-    bob.add("Before", "DeliveryLog on the other board")
-    expect(ann.card("DeliveryLog on the other board")).to_be_visible()
+    bob.add("Before", "A card on the other board")
+    expect(ann.card("A card on the other board")).to_be_visible()
     ann.await_same(bob)
 
 
-def test_whoever_stands_on_the_own_picture_stays_there_when_others_come(join: Join) -> None:
+def test_focus_on_the_own_avatar_stays_there_when_others_join(join: Join) -> None:
     ann = join()
     ann.page.get_by_test_id("me").focus()
     join()
-    expect(ann.page.get_by_test_id("people").locator("li")).to_have_count(2)
+    expect(ann.page.get_by_test_id("presence").locator("li")).to_have_count(2)
     expect(ann.page.get_by_test_id("me")).to_be_focused()
 
 
@@ -172,19 +172,19 @@ def test_text_is_never_markup(join: Join) -> None:
     assert bob.page.locator("#board img, #board b").count() == 0
 
 
-def test_who_looks_at_a_board_is_seen_there(join: Join) -> None:
+def test_a_user_who_shows_a_board_appears_in_its_presence(join: Join) -> None:
     ann, bob = join(), join()
-    people = ann.page.get_by_test_id("people").locator("li")
-    expect(people).to_have_count(2)
+    members = ann.page.get_by_test_id("presence").locator("li")
+    expect(members).to_have_count(2)
     bob.take_name("Bo Berg")
-    expect(ann.page.get_by_test_id("people").get_by_text("BB")).to_be_visible()
-    # On another board only oneself is.
+    expect(ann.page.get_by_test_id("presence").get_by_text("BB")).to_be_visible()
+    # The other board has only that user.
     bob.page.get_by_test_id("projects").get_by_role("link", name="Launch").click()
-    expect(people).to_have_count(1)
+    expect(members).to_have_count(1)
     expect(bob.page.get_by_test_id("board-name")).to_have_text("Launch")
 
 
-def test_boards_and_projects_come_and_go_between(join: Join, planner: Planner) -> None:
+def test_projects_and_boards_appear_and_can_be_switched(join: Join, board_server: BoardServer) -> None:
     ann, bob = join(), join()
     ann.page.get_by_test_id("new-project").click()
     ann.page.get_by_test_id("ask-value").fill("Garden")
@@ -198,10 +198,10 @@ def test_boards_and_projects_come_and_go_between(join: Join, planner: Planner) -
     bob.page.reload()
     bob.await_light("open")
     bob.page.locator(CARDS).first.wait_for()
-    # Events of a board that is not in view do not come: this one would have, before the next.
+    # Events of a board that is not shown are not received: this one would have been, before the next.
     ann.add("Before", "Only on this board")
     bob.add("To do", "On the first one")
-    wait_until(lambda: bob.tab.evaluate("0") or any("On the first one" in frame for frame in frames), "the mark")
+    wait_until(lambda: bob.tab.evaluate("0") or any("On the first one" in frame for frame in frames), "the second card")
     assert not any("Only on this board" in frame for frame in frames)
     ann.page.go_back()
     ann.page.go_back()
@@ -210,25 +210,25 @@ def test_boards_and_projects_come_and_go_between(join: Join, planner: Planner) -
     ann.await_same(bob)
 
 
-def test_what_somebody_types_is_not_lost_to_what_others_do(join: Join) -> None:
+def test_typed_text_is_not_lost_when_another_user_changes_the_card(join: Join) -> None:
     ann, bob = join(), join()
     title = ann.titles("To do")[0]
     mine = ann.edit(title)
-    mine.get_by_test_id("edit-notes").fill("A long text that nobody wants to type twice")
+    mine.get_by_test_id("edit-notes").fill("A long text that is tedious to type twice")
     theirs = bob.edit(title)
     theirs.get_by_test_id("edit-notes").fill("Shorter")
     theirs.get_by_test_id("save").click()
     expect(bob.page.get_by_test_id("editor")).not_to_be_visible()
     expect(mine.locator("[data-hint=notes]")).to_be_visible()
-    expect(mine.get_by_test_id("edit-notes")).to_have_value("A long text that nobody wants to type twice")
+    expect(mine.get_by_test_id("edit-notes")).to_have_value("A long text that is tedious to type twice")
 
 
 def test_two_browsers_are_the_same_again_after_a_dropped_network(
-    join: Join, planner: Planner, make_cable: Callable[[int], Cable]
+    join: Join, board_server: BoardServer, make_cable: Callable[[int], Cable]
 ) -> None:
-    cable = make_cable(planner.port)
+    cable = make_cable(board_server.port)
     ann, bob = join(cable.port), join()
-    ann.tab.announce(*OFFLINE)
+    ann.tab.expect_errors(*OFFLINE)
     cable.cut()
     ann.await_light("waiting", "connecting")
     bob.add("To do", "While she was away")
@@ -237,44 +237,44 @@ def test_two_browsers_are_the_same_again_after_a_dropped_network(
     bob.drag(first, "In progress")
     wait_until(lambda: first in bob.titles("In progress"), "the card in its column")
     assert ann.card("While she was away").count() == 0
-    cable.mend()
-    ann.tab.evaluate("document.getElementById('retry').click()")  # if it has not come back by itself by now
+    cable.restore()
+    ann.tab.evaluate("document.getElementById('retry').click()")  # if it has not reconnected by itself by now
     expect(ann.column("Done").locator("[data-task-id]", has_text="While she was away")).to_be_visible()
     ann.await_same(bob)
     ann.add("Done", "Back again")
     expect(bob.card("Back again")).to_be_visible()
 
 
-def test_a_change_without_a_network_is_taken_back_and_said(
-    join: Join, planner: Planner, make_cable: Callable[[int], Cable]
+def test_a_change_without_a_network_is_undone_with_a_message(
+    join: Join, board_server: BoardServer, make_cable: Callable[[int], Cable]
 ) -> None:
-    cable = make_cable(planner.port)
+    cable = make_cable(board_server.port)
     ann = join(cable.port)
-    ann.tab.announce(*OFFLINE)
-    before = ann.seen()
+    ann.tab.expect_errors(*OFFLINE)
+    before = ann.visible()
     cable.cut()
     ann.drag(ann.titles("To do")[0], "Done")
     expect(ann.page.get_by_test_id("toast")).to_be_visible()
-    wait_until(lambda: ann.seen() == before, lambda: f"the board as it was: {ann.seen()}")
+    wait_until(lambda: ann.visible() == before, lambda: f"the board as it was: {ann.visible()}")
 
 
 @pytest.mark.parametrize("end", ["stop", "kill"])
-def test_two_browsers_are_the_same_after_a_restarted_server(join: Join, planner: Planner, end: str) -> None:
+def test_two_browsers_are_the_same_after_a_restarted_server(join: Join, board_server: BoardServer, end: str) -> None:
     ann, bob = join(), join()
     for each in (ann, bob):
-        each.tab.announce(*OFFLINE)
+        each.tab.expect_errors(*OFFLINE)
     ann.add("To do", "Before the restart")
     expect(bob.card("Before the restart")).to_be_visible()
-    ann.tab.evaluate(NOTE_THE_WORDS_OF_THE_LIGHT)
-    getattr(planner, end)()
+    ann.tab.evaluate(RECORD_STATUS_TEXTS)
+    getattr(board_server, end)()
     for each in (ann, bob):
         each.await_light("waiting", "connecting")
-    # However often it is tried: each word is read to those who cannot see the light.
+    # One text for all tries, since a screen reader reads each change of it.
     ann.page.wait_for_timeout(2_000)
-    planner.start()
+    board_server.start()
     for each in (ann, bob):
         each.await_light("open")
-    assert ann.tab.evaluate("wordsOfTheLight") == ["reconnecting", "live"]
+    assert ann.tab.evaluate("statusTexts") == ["reconnecting", "live"]
     bob.add("Done", "After the restart")
     expect(ann.card("After the restart")).to_be_visible()
     ann.await_same(bob)
@@ -305,10 +305,10 @@ def test_screenshots(join: Join, screenshots: Path, name: str, scheme: str, scre
     for name_shown, other in zip(("Ann", "Bo Berg"), others, strict=True):
         other.take_name(name_shown)
     ann = join(**screen, color_scheme=scheme, reduced_motion="reduce")
-    people = ann.page.get_by_test_id("people")
-    expect(people.locator("li")).to_have_count(1 + len(others))
-    expect(people).to_contain_text("BB")
-    expect(people).to_contain_text("AN")
+    members = ann.page.get_by_test_id("presence")
+    expect(members.locator("li")).to_have_count(1 + len(others))
+    expect(members).to_contain_text("BB")
+    expect(members).to_contain_text("AN")
     ann.page.mouse.move(5, 5)
     # Written here: Playwright would do it on a thread that it keeps.
     picture = ann.page.screenshot()

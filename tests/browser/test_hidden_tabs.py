@@ -1,4 +1,4 @@
-"""Tabs that nobody looks at, in a browser that treats them so (see the fixture ``window``): hidden, and with slow timers."""
+"""Hidden tabs, with the slow timers that a browser gives them (see the fixture ``window``)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from playwright.sync_api import BrowserContext
 
 from tests.browser.cable import Cable
 from tests.browser.conftest import OpenModel, OpenTab
-from tests.browser.steps import await_step
+from tests.browser.sync import await_synced
 from tests.browser.tab import NO_NETWORK, Tab
 from tests.support.harness import Server
 
@@ -28,20 +28,20 @@ def front(window: BrowserContext, open_tab: OpenTab, open_model: OpenModel, cabl
 def hidden(window: BrowserContext, open_tab: OpenTab, open_model: OpenModel, cable: Cable, front: Tab) -> Tab:
     tab = open_model(cable.port, tab=open_tab(window), backoff=QUICK)
     for each in (front, tab):
-        each.announce(*NO_NETWORK)
+        each.expect_errors(*NO_NETWORK)
     front.page.bring_to_front()
     tab.await_true("document.visibilityState === 'hidden'")
     front.await_true("document.visibilityState === 'visible'")
     return tab
 
 
-def test_a_hidden_tab_hears_everything(hidden: Tab, server: Server, board: str) -> None:
+def test_a_hidden_tab_receives_everything(hidden: Tab, server: Server, board: str) -> None:
     change(server, board, 200)
-    await_step(hidden, server, board)
+    await_synced(hidden, server, board)
     assert hidden.evaluate("document.visibilityState") == "hidden"
 
 
-def test_a_hidden_tab_without_a_connection_waits_until_somebody_looks_and_then_misses_nothing(
+def test_a_hidden_tab_without_a_connection_waits_until_it_is_shown_and_then_misses_nothing(
     hidden: Tab, front: Tab, cable: Cable, server: Server, board: str
 ) -> None:
     change(server, board)
@@ -49,15 +49,15 @@ def test_a_hidden_tab_without_a_connection_waits_until_somebody_looks_and_then_m
     for tab in (hidden, front):
         tab.await_true("model.statuses.some(({state}) => state === 'waiting')")
     change(server, board)
-    # For as long as the one in front tries again and again, the hidden one does not once.
+    # While the tab in front retries again and again, the hidden one never does.
     front.await_true("sockets.length > 10")
     assert hidden.evaluate("[model.connection.status.state, model.connection.status.retryAt]") == ["waiting", None]
     assert hidden.evaluate("sockets.length") == 1
 
-    cable.mend()
+    cable.restore()
     front.await_true("model.connection.state === 'open'")
     change(server, board)
-    await_step(front, server, board)
+    await_synced(front, server, board)
     assert hidden.evaluate("sockets.length") == 1
 
     hidden.evaluate(
@@ -65,48 +65,48 @@ def test_a_hidden_tab_without_a_connection_waits_until_somebody_looks_and_then_m
     )
     hidden.page.bring_to_front()
     hidden.await_true("model.connection.state === 'open'")
-    await_step(hidden, server, board)
-    # At once: the try began in the very turn in which the tab came to the front.
+    await_synced(hidden, server, board)
+    # At once: the try began in the same task in which the tab came to the front.
     tried = "model.statuses.findLast(({state}) => state === 'connecting').at"
     assert hidden.evaluate(f"{tried} - shown") < 50
-    assert hidden.evaluate("[sockets.length, alive(), most]") == [2, 1, 1]
+    assert hidden.evaluate("[sockets.length, alive(), maxAlive]") == [2, 1, 1]
     assert hidden.evaluate("model.loads") == ["first"]
 
 
-def test_a_tab_that_comes_to_the_front_finds_out_at_once_that_its_connection_is_dead(
+def test_a_tab_that_comes_to_the_front_detects_a_dead_connection_at_once(
     window: BrowserContext, open_tab: OpenTab, open_model: OpenModel, front: Tab, cable: Cable, server: Server, board: str
 ) -> None:
-    """Its own time to ask is an hour away: a laptop that slept has connections that only look alive."""
+    """Its next ping is an hour away: a laptop that slept has connections that only seem open."""
     tab = open_model(cable.port, tab=open_tab(window), backoff=QUICK, pingInterval=3_600_000, pongWait=300)
     for each in (front, tab):
-        each.announce(*NO_NETWORK)
+        each.expect_errors(*NO_NETWORK)
     front.page.bring_to_front()
     tab.await_true("document.visibilityState === 'hidden'")
     cable.freeze()
     change(server, board)
     tab.page.bring_to_front()
     tab.await_true("model.statuses.some(({reason}) => /silent/.test(reason))")
-    cable.mend()
+    cable.restore()
     tab.await_true("model.connection.state === 'open'")
-    await_step(tab, server, board)
-    assert tab.evaluate("[alive(), most]") == [1, 1]
+    await_synced(tab, server, board)
+    assert tab.evaluate("[alive(), maxAlive]") == [1, 1]
 
 
 def test_a_tab_that_is_frozen_for_a_while_misses_nothing(
     hidden: Tab, window: BrowserContext, cable: Cable, server: Server, board: str
 ) -> None:
-    """The browser stops a tab in the background altogether; its socket may be dead when it goes on."""
+    """The browser suspends a tab in the background; its socket may be dead when it resumes."""
     session = window.new_cdp_session(hidden.page)
     change(server, board)
-    await_step(hidden, server, board)
+    await_synced(hidden, server, board)
     session.send("Page.setWebLifecycleState", {"state": "frozen"})
     change(server, board)
     cable.cut()
     change(server, board)
-    cable.mend()
+    cable.restore()
     session.send("Page.setWebLifecycleState", {"state": "active"})
     hidden.page.bring_to_front()
-    await_step(hidden, server, board)
+    await_synced(hidden, server, board)
     hidden.await_true("model.connection.state === 'open'")
-    assert hidden.evaluate("[alive(), most]") == [1, 1]
+    assert hidden.evaluate("[alive(), maxAlive]") == [1, 1]
     assert hidden.evaluate("model.loads") == ["first"]

@@ -1,4 +1,4 @@
-"""A server that is restarted under load: every page is back soon, and shows what the server has."""
+"""A server that is restarted under load: every page reconnects soon, and shows the server's state."""
 
 from __future__ import annotations
 
@@ -8,37 +8,41 @@ from collections.abc import Callable
 import pytest
 
 from tests.browser.conftest import OpenModel, OpenTab
-from tests.browser.station import Load, Station
-from tests.browser.steps import await_step
+from tests.browser.restarts import Load, RestartableServer
+from tests.browser.sync import await_synced
 from tests.browser.tab import NO_NETWORK
 from tests.support.waiting import wait_until
 
 PAGES = 20
-# Changes a second, from a client that does not stop for the restart.
+# Changes a second, from a client that continues during the restart.
 RATE = 50
 # Seconds from the new server's first answer until the last page has its state.
 SOON = 5.0
 # Seconds of an outage after which every page still tries often enough for that.
 SHORT = 3.0
 
-# What a connection that has lasted has forgotten: earlier failures (cartows.js).
-STEADY = "models.every(({statuses}) => Date.now() - statuses.at(-1).at > 5000)"
+# True once connections are stable, so that cartows.js has reset its backoff.
+STABLE = "models.every(({statuses}) => Date.now() - statuses.at(-1).at > 5000)"
 
 
-@pytest.mark.parametrize("end", [Station.stop, Station.kill], ids=["SIGTERM", "SIGKILL"])
-def test_all_pages_are_back_within_five_seconds(
-    station: Station, board: str, open_tab: OpenTab, open_model: OpenModel, end: Callable[[Station], None]
+@pytest.mark.parametrize("end", [RestartableServer.stop, RestartableServer.kill], ids=["SIGTERM", "SIGKILL"])
+def test_all_pages_reconnect_within_five_seconds(
+    restartable: RestartableServer,
+    board: str,
+    open_tab: OpenTab,
+    open_model: OpenModel,
+    end: Callable[[RestartableServer], None],
 ) -> None:
-    with Load(station.port, board, RATE) as load:
+    with Load(restartable.port, board, RATE) as load:
         pages = []
         for _ in range(PAGES):
-            pages.append(open_model(station.port, tab=open_tab()))
-            pages[-1].announce(*NO_NETWORK)
+            pages.append(open_model(restartable.port, tab=open_tab()))
+            pages[-1].expect_errors(*NO_NETWORK)
         for page in pages:
-            page.await_true(STEADY)
-        went = time.time()
-        end(station)
-        came_back = station.start()
+            page.await_true(STABLE)
+        ended = time.time()
+        end(restartable)
+        restarted = restartable.start()
         made = load.made
         wait_until(lambda: load.made > made, "a change at the new server")
         for page in pages:
@@ -46,40 +50,40 @@ def test_all_pages_are_back_within_five_seconds(
             page.await_true("model.loads.length > 1 && model.last > model.loaded", deadline=2 * SOON)
         load.stop()
 
-    took = [page.evaluate("model.loaded") / 1000 - came_back for page in pages]
-    # Where the restart itself takes long, the pages have come to wait longer between two tries.
-    outage = came_back - went
+    took = [page.evaluate("model.loaded") / 1000 - restarted for page in pages]
+    # During a long restart the pages have come to wait longer between two tries.
+    outage = restarted - ended
     assert max(took) < (SOON if outage < SHORT else SOON + outage), (outage, sorted(took))
-    # one change whose event is everybody's last
-    assert station.server.post(f"/change/{board}", None).status == 200
+    # one change, whose event is the last one of every page
+    assert restartable.server.post(f"/change/{board}", None).status == 200
     for page in pages:
-        await_step(page, station.server, board, whole=False)
+        await_synced(page, restartable.server, board, whole=False)
         assert page.evaluate("model.loads") == ["first", "history"]
-        assert page.evaluate("[alive(), most]") == [1, 1]
-    station.server.await_clients(PAGES)
+        assert page.evaluate("[alive(), maxAlive]") == [1, 1]
+    restartable.server.await_clients(PAGES)
 
 
-def test_pages_that_may_not_wait_longer_are_back_within_five_seconds_of_a_long_outage(
-    station: Station, board: str, open_tab: OpenTab, open_model: OpenModel
+def test_pages_with_a_short_backoff_reconnect_within_five_seconds_of_a_long_outage(
+    restartable: RestartableServer, board: str, open_tab: OpenTab, open_model: OpenModel
 ) -> None:
-    """With the usual options a page waits for up to 20 seconds, once it has tried in vain for as long."""
-    with Load(station.port, board, RATE) as load:
+    """With the default options a page waits up to 20 seconds between tries after a long outage."""
+    with Load(restartable.port, board, RATE) as load:
         pages = []
         for _ in range(4):
-            pages.append(open_model(station.port, tab=open_tab(), connections=5, backoff=[500, 4000]))
-            pages[-1].announce(*NO_NETWORK)
-        station.kill()
+            pages.append(open_model(restartable.port, tab=open_tab(), connections=5, backoff=[500, 4000]))
+            pages[-1].expect_errors(*NO_NETWORK)
+        restartable.kill()
         for page in pages:
-            # Each has failed so often that it waits for as long as it ever does.
+            # Each has failed so often that it waits for the maximum time.
             page.await_true("models.every(({statuses}) => statuses.filter(({state}) => state === 'waiting').length > 3)")
-        came_back = station.start()
+        restarted = restartable.start()
         for page in pages:
             page.await_true("models.every(({loads, last, loaded}) => loads.length > 1 && last > loaded)")
         load.stop()
 
-    took = [loaded / 1000 - came_back for page in pages for loaded in page.evaluate("models.map(({loaded}) => loaded)")]
+    took = [loaded / 1000 - restarted for page in pages for loaded in page.evaluate("models.map(({loaded}) => loaded)")]
     assert max(took) < SOON, sorted(took)
-    assert station.server.post(f"/change/{board}", None).status == 200
+    assert restartable.server.post(f"/change/{board}", None).status == 200
     for page in pages:
-        await_step(page, station.server, board, whole=False)
-        assert page.evaluate("[alive(), most]") == [5, 5]
+        await_synced(page, restartable.server, board, whole=False)
+        assert page.evaluate("[alive(), maxAlive]") == [5, 5]

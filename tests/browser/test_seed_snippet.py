@@ -1,4 +1,4 @@
-"""The JavaScript of the seed's README, unchanged, in ``pages/seed.js``: it connects to ``localhost:8080`` and knows no more."""
+"""The JavaScript of the Go package's README, unchanged, in ``pages/seed.js``: it connects to ``localhost:8080``."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ PROJECT = "abc123"
 
 @pytest.fixture
 def seed(serve: Serve, cable: Cable, launch: Callable[..., Browser]) -> Iterator[Browser]:
-    """A browser to which the server is what the snippet connects to."""
+    """A browser that resolves the address of the snippet to the test server."""
     browser = launch(f"--host-resolver-rules=MAP {HOME} {HOST}:{cable.port}")
     yield browser
     browser.close()
 
 
 class Seed:
-    """The page with the snippet, and its socket."""
+    """The page with the snippet, and its sockets."""
 
     def __init__(self, tab: Tab) -> None:
         self.tab = tab
@@ -50,24 +50,24 @@ class Seed:
         socket.on("framesent", lambda payload: self.sent.append(str(payload)))
 
     def lines(self) -> list[str]:
-        self.tab.evaluate("0")  # brings what has happened before
+        self.tab.evaluate("0")  # after this answer all earlier messages have been received
         return [message.text for message in self.tab.console]
 
     def await_line(self, text: str) -> None:
         wait_until(lambda: any(text in line for line in self.lines()), lambda: f"{text!r} on the console: {self.lines()}")
 
     def logged(self, title: str) -> Any:
-        """Return what stands behind a title on the console, once it does."""
+        """Wait for a line with this title on the console, and return its value."""
         self.await_line(title)
         (found,) = [message for message in self.tab.console if message.text.startswith(title)]
         return found.args[1].json_value()
 
     def await_types(self, *types: str) -> None:
-        def look() -> bool:
+        def have_arrived() -> bool:
             self.lines()
             return set(types) <= {message["type"] for message in self.received}
 
-        wait_until(look, lambda: f"{types}; {self.received}")
+        wait_until(have_arrived, lambda: f"{types}; {self.received}")
 
 
 @pytest.fixture
@@ -104,14 +104,14 @@ def test_its_ping_is_answered(page: Seed) -> None:
     assert [json.loads(text)["type"] for text in page.sent] == ["ping"]
 
 
-def test_it_shows_what_the_server_says_is_wrong(page: Seed) -> None:
-    page.tab.announce("Error:")
+def test_it_logs_errors_of_the_server(page: Seed) -> None:
+    page.tab.expect_errors("Error:")
     page.tab.evaluate("ws.send('no JSON')")
     shown = page.logged("Error:")
     assert isinstance(shown, str) and "JSON" in shown, shown
 
 
-def test_it_hears_that_the_connection_broke(page: Seed, cable: Cable) -> None:
-    page.tab.announce(BROKEN_SOCKET, "WebSocket error:")
+def test_it_logs_that_the_connection_broke(page: Seed, cable: Cable) -> None:
+    page.tab.expect_errors(BROKEN_SOCKET, "WebSocket error:")
     cable.cut()
     page.await_line("Disconnected from Cartographer")

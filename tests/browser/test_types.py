@@ -17,14 +17,14 @@ OPTIONS = "--strict --noEmit --skipLibCheck false --target es2022 --lib es2023,d
 def test_a_page_in_typescript_is_typed(tmp_path: Path) -> None:
     npm = shutil.which("npm")
     if npm is None:
-        pytest.skip("npm is not there to bring a TypeScript compiler")
-    # Away from the checkout, where npm would look for a package.json and leave things behind.
+        pytest.skip("there is no npm to install a TypeScript compiler")
+    # Outside of the checkout, where npm would look for a package.json and leave files.
     try:
-        brought = run(npm, "install", "--no-audit", "--no-fund", "--fetch-retries=1", TYPESCRIPT, within=tmp_path)
+        installed = run(npm, "install", "--no-audit", "--no-fund", "--fetch-retries=1", TYPESCRIPT, within=tmp_path)
     except subprocess.TimeoutExpired:
-        pytest.skip("npm did not bring a TypeScript compiler in time")
-    if brought.returncode != 0:
-        pytest.skip(f"npm could not bring a TypeScript compiler: {brought.stdout.strip()}")
+        pytest.skip("npm did not install a TypeScript compiler in time")
+    if installed.returncode != 0:
+        pytest.skip(f"npm could not install a TypeScript compiler: {installed.stdout.strip()}")
     done = run(str(tmp_path / "node_modules" / ".bin" / "tsc"), *OPTIONS.split(), str(PAGE), within=tmp_path)
     assert done.returncode == 0, done.stdout
 

@@ -46,8 +46,8 @@ class Model:
         self.links: dict[int, Link] = {}
         #: The links that have ended, to be checked once every event is known.
         self.ended: list[Link] = []
-        #: Of the clients that resumed: how many got a replay, how many had missed nothing, and how many had to reload.
-        self.resumed = self.up_to_date = self.reloaded = 0
+        #: Of the clients that resumed: how many got a replay, and how many had to reload.
+        self.resumed = self.reloaded = 0
         #: How many clients were disconnected as too slow, and how many needed a writer.
         self.disconnected = self.written = 0
         self._journals: dict[Client, Journal] = {}
@@ -267,7 +267,6 @@ class Model:
             assert counts == {"recovered": since is not None, "replayed": len(missed)}
             self.reloaded += since is None
             self.resumed += bool(missed)
-            self.up_to_date += since is not None and not missed
         assert greeting["id"] == greeting["data"]["id"]
 
         lines = iter(expected)

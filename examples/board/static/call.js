@@ -1,6 +1,6 @@
-// Requests to the REST API. Changes go one after the other: two moves of one card must not overtake each other.
+// Requests to the REST API. Changes are sent one after another: two moves of one card must not overtake each other.
 
-const PATIENCE = 15_000;
+const TIMEOUT = 15_000;  // milliseconds
 
 export class CallError extends Error {
     constructor(message, status) {
@@ -10,7 +10,7 @@ export class CallError extends Error {
 }
 
 export async function call(method, path, body) {
-    const options = { method, signal: AbortSignal.timeout(PATIENCE), headers: {} };
+    const options = { method, signal: AbortSignal.timeout(TIMEOUT), headers: {} };
     if (body !== undefined) {
         options.headers['Content-Type'] = 'application/json';
         options.body = JSON.stringify(body);
@@ -21,7 +21,7 @@ export async function call(method, path, body) {
         if (response.status !== 204) answer = await response.json();
     } catch {
         if (response?.ok === false) throw new CallError(`The server failed (${response.status}).`, response.status);
-        throw new CallError(navigator.onLine ? 'The server is out of reach.' : 'There is no network.');
+        throw new CallError(navigator.onLine ? 'The server cannot be reached.' : 'There is no network.');
     }
     if (!response.ok) throw new CallError(answer?.message ?? `The server failed (${response.status}).`, response.status);
     return answer;

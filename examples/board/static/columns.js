@@ -1,8 +1,8 @@
-// What is done in and to a column: a new card, its name, its place, its end.
+// Columns: adding cards, renaming, moving and deleting.
 
 import { createColumn, createTask, deleteColumn, renameBoard, renameColumn, shiftColumn } from './commands.js';
 import { ask } from './dialogs.js';
-import { byId } from './make.js';
+import { byId } from './elements.js';
 import { known, tasksByColumn } from './store.js';
 import { board, columnOf } from './view.js';
 
@@ -55,7 +55,7 @@ export function openNew(columnId) {
     form.elements.title.focus();
 }
 
-// What was typed stays in the field until it is added.
+// The text stays in the field until it is added.
 function closeNew(form, takeFocus = true) {
     const button = form.parentElement.querySelector('[data-add-to]');
     form.hidden = true;
@@ -73,7 +73,7 @@ async function add(form) {
     const sent = createTask(columnId, title);
     const list = columnOf(columnId)?.querySelector('.cards');
     requestAnimationFrame(() => list?.scrollTo({ top: list.scrollHeight }));
-    // What could not be added goes back into the field, unless the next title is being typed there.
+    // A title that could not be added goes back into the field, unless the next one is being typed there.
     if (!(await sent) && !field.value) field.value = title;
 }
 

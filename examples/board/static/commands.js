@@ -1,8 +1,8 @@
-// What a user can do to the tasks, columns and boards: shown at once, sent, and taken back with a word when it failed.
+// What a user can do to tasks, columns and boards: shown at once, sent, and undone with a message when it failed.
 
 import { call, change } from './call.js';
 import { dropTask, known, patch, positionAt, putBoard, putProject, putTask, taskOf, tasksByColumn } from './store.js';
-import { toast } from './say.js';
+import { toast } from './messages.js';
 
 async function attempt(what, send, undo) {
     try {
@@ -17,7 +17,7 @@ async function attempt(what, send, undo) {
 }
 
 function newId() {
-    // crypto.randomUUID is not there on a page that came over plain HTTP from another host.
+    // crypto.randomUUID does not exist on a page that was loaded over plain HTTP from another host.
     return Array.from(crypto.getRandomValues(new Uint8Array(8)), (byte) => byte.toString(16).padStart(2, '0')).join('');
 }
 
@@ -32,7 +32,7 @@ export function createTask(columnId, title, more = {}) {
         try {
             putTask(await change('POST', `/columns/${columnId}/tasks`, { id, title, ...more }));
         } catch (error) {
-            // It may be the answer alone that was lost: what is there is not to be added again.
+            // Perhaps only the answer was lost: a task that exists must not be added again.
             if (error.status !== undefined) throw error;
             putTask(await call('GET', `/tasks/${id}`).catch(() => { throw error; }));
         }
@@ -40,7 +40,7 @@ export function createTask(columnId, title, more = {}) {
     return attempt(`“${title}” was not added`, send, undo);
 }
 
-// Where a task may go: a column, and the task before which it is to stand there, null for the end.
+// Shows a move before it is sent: to a column, before another task or, with null, to its end.
 export function previewMove(id, columnId, beforeId) {
     const list = (tasksByColumn().get(columnId) ?? []).filter((task) => task.id !== id);
     const index = list.findIndex((task) => task.id === beforeId);
@@ -62,19 +62,19 @@ export function deleteTask(id) {
         try {
             await change('DELETE', `/tasks/${id}`);
         } catch (error) {
-            if (error.status !== 404) throw error;  // Somebody was faster.
+            if (error.status !== 404) throw error;  // Another user was faster.
         }
         dropTask(id);
     };
     return attempt(`“${title}” was not deleted`, send, undo);
 }
 
-// Sends the changed fields alone, so that what somebody else changed meanwhile stays. Throws: the editor keeps what was typed.
+// Sends only the changed fields, so that other users' changes of other fields stay. Throws: the editor keeps the text.
 export async function saveTask(id, fields) {
     putTask(await change('PATCH', `/tasks/${id}`, fields));
 }
 
-// The rest comes from a dialog, which shows what went wrong by itself.
+// The rest is called from a dialog, which shows errors itself.
 
 export async function createProject(name) {
     const { boards, ...project } = await change('POST', '/projects', { name });

@@ -1,23 +1,23 @@
-// Small dialogs: a question for one line of text, and a question for yes or no.
+// Small dialogs: one asks for a line of text, one for confirmation.
 
-import { byId, make } from './make.js';
+import { byId, make } from './elements.js';
 
 const dialog = byId('ask');
 const part = (name) => dialog.querySelector(`[data-${name}]`);
 const field = dialog.querySelector('input');
-let asked = null;
+let current = null;
 
-// Asks for a line of text (label), or just whether to go on (text). What `action` throws is shown, and the dialog stays.
-// `stay` is what Cancel is called where that is the better choice; `extra` are more buttons: { text, action, danger, off }.
+// Asks for a line of text (label), or for confirmation (text). An error of `action` is shown, and the dialog stays open.
+// `stay` renames Cancel where that is the better choice; `extra` are more buttons: { text, action, danger, off }.
 export function ask(question) {
-    asked = question;
+    current = question;
     byId('ask-title').textContent = question.title;
     part('text').textContent = question.text ?? '';
     part('text').hidden = !question.text;
     part('label').textContent = question.label ?? '';
     field.parentElement.hidden = !question.label;
     field.required = Boolean(question.label) && !question.optional;
-    field.maxLength = question.most ?? 80;
+    field.maxLength = question.maxLength ?? 80;
     field.value = question.value ?? '';
     part('wrong').textContent = '';
     part('go').textContent = question.go;
@@ -41,38 +41,38 @@ function setBusy(busy) {
 }
 
 async function perform(action) {
-    const mine = asked;
+    const mine = current;
     part('wrong').textContent = '';
     setBusy(true);
     try {
         await action();
-        if (mine === asked) dialog.close();
+        if (mine === current) dialog.close();
     } catch (error) {
-        if (mine === asked) part('wrong').textContent = error.message;
+        if (mine === current) part('wrong').textContent = error.message;
     } finally {
-        if (mine === asked) setBusy(false);
+        if (mine === current) setBusy(false);
     }
 }
 
 dialog.addEventListener('submit', (event) => {
     event.preventDefault();
     const value = field.value.trim();
-    if (asked.label && !asked.optional && !value) {
+    if (current.label && !current.optional && !value) {
         field.focus();
         return;
     }
-    const { action } = asked;
+    const { action } = current;
     perform(() => action(value));
 });
 
-// --- What all dialogs have in common ----------------------------------------------------------------------------------------
+// --- All dialogs ------------------------------------------------------------------------------------------------------------
 
 let dragged = false;
 
 for (const each of document.querySelectorAll('dialog')) {
     each.addEventListener('pointerdown', (event) => { dragged = event.target !== each; });
     each.addEventListener('click', (event) => {
-        // Beside it, and not at the end of selecting text in it.
+        // A click beside the dialog closes it, but not one that ends a selection of text in it.
         if (event.target.closest('[data-close]') || (event.target === each && !dragged)) {
             each.dispatchEvent(new Event('cancel', { cancelable: true })) && each.close();
         }

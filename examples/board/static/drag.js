@@ -1,17 +1,17 @@
-// Drag and drop with a mouse, a pen or a finger: a mouse drags at once, a finger after it has rested on the card, so that the
-// board can still be scrolled.
+// Drag and drop with a mouse, a pen or a finger: a mouse drags at once, a finger after a long press, so that the board can
+// still be scrolled.
 
 import { moveTask } from './commands.js';
-import { make } from './make.js';
+import { make } from './elements.js';
 import { onChange, taskOf, tasksByColumn } from './store.js';
 import { board, cardOf } from './view.js';
 
-const SLOP = 5;  // pixels that a mouse may tremble, and twice that for a finger
-const REST = 350;  // milliseconds
+const SLOP = 5;  // pixels that a mouse may move before it drags, and twice that for a finger
+const LONG_PRESS = 350;  // milliseconds
 const EDGE = 56;  // pixels from the edge within which it scrolls
 const SPEED = 14;  // pixels per frame at most
 
-// What was pressed, and once it moves: { id, pointerId, x, y, startX, startY, ghost, line, place, timer, frame }.
+// The pressed card, and once it moves its copy and target: { id, pointerId, x, y, startX, startY, ghost, line, place, timer, frame }.
 let drag = null;
 
 export function start() {
@@ -27,7 +27,7 @@ export function start() {
             stop();
         }
     }, true);
-    // Without this the browser would take the finger for scrolling, and the drag would be over.
+    // Without this the browser would scroll with the finger, and cancel the drag.
     board.addEventListener('touchmove', (event) => {
         if (drag?.ghost && event.cancelable) event.preventDefault();
     }, { passive: false });
@@ -36,7 +36,7 @@ export function start() {
     });
     board.addEventListener('dragstart', (event) => event.preventDefault());
     onChange(() => {
-        // Somebody deleted what is being dragged.
+        // Another user deleted the dragged card.
         if (drag?.ghost && !taskOf(drag.id)) stop();
     });
 }
@@ -50,7 +50,7 @@ function pressed(event) {
         id, pointerId: event.pointerId, type: event.pointerType, startX: event.clientX, startY: event.clientY,
         x: event.clientX, y: event.clientY,
     };
-    if (event.pointerType !== 'mouse') drag.timer = setTimeout(lift, REST);
+    if (event.pointerType !== 'mouse') drag.timer = setTimeout(lift, LONG_PRESS);
 }
 
 function moved(event) {
@@ -63,7 +63,7 @@ function moved(event) {
     } else if (drag.type === 'mouse') {
         if (far > SLOP) lift();
     } else if (far > 2 * SLOP) {
-        stop();  // it scrolls
+        stop();  // the user scrolls
     }
 }
 
@@ -95,7 +95,7 @@ function follow() {
     aim();
 }
 
-// Finds where the card would go, and draws the line there.
+// Finds the target, and draws the line there.
 function aim() {
     const column = columnAt(drag.x);
     const list = column?.querySelector('.cards');
@@ -111,7 +111,7 @@ function aim() {
     if (drag.line.parentElement !== list || drag.line.nextElementSibling !== next) list.insertBefore(drag.line, next);
 }
 
-// The column under the pointer, or the nearest: between two, and beside the board, it is meant all the same.
+// The column under the pointer, or the nearest one between columns and beside the board.
 function columnAt(x) {
     let best = null, least = Infinity;
     for (const column of board.querySelectorAll('[data-column-id]')) {
@@ -144,17 +144,17 @@ function released(event) {
     const { id, ghost, place } = drag;
     stop();
     if (!ghost) return;
-    // The click that follows a drag is not meant for the card.
+    // The click at the end of a drag must not open the card.
     const swallow = (click) => {
         click.preventDefault();
         click.stopPropagation();
     };
     addEventListener('click', swallow, { capture: true, once: true });
     setTimeout(() => removeEventListener('click', swallow, true), 0);
-    if (place && !stands(id, place)) moveTask(id, place.columnId, place.beforeId);
+    if (place && !isAt(id, place)) moveTask(id, place.columnId, place.beforeId);
 }
 
-function stands(id, { columnId, beforeId }) {
+function isAt(id, { columnId, beforeId }) {
     const list = tasksByColumn().get(columnId) ?? [];
     const index = list.findIndex((task) => task.id === id);
     return index >= 0 && (list[index + 1]?.id ?? null) === beforeId;

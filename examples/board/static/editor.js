@@ -1,9 +1,9 @@
-// The dialog in which a card is edited. What is typed is never overwritten: when somebody else changes or deletes the card
-// meanwhile, the dialog says so, and the text stays.
+// The dialog in which a card is edited. Typed text is never overwritten: when another user changes or deletes the card
+// meanwhile, the dialog shows that, and the text stays.
 
 import { createTask, deleteTask, saveTask } from './commands.js';
 import { ask } from './dialogs.js';
-import { byId, make } from './make.js';
+import { byId, make } from './elements.js';
 import { known, onChange, serverTask, taskOf } from './store.js';
 import { cardOf, focusCard } from './view.js';
 
@@ -13,7 +13,7 @@ const part = (name) => dialog.querySelector(`[data-${name}]`);
 const hint = (name) => dialog.querySelector(`[data-hint="${name}"]`);
 const FIELDS = ['title', 'notes', 'label', 'due'];
 
-// The card being edited, as it was when the fields were last in line with it; null when none is.
+// The card being edited, in the version that the fields were last merged with; null if there is none.
 let edited = null;
 let deleted = false;
 let saving = false;
@@ -24,7 +24,7 @@ export function start() {
         if (!saving) save();
     });
     form.addEventListener('keydown', (event) => {
-        // A title is one line, however long: Enter saves. In the notes it takes Ctrl as well.
+        // Enter saves in the title, which is one line; in the notes Ctrl+Enter does.
         if (event.key === 'Enter' && !event.isComposing && (event.target.name === 'title' || event.ctrlKey || event.metaKey)) {
             event.preventDefault();
             form.requestSubmit();
@@ -38,7 +38,7 @@ export function start() {
         if (event.target !== dialog || !changed().length) return;
         event.preventDefault();
         ask({
-            title: 'Discard your changes?', text: 'What you have typed is not saved.',
+            title: 'Discard your changes?', text: 'The text that you typed is not saved.',
             stay: 'Keep editing', go: 'Discard', danger: true, action: () => finish(),
         });
     });
@@ -72,12 +72,12 @@ export function edit(id) {
     form.elements.title.focus();
 }
 
-// Asks before it deletes; then the focus goes to the next card.
+// Deletes a card after a confirmation; then the focus goes to the next card.
 export function askDelete(id, then = () => {}) {
     const task = taskOf(id);
     if (!task) return;
     ask({
-        title: 'Delete this card?', text: `“${task.title}” will be gone for everybody. This cannot be undone.`,
+        title: 'Delete this card?', text: `“${task.title}” will be deleted for all users. This cannot be undone.`,
         go: 'Delete', danger: true,
         action: () => {
             then();
@@ -95,7 +95,7 @@ function read(name) {
 }
 
 function write(name, value) {
-    // Radio buttons take no value that is empty.
+    // Radio buttons cannot be set to an empty value.
     if (name === 'label') for (const button of form.elements.label) button.checked = button.value === (value ?? '');
     else form.elements[name].value = value ?? '';
 }
@@ -104,17 +104,17 @@ function changed() {
     return edited ? FIELDS.filter((name) => read(name) !== edited[name]) : [];
 }
 
-const WORDS = { title: 'the title', notes: 'the notes', label: 'the label', due: 'the due date' };
+const FIELD_NAMES = { title: 'the title', notes: 'the notes', label: 'the label', due: 'the due date' };
 
-// Looks at what has become of the card, by an event or because all was loaded again.
+// Follows changes of the card, by an event or a reload.
 function follow() {
     if (!edited || deleted || saving || known.state !== 'shown' || edited.board_id !== known.boardId) return;
     const task = serverTask(edited.id);
-    if (!task) gone();
+    if (!task) showDeleted();
     else if (task.version > edited.version) merge(task);
 }
 
-// Somebody else has changed the card. Fields that nobody has touched here follow; for the others there is a hint.
+// Merges a change of another user: unedited fields are updated; edited ones get a hint.
 function merge(task) {
     const mine = new Set(changed());
     for (const name of FIELDS) {
@@ -122,24 +122,24 @@ function merge(task) {
         if (!mine.has(name)) {
             write(name, task[name]);
         } else if (read(name) !== task[name]) {
-            const take = make('button', { className: 'small' }, 'Take that');
+            const take = make('button', { className: 'small' }, 'Use that');
             take.addEventListener('click', () => {
                 write(name, task[name]);
                 hint(name).hidden = true;
             });
             const text = String(task[name] || 'nothing');
             const start = text.length > 120 ? `${text.slice(0, 120)} …` : text;
-            hint(name).replaceChildren(`Meanwhile somebody changed ${WORDS[name]} to “${start}”. `, take);
+            hint(name).replaceChildren(`Another user changed ${FIELD_NAMES[name]} to “${start}”. `, take);
             hint(name).hidden = false;
         }
     }
     edited = { ...edited, ...task };
 }
 
-function gone() {
+function showDeleted() {
     deleted = true;
     part('wrong').textContent = '';
-    part('notice').textContent = 'Somebody deleted this card. What you see here is kept until you close it.';
+    part('notice').textContent = 'Another user deleted this card. The text here is kept until you close the dialog.';
     part('notice').hidden = false;
     part('delete').hidden = true;
     part('save').textContent = 'Add as a new card';
@@ -165,7 +165,7 @@ async function save() {
         return;
     }
     if (deleted && edited.board_id !== known.boardId) {
-        part('wrong').textContent = 'Another board is in view. Go back to this card’s own first.';
+        part('wrong').textContent = 'Another board is shown. Go back to the board of this card first.';
         return;
     }
     if (deleted) {
@@ -182,7 +182,7 @@ async function save() {
         finish();
         return;
     }
-    // It stays open until the answer is there: what was typed is lost only once it is kept elsewhere.
+    // It stays open until the answer arrives, so that the text is not lost if saving fails.
     const { id } = edited;
     part('wrong').textContent = '';
     setSaving(true);
@@ -193,7 +193,7 @@ async function save() {
         if (edited?.id !== id) return;
         setSaving(false);
         if (error.status === 404) {
-            gone();
+            showDeleted();
         } else {
             part('wrong').textContent = `Not saved: ${error.message}`;
             follow();

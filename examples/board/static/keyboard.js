@@ -1,20 +1,20 @@
-// The board without a mouse: the arrow keys go from card to card, and carry one that was lifted.
+// Keyboard control: the arrow keys move the focus from card to card, or the card that was lifted.
 
 import { moveTask, previewMove } from './commands.js';
 import { askDelete, edit } from './editor.js';
-import { byId } from './make.js';
+import { byId } from './elements.js';
 import { openNew } from './columns.js';
-import { announce } from './say.js';
+import { announce } from './messages.js';
 import { known, onChange, taskOf, tasksByColumn } from './store.js';
 import { board, cardOf, focusCard } from './view.js';
 
-// The card that was lifted, where it would go, and what puts it back: { id, columnId, beforeId, undo }.
+// The lifted card, its target, and what undoes the preview: { id, columnId, beforeId, undo }.
 let lifted = null;
 
 export function start() {
     board.addEventListener('keydown', pressed);
     board.addEventListener('focusout', (event) => {
-        // Focus that goes elsewhere takes nothing along; while a card is moved on the page it is nowhere for a moment.
+        // When the focus moves elsewhere the card is put back; while a card is moved in the page nothing has the focus.
         if (lifted && event.relatedTarget && event.relatedTarget !== cardOf(lifted.id)) putBack();
     });
     addEventListener('pointerdown', () => putBack());
@@ -75,7 +75,7 @@ function pressed(event) {
     event.preventDefault();
 }
 
-// --- Going from card to card ------------------------------------------------------------------------------------------------
+// --- Moving the focus -------------------------------------------------------------------------------------------------------
 
 function step(id, across, down) {
     const columns = tasksByColumn(), order = [...columns.keys()];
@@ -85,16 +85,16 @@ function step(id, across, down) {
         if (list[index + down]) focusCard(list[index + down].id);
         return;
     }
-    // The next column with a card in it; the card at the same height.
+    // The next column with a card in it, and there the card at the same index.
     for (let n = order.indexOf(task.column_id) + across; n >= 0 && n < order.length; n += across) {
         const there = columns.get(order[n]);
         if (there.length) return focusCard(there[Math.min(index, there.length - 1)].id);
     }
 }
 
-// --- Carrying one -----------------------------------------------------------------------------------------------------------
+// --- Moving a card ----------------------------------------------------------------------------------------------------------
 
-// Where a step from here leads: a column, and the card before which it is, null for the end.
+// The target of one step: a column, and the card after it, null for the end.
 function nextPlace(id, across, down) {
     const columns = tasksByColumn(), order = [...columns.keys()];
     const { column_id: columnId } = taskOf(id);
@@ -112,7 +112,7 @@ function nextPlace(id, across, down) {
 
 function describe({ columnId, index, length }) {
     const column = known.board.columns.find((each) => each.id === columnId);
-    return `${column?.name}, place ${index + 1} of ${length}.`;
+    return `${column?.name}, position ${index + 1} of ${length}.`;
 }
 
 function moveNow(id, across, down) {

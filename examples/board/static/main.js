@@ -1,13 +1,13 @@
-// Starts the page, and keeps the address and the board in view the same.
+// Starts the page, and keeps the address in line with the board that is shown.
 
 import * as columns from './columns.js';
 import * as drag from './drag.js';
 import * as editor from './editor.js';
 import * as keyboard from './keyboard.js';
 import * as live from './live.js';
-import * as people from './people.js';
+import * as presence from './presence.js';
 import * as sidebar from './sidebar.js';
-import { toast } from './say.js';
+import { toast } from './messages.js';
 import * as view from './view.js';
 
 const boardInAddress = () => location.pathname.match(/^\/boards\/([^/]+)/)?.[1] ?? '';
@@ -23,7 +23,7 @@ columns.start();
 drag.start();
 keyboard.start();
 editor.start();
-people.start();
+presence.start();
 addEventListener('popstate', () => live.show(boardInAddress()));
 
 view.board.addEventListener('click', (event) => {
@@ -31,7 +31,7 @@ view.board.addEventListener('click', (event) => {
     if (id) editor.edit(id);
 });
 
-live.start(boardInAddress(), people.meta()).catch((error) => {
+live.start(boardInAddress(), presence.meta()).catch((error) => {
     console.error(error);
-    toast('The page could not start. Load it again.');
+    toast('The page could not start. Please reload it.');
 });

@@ -1,8 +1,8 @@
-// The list of projects and their boards, and the links that lead to them without a new page.
+// The list of projects and their boards, with links that switch without loading a new page.
 
 import { createBoard, createProject, renameProject } from './commands.js';
 import { ask } from './dialogs.js';
-import { byId, icon, make, setText } from './make.js';
+import { byId, icon, make, setText } from './elements.js';
 import { known, onChange } from './store.js';
 
 const side = byId('side');
@@ -24,7 +24,7 @@ export function start(goTo) {
     side.addEventListener('click', clicked);
 }
 
-// Where the list lies above the board, on a narrow screen.
+// Opens or closes the list, which covers the board on a narrow screen.
 export function open(wanted) {
     if (wanted === document.body.classList.contains('side-open')) return;
     document.body.classList.toggle('side-open', wanted);
@@ -114,7 +114,7 @@ function draw() {
     }
 }
 
-// One that stands where it should is not touched: it would lose the focus.
+// An element in its right place is not moved: it would lose the focus.
 function place(parent, child, index) {
     if (parent.children[index] !== child) parent.insertBefore(child, parent.children[index] ?? null);
 }

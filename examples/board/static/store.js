@@ -1,24 +1,24 @@
-// What this page knows: the projects and boards, the board in view and its tasks.
+// The state of this page: the projects and boards, the board that is shown and its tasks.
 //
-// What the server said and what the user did a moment ago are kept apart. The first has versions: an event or an answer whose
-// version is not newer than what is held is ignored, since two requests that commit one after the other may be told the other
-// way round. The second lies above it as patches, which are taken away once the server has answered: when it refused, what is
-// left is the truth. Changes are taken in at once, and shown once per frame.
+// The server's state and the user's latest changes are kept apart. The server's state has versions: an event or an answer
+// whose version is not newer than the held one is ignored, since two requests that commit one after the other may be published
+// in the other order. The user's changes are patches on top of it, removed once the server has answered: if it refused, its
+// own state remains. Changes are applied at once, and drawn once per frame.
 
 export const known = {
     projects: new Map(),
     boards: new Map(),  // of all projects, without their columns
-    boardId: '',  // in view
+    boardId: '',  // that is shown
     board: null,  // with its columns, once it is loaded
     state: 'loading',  // or 'shown', 'missing', 'none'
 };
 
 const tasks = new Map();
 const patches = new Map();
-// A deleted task does not come back by an event that is late. Ids are never given twice.
-const gone = new Set();
+// A late event must not bring a deleted task back. Ids are never used twice.
+const deleted = new Set();
 
-// --- Telling who shows it ---------------------------------------------------------------------------------------------------
+// --- Listeners --------------------------------------------------------------------------------------------------------------
 
 const listeners = [];
 let dirty = null;
@@ -27,7 +27,7 @@ export function onChange(listener) {
     listeners.push(listener);
 }
 
-// Whatever happens until the next frame is shown in that one; a page that nobody sees shows nothing at all.
+// Everything that changes before the next frame is drawn in that one; a hidden page draws nothing.
 export function mark(part, id) {
     if (!dirty) {
         dirty = { lists: false, board: false, tasks: new Set(), touched: new Set() };
@@ -40,7 +40,7 @@ export function mark(part, id) {
     if (id === undefined) dirty[part] = true; else dirty[part].add(id);
 }
 
-// --- What the server said ----------------------------------------------------------------------------------------------------
+// --- The state of the server ------------------------------------------------------------------------------------------------
 
 function isNewer(map, item) {
     const held = map.get(item.id);
@@ -66,29 +66,29 @@ export function putBoard({ columns, ...summary }) {
 }
 
 export function putTask(task) {
-    if (gone.has(task.id) || task.board_id !== known.boardId || !isNewer(tasks, task)) return false;
+    if (deleted.has(task.id) || task.board_id !== known.boardId || !isNewer(tasks, task)) return false;
     tasks.set(task.id, task);
     mark('tasks', task.id);
     return true;
 }
 
-// Takes in a new place alone. Returns false when what is held cannot be brought up to date with it, because it is not known or
-// a change of something else is missing in between.
-export function putPlace(place) {
-    const held = tasks.get(place.id);
-    if (gone.has(place.id) || (held && place.version <= held.version)) return true;
-    if (held?.version !== place.version - 1) return false;
-    tasks.set(place.id, { ...held, ...place });
-    mark('tasks', place.id);
+// Applies a new position. Returns false if the held task cannot be updated with it, because it is unknown or another change
+// is missing in between.
+export function putPosition(position) {
+    const held = tasks.get(position.id);
+    if (deleted.has(position.id) || (held && position.version <= held.version)) return true;
+    if (held?.version !== position.version - 1) return false;
+    tasks.set(position.id, { ...held, ...position });
+    mark('tasks', position.id);
     return true;
 }
 
-export function knows(id) {
-    return tasks.has(id) || gone.has(id);
+export function isKnown(id) {
+    return tasks.has(id) || deleted.has(id);
 }
 
 export function dropTask(id) {
-    gone.add(id);
+    deleted.add(id);
     if (tasks.delete(id) || patches.has(id)) mark('tasks', id);
 }
 
@@ -99,11 +99,11 @@ export function putLists(projects) {
     }
 }
 
-// What was known may be of another time than what is put next.
-export function forgetAll() {
+// The held state may be newer than the one that is put next, from a database that was restored.
+export function clear() {
     for (const id of tasks.keys()) mark('tasks', id);
     tasks.clear();
-    gone.clear();
+    deleted.clear();
     known.projects.clear();
     known.boards.clear();
     known.board = null;
@@ -123,7 +123,7 @@ export function putState({ board, tasks: found }) {
     putBoard(board);
 }
 
-// Another board comes into view: nothing of it is known yet.
+// Shows another board, of which nothing is known yet.
 export function view(boardId) {
     known.boardId = boardId;
     known.board = null;
@@ -140,10 +140,10 @@ export function setMissing() {
     mark('board');
 }
 
-// --- What the user did -------------------------------------------------------------------------------------------------------
+// --- The changes of the user ------------------------------------------------------------------------------------------------
 
-// Lays fields above a task; with an id among them it may be one that the server does not know yet. Returns what takes them
-// away.
+// Puts fields on top of a task; with an id among them it may be one that the server does not have yet. Returns a function
+// that removes them.
 export function patch(id, fields) {
     const own = { ...fields };
     patches.set(id, [...(patches.get(id) ?? []), own]);
@@ -159,10 +159,10 @@ export function isPatched(id) {
     return patches.has(id);
 }
 
-// --- What is to be seen ------------------------------------------------------------------------------------------------------
+// --- The state to draw ------------------------------------------------------------------------------------------------------
 
 export function taskOf(id) {
-    if (gone.has(id)) return null;
+    if (deleted.has(id)) return null;
     const held = tasks.get(id);
     const mine = patches.get(id);
     if (!mine) return held ?? null;
@@ -179,7 +179,7 @@ export function tasksByColumn() {
     const columns = new Map((known.board?.columns ?? []).map((column) => [column.id, []]));
     for (const id of new Set([...tasks.keys(), ...patches.keys()])) {
         const task = taskOf(id);
-        // One whose column is not known yet waits for it: the two were told in the other order.
+        // A task whose column is not known yet waits for it: their events came in the other order.
         if (task) columns.get(task.column_id)?.push(task);
     }
     for (const list of columns.values()) list.sort((a, b) => a.position - b.position || (a.id < b.id ? -1 : 1));

@@ -1,16 +1,16 @@
-// The board on the screen: columns and cards, kept by their ids and changed in place, so that focus and scroll stay.
+// The board on the screen: columns and cards by their ids, changed in place, so that focus and scroll position stay.
 
-import { byId, icon, make, setText } from './make.js';
+import { byId, icon, make, setText } from './elements.js';
 import { known, onChange, taskOf, tasksByColumn } from './store.js';
 
 export const board = byId('board');
 const columns = new Map();
 const cards = new Map();
 const flashing = new Set();
-// The one card that Tab reaches; the arrow keys go on from there.
+// The one card that Tab reaches; the arrow keys move on from there.
 let current = null;
 
-const MOST_FLASHING = 4;
+const MAX_FLASHING = 4;
 const still = matchMedia('(prefers-reduced-motion: reduce)');
 const style = getComputedStyle(document.documentElement);
 
@@ -41,7 +41,7 @@ export function focusCard(id) {
     const card = cards.get(id);
     if (!card) return;
     card.focus({ preventScroll: true });
-    // Seen whole, and its column too where one column fills the screen.
+    // Scroll the whole card into view, and its column, where one column fills the screen.
     card.scrollIntoView({ block: 'nearest', inline: 'nearest' });
 }
 
@@ -83,12 +83,12 @@ function drawBoard() {
     }
     empty?.remove();
     empty = null;
-    const words = {
-        missing: 'This board does not exist, or not any more. Choose another one from the list.',
-        none: 'There is no board yet. Make a project first.',
+    const text = {
+        missing: 'This board does not exist, or no longer. Choose another one from the list.',
+        none: 'There is no board yet. Create a project first.',
         loading: 'Loading …',
     }[known.state];
-    if (words) board.append(empty = make('p', { className: 'empty' }, words));
+    if (text) board.append(empty = make('p', { className: 'empty' }, text));
     else board.append(empty = newColumn);
 }
 
@@ -127,7 +127,7 @@ function drawTasks(dirty) {
     for (const id of dirty.tasks) {
         const task = taskOf(id);
         if (task) drawCard(task);
-        else forget(id);
+        else removeCard(id);
     }
     for (const [columnId, tasks] of tasksByColumn()) {
         const { list, count } = columns.get(columnId) ?? {};
@@ -136,20 +136,20 @@ function drawTasks(dirty) {
         for (const { id } of tasks) {
             if (!cards.has(id)) drawCard(taskOf(id));
             const item = cards.get(id).parentElement;
-            // Those that did not change stand in the right order among themselves, and are not touched.
+            // Unchanged cards are in the right order among themselves, and are not moved.
             if (dirty.tasks.has(id) || item.parentElement !== list) putAfter(list, item, previous);
             previous = item;
         }
         setText(count, String(tasks.length));
     }
     if (!cards.has(current)) setCurrent(board.querySelector('[data-task-id]')?.dataset.taskId ?? null);
-    // An element that is moved loses the focus, and one that is removed leaves it to nobody.
+    // An element that is moved or removed loses the focus.
     if (focused && document.activeElement !== focused) {
         if (focused.isConnected) focused.focus({ preventScroll: true });
         else if (lost && cards.has(lost) && !document.querySelector('dialog[open]')) focusCard(lost);
     }
-    // Where a great deal happens at once, it says nothing, and costs the most.
-    if (flashing.size <= MOST_FLASHING && !still.matches) {
+    // With many changes at once it would be costly, and of no use.
+    if (flashing.size <= MAX_FLASHING && !still.matches) {
         const colours = [style.getPropertyValue('--flash'), style.getPropertyValue('--card')];
         for (const id of flashing) cards.get(id)?.animate({ backgroundColor: colours }, { duration: 1400, easing: 'ease-out' });
     }
@@ -165,7 +165,7 @@ function nextTo(card) {
 function putAfter(parent, element, previous) {
     const next = previous ? previous.nextElementSibling : parent.firstElementChild;
     if (next === element && element.parentElement === parent) return;
-    // Where the browser can move an element as it is, that keeps its focus and its animations.
+    // Where the browser has moveBefore, it keeps the focus and the animations of the element.
     if (parent.moveBefore && element.isConnected && parent.isConnected) parent.moveBefore(element, next);
     else parent.insertBefore(element, next);
 }
@@ -183,9 +183,9 @@ function drawCard(task) {
     setText(title, task.title);
     card.dataset.label = task.label;
     card.classList.toggle('waiting', Boolean(task.waiting));
-    const told = `${task.label}|${task.due}|${Boolean(task.notes)}`;
-    if (facts.dataset.told !== told) {
-        facts.dataset.told = told;
+    const key = `${task.label}|${task.due}|${Boolean(task.notes)}`;
+    if (facts.dataset.key !== key) {
+        facts.dataset.key = key;
         facts.replaceChildren(...makeFacts(task));
     }
 }
@@ -199,7 +199,7 @@ function makeFacts({ label, due, notes }) {
         const days = (Date.UTC(year, month - 1, day) - today) / 86_400_000;
         const when = make('span', { className: 'due' }, icon('due'), make('span', { className: 'unseen' }, 'Due '));
         when.append(dayFormat.format(new Date(year, month - 1, day)));
-        when.dataset.when = days < 0 ? 'past' : days <= 2 ? 'soon' : 'later';
+        when.dataset.when = days < 0 ? 'overdue' : days <= 2 ? 'soon' : 'later';
         if (days < 0) when.append(make('span', { className: 'unseen' }, ', overdue'));
         found.push(when);
     }
@@ -207,7 +207,7 @@ function makeFacts({ label, due, notes }) {
     return found;
 }
 
-function forget(id) {
+function removeCard(id) {
     cards.get(id)?.parentElement.remove();
     cards.delete(id);
 }

@@ -1,4 +1,4 @@
-"""A server that goes and comes back on its port, as it does when a new version is deployed, or when it is killed."""
+"""A server that is restarted on the same port, as for a deployment or after it was killed, and load while that happens."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from tests.support.harness import HOST, Plan, Server
 from tests.support.waiting import DEADLINE
 
 
-def quiet_port() -> int:
-    """Return a free port that the kernel gives to nobody who does not name it: it is still free after a restart."""
+def reserved_port() -> int:
+    """Return a free port outside of the range that the kernel assigns by itself: it is still free after a restart."""
     while True:
         port = random.randrange(20_000, 32_000)
         with socket.socket() as probe:
-            # As gunicorn does, or an ended server's last connections would be in its way.
+            # As gunicorn does; otherwise the last connections of an ended server would block the port.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind((HOST, port))
@@ -27,8 +27,8 @@ def quiet_port() -> int:
             return port
 
 
-class _Returning(Server):
-    """A server on a port that is known before; its pages may be there before anybody has counted its threads."""
+class _ServerOnPort(Server):
+    """A server on a given port. Pages may connect before its threads could be counted, so it does not warm up."""
 
     def __init__(self, plan: Plan, directory: Path, port: int) -> None:
         self._port = port
@@ -43,39 +43,39 @@ class _Returning(Server):
         pass
 
 
-class Station:
-    """One address, and the servers that come and go there."""
+class RestartableServer:
+    """One port, and the servers that are started on it one after another."""
 
     def __init__(self, plan: Plan, directory: Path) -> None:
         self.plan = plan
         self._directory = directory
         self._starts = 0
-        self.port = quiet_port()
+        self.port = reserved_port()
         self.start()
 
     def start(self) -> float:
-        """Start a server; returns when it answered for the first time, as ``time.time`` counts."""
+        """Start a server; return the time of its first answer, as of ``time.time``."""
         self._starts += 1
         directory = self._directory / str(self._starts)
         directory.mkdir()
-        self.server = _Returning(self.plan, directory, self.port)
+        self.server = _ServerOnPort(self.plan, directory, self.port)
         return time.time()
 
     def stop(self) -> None:
-        """End it as an operator does (SIGTERM), and look at its last words."""
+        """Stop it as an operator does (SIGTERM), and check what it printed."""
         self.server.stop()
 
     def kill(self) -> None:
-        """End it as the kernel does when memory runs out (SIGKILL)."""
+        """Kill it as the kernel does when memory runs out (SIGKILL)."""
         self.server.kill()
 
 
 class Load:
-    """Changes of a board, one after another, as fast as ``rate`` a second, whether or not there is a server."""
+    """A thread that changes a board ``rate`` times a second, whether or not a server is running."""
 
     def __init__(self, port: int, board: str, rate: int) -> None:
         self._port, self._path, self._pause = port, f"/change/{board}", 1 / rate
-        #: How many a server has answered.
+        #: How many changes a server has confirmed.
         self.made = 0
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="load", daemon=True)
@@ -90,7 +90,7 @@ class Load:
     def stop(self) -> None:
         self._stop.set()
         self._thread.join(DEADLINE)
-        assert not self._thread.is_alive(), "the load goes on"
+        assert not self._thread.is_alive(), "the load did not stop"
 
     def _run(self) -> None:
         while not self._stop.wait(self._pause):

@@ -1,4 +1,4 @@
-// Small helpers for elements. Text is always put in as text, never as HTML.
+// Helpers for elements. Text is always inserted as text, never as HTML.
 
 export function make(tag, properties = {}, ...children) {
     const element = document.createElement(tag);
@@ -21,7 +21,7 @@ export function icon(name) {
     return svg;
 }
 
-// Writes only what is different: a page that is told the same again has nothing to lay out.
+// Writes only a different text, so that an unchanged one costs no layout.
 export function setText(element, text) {
     if (element.textContent !== text) element.textContent = text;
 }

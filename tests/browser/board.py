@@ -1,4 +1,4 @@
-"""The board example as a server that comes and goes on one port, and as people see it."""
+"""The board example: its server, which can be restarted on one port, and its page in a browser."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from typing import Any
 
 from playwright.sync_api import Locator
 
-from tests.browser.station import quiet_port
+from tests.browser.restarts import reserved_port
 from tests.browser.tab import Tab
 from tests.support.harness import HOST
 from tests.support.waiting import DEADLINE, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# What a card, a column and the light are called in the page.
+# The selectors of a card and of a column in the page.
 CARDS, COLUMNS = "#board [data-task-id]", "#board [data-column-id]"
 
-# All that is to be seen of a board, from top left to bottom right.
-SEEN = """() => {
+# Everything visible of a board, from top left to bottom right.
+VISIBLE = """() => {
     const all = (parent, selector, see) => [...parent.querySelectorAll(selector)].map(see);
     const seeCard = (card) => [card.dataset.taskId, card.querySelector('.title').textContent, card.dataset.label];
     return [document.getElementById('board-name').textContent, ...all(document, '#board [data-column-id]', (column) => [
@@ -34,11 +34,11 @@ SEEN = """() => {
 }"""
 
 
-class Planner:
-    """The example under gunicorn, as ``make run`` starts it, with a database that outlives it."""
+class BoardServer:
+    """The example under gunicorn, as ``make run`` starts it, with a database that survives restarts."""
 
     def __init__(self, directory: Path) -> None:
-        self.port = quiet_port()
+        self.port = reserved_port()
         self._directory = directory
         self.start()
 
@@ -80,7 +80,7 @@ class Planner:
         try:
             code = self._process.wait(DEADLINE)
         finally:
-            self.kill()  # does nothing to one that has ended
+            self.kill()  # does nothing if it has ended
         assert code == 0, self.log()
 
     def kill(self) -> None:
@@ -101,8 +101,8 @@ class Planner:
         return [board["id"] for project in self.read("/api/projects") for board in project["boards"]]
 
 
-class PresenceEntry:
-    """Somebody who looks at a board."""
+class BoardPage:
+    """One page that shows a board, and what its user does there."""
 
     def __init__(self, tab: Tab, port: int, board: str) -> None:
         self.tab = tab
@@ -119,8 +119,8 @@ class PresenceEntry:
         self.page.get_by_test_id("ask-value").fill(name)
         self.page.get_by_test_id("ask-go").click()
 
-    def seen(self) -> Any:
-        return self.tab.evaluate(SEEN)
+    def visible(self) -> Any:
+        return self.tab.evaluate(VISIBLE)
 
     def column(self, name: str) -> Locator:
         return self.page.locator(COLUMNS, has=self.page.get_by_role("heading", name=name, exact=True))
@@ -136,11 +136,11 @@ class PresenceEntry:
         found.get_by_test_id("add-card").click()
         found.get_by_test_id("new-title").fill(title)
         found.get_by_test_id("add").click()
-        # Once the server has it.
+        # wait until the server has it
         found.locator("[data-task-id]:not(.waiting)", has_text=title).wait_for()
 
     def drag(self, title: str, column: str, above: str | None = None) -> None:
-        """Drag a card with the mouse, in steps as a hand does: above another one, or to the end of a column."""
+        """Drag a card with the mouse, in steps, above another one or to the end of a column."""
         source = self.card(title).bounding_box()
         assert source is not None
         self.page.mouse.move(source["x"] + source["width"] / 2, source["y"] + source["height"] / 2)
@@ -159,11 +159,11 @@ class PresenceEntry:
         dialog.wait_for()
         return dialog
 
-    def await_same(self, *others: PresenceEntry, deadline: float = DEADLINE) -> Any:
-        """Wait until these people see the same board as this one; return it."""
+    def await_same(self, *others: BoardPage, deadline: float = DEADLINE) -> Any:
+        """Wait until these pages show the same board as this one; return it."""
         wait_until(
-            lambda: all(other.seen() == self.seen() for other in others),
-            lambda: f"the same board: {[each.seen() for each in (self, *others)]}",
+            lambda: all(other.visible() == self.visible() for other in others),
+            lambda: f"the same board: {[each.visible() for each in (self, *others)]}",
             deadline,
         )
-        return self.seen()
+        return self.visible()

@@ -1,6 +1,6 @@
-// Words to the user: what went wrong, for everybody to see, and what happened, for those who cannot see it.
+// Messages to the user: visible ones about errors, and announcements for screen readers.
 
-const PATIENCE = 8000;
+const TIMEOUT = 8000;  // milliseconds
 
 const box = document.getElementById('toast');
 const announcer = document.getElementById('announcer');
@@ -8,16 +8,16 @@ let timer;
 
 export function toast(text) {
     clearTimeout(timer);
-    // A modal dialog covers the page: the words go above it.
+    // A modal dialog covers the page: show the message in the dialog.
     (document.querySelector('dialog[open]') ?? document.body).append(box);
     box.hidden = false;
     box.textContent = text;
-    timer = setTimeout(() => { box.hidden = true; }, PATIENCE);
+    timer = setTimeout(() => { box.hidden = true; }, TIMEOUT);
 }
 
 box.addEventListener('click', () => { box.hidden = true; });
 
-// It outlives the dialog that it stood in.
+// The message outlives the dialog that it was shown in.
 document.addEventListener('close', (event) => {
     if (event.target.contains(box)) document.body.append(box);
 }, true);

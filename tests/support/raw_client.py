@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import ctypes
+import functools
 import http.client
 import io
 import json
@@ -130,6 +131,13 @@ def inflate(data: bytes, window: int = 15) -> bytes:
     """Return the message in a compressed frame, read with a fresh window of so many bits."""
     engine = zlib.decompressobj(-window)
     return engine.decompress(data + b"\x00\x00\xff\xff")
+
+
+@functools.cache
+def deflate_bomb(mebibytes: int) -> bytes:
+    """Return so many mebibytes of zeros, compressed to a thousandth."""
+    engine = zlib.compressobj(9, zlib.DEFLATED, -15)
+    return b"".join(engine.compress(bytes(1 << 20)) for _ in range(mebibytes)) + engine.flush(zlib.Z_SYNC_FLUSH)
 
 
 class _SocketFilter(ctypes.Structure):

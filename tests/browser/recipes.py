@@ -19,7 +19,8 @@ import pytest
 
 from tests.browser.station import quiet_port
 from tests.support.harness import HOST
-from tests.support.process import DEADLINE, wait_for
+from tests.support.process import DEADLINE
+from tests.support.waiting import wait_until
 from tests.test_readme import curl, curl_lines
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -137,7 +138,7 @@ class RecipeServer:
                 stderr=log,
             )
         try:
-            wait_for(self._answers, self.log)
+            wait_until(self._answers, self.log)
         except BaseException:
             self.kill()
             raise
@@ -182,7 +183,7 @@ class RecipeServer:
 
     def await_rooms(self, *clients: list[str]) -> None:
         """Wait until these clients are connected, each named by its rooms."""
-        wait_for(lambda: sorted(self.rooms()) == sorted(clients), lambda: f"{clients}, not {self.rooms()}")
+        wait_until(lambda: sorted(self.rooms()) == sorted(clients), lambda: f"{clients}, not {self.rooms()}")
 
 
 @contextmanager
@@ -212,7 +213,7 @@ class ViteServer:
 
     def __enter__(self) -> ViteServer:
         try:
-            wait_for(self._answers, lambda: self._log.read_text(encoding="utf-8"))
+            wait_until(self._answers, lambda: self._log.read_text(encoding="utf-8"))
         except BaseException:
             self.__exit__()
             raise

@@ -16,7 +16,7 @@ from tests.browser.conftest import OpenTab
 from tests.browser.recipes import Recipe, RecipeServer, ViteServer, running
 from tests.browser.tab import BROKEN_SOCKET
 from tests.support.harness import HOST
-from tests.support.process import wait_for
+from tests.support.waiting import wait_until
 
 # Packages are installed and pages are built.
 pytestmark = pytest.mark.timeout(300)
@@ -92,7 +92,7 @@ class Screen:
     def expect_sent(self, *types: str) -> None:
         """Expect that the page has made one connection and sent messages of these types, and no others."""
         # Playwright reports frames while it is asked for something.
-        wait_for(lambda: self.tab.evaluate("0") or self.sockets == [list(types)], lambda: f"{types}, not {self.sockets}")
+        wait_until(lambda: self.tab.evaluate("0") or self.sockets == [list(types)], lambda: f"{types}, not {self.sockets}")
 
     def expect_state(self, state: str) -> None:
         expect(self.page.get_by_role("status")).to_have_text(state)

@@ -14,6 +14,7 @@ import http.client
 import io
 import json
 import os
+import select
 import socket
 import ssl
 import struct
@@ -252,6 +253,10 @@ class RawClient:
         data = self._recv(size)
         self._buffer += data
         return bool(data)
+
+    def has_arrived(self, timeout: float = 0.0) -> bool:
+        """Return whether there is something to read, now or within so many seconds."""
+        return bool(self._buffer) or bool(select.select([self.socket], [], [], timeout)[0])
 
     def buffered_frame(self) -> Frame | None:
         """Return the next frame if all of it has been read; it must be a proper one."""

@@ -14,6 +14,7 @@ import pytest
 
 from cartows import Hub, HubClosed
 from tests.hub.conftest import Join, Peer
+from tests.support.waiting import wait_until
 
 
 def test_a_second_shutdown_waits_for_the_first(join: Join) -> None:
@@ -78,7 +79,6 @@ import os, socket, sys, threading
 from cartows import Client, Hub
 from cartows.client.connection import Connection
 from cartows.client.transport import PlainTransport
-from tests.support.waiting import wait_until
 hub = Hub()
 client = Client(hub, Connection(PlainTransport(socket.socket(fileno=int(sys.argv[1]))), threading.Lock(), hub.options), "c")
 threading.Thread(target=client.read_pump, daemon=True).start()

@@ -1,7 +1,6 @@
 """Run the benchmark: ``python -m benchmarks [--runs N] [--only ROW] [--quick] [--json FILE]``.
 
 Threads: the main thread, and those that ``processes`` starts.
-Locks: none.
 Blocks: for minutes; every single measurement is bounded in time.
 """
 
@@ -43,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     about = _about()
     print(about, flush=True)
     if options.quick:
-        print(f"A quick look with {scale.clients} clients: the targets are meant for the full load.")
+        print(f"A quick check with {scale.clients} clients: the targets apply to the full load.")
     outcomes = []
     began = time.monotonic()
     for row in ROWS:
@@ -63,9 +62,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure cartows against its targets.")
     parser.add_argument("--runs", type=_count, metavar="N", help="runs per row (3 or 5; quick: 1)")
-    parser.add_argument("--quick", action="store_true", help="a tenth of the load, once: does everything still work?")
+    parser.add_argument("--quick", action="store_true", help="a tenth of the load, once: a check that everything works")
     parser.add_argument(
-        "--only", action="append", choices=[row.name for row in ROWS], metavar="ROW", help="this row alone; repeatable"
+        "--only", action="append", choices=[row.name for row in ROWS], metavar="ROW", help="only this row; repeatable"
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures of every run to FILE as well")
     return parser
@@ -79,7 +78,7 @@ def _count(text: str) -> int:
 
 
 def _raise_file_limit() -> None:
-    """Every process of the benchmark inherits this: one descriptor per socket."""
+    """Raise the limit of open files, which every process of the benchmark inherits: one descriptor per socket."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 

@@ -1,17 +1,17 @@
-"""The Flask apps under test: cartows, the loop a Flask developer would write with flask-sock alone, and Flask-SocketIO.
+"""The Flask apps under test: cartows, a loop as a Flask developer would write it with flask-sock alone, and Flask-SocketIO.
 
-All answer the same routes, so that a row differs in nothing but what delivers the events:
+All have the same routes, so that they differ only in how events are delivered:
 
-``/blast?n=&hz=&size=``  broadcasts n events, hz a second (0: unpaced), each with size bytes of text, and answers then;
+``/blast?n=&hz=&size=``  broadcasts n events, hz a second (0: unpaced), each with size bytes of text, then answers;
                          with &boards=k to k boards, one after another, with &everyone=1 to all clients of any board
 ``POST /publish``        broadcasts one event
-``/busy?s=``             burns pure Python for s seconds
+``/busy?s=``             computes in pure Python for s seconds
 ``/work``                makes thirty round trips to a database on the same machine
 ``/hello``               answers a few bytes
 ``/status``              the process's id and how many clients it has
 
 Threads: routes run on gunicorn's request threads, several at once.
-Locks: the baselines' own, around their clients; none in the cartows app.
+Locks: the baselines' own, around their sets of clients.
 Blocks: ``/blast`` between paced events and while the hub's queue is full; ``/work`` on its database socket.
 """
 
@@ -36,16 +36,16 @@ QUERY = b"x" * 100
 
 BOARD = "board-456"
 
-# What all baselines say in the place of the time at which they sent it.
+# The baselines send this in place of the current time.
 TIMESTAMP = "2026-11-23T01:23:45.123456Z"
 
-# Broadcaster a task to a board, or to every client whatever board it holds where that is None; returns whether it was accepted,
-# and with Redis: stored.
+# Broadcasts a task to a board, or to all clients of any board if that is None; returns whether it was accepted, and with Redis
+# whether it was stored.
 Broadcast = Callable[[str, str | None, dict[str, Any]], bool]
 
 
 def cartows_app() -> Flask:
-    # Here and not above, so that the baseline's workers hold nothing of cartows.
+    # Imported here, so that the workers of the baselines do not load cartows.
     from cartows import CartoWS, Hub, new_task_created_message
 
     app = Flask(__name__)
@@ -100,7 +100,7 @@ def flask_sock_app() -> Flask:
 
 
 def socketio_app() -> Flask:
-    """Do the same with Flask-SocketIO and its Redis manager, in the mode that BENCH_ASYNC_MODE names."""
+    """Return the app with Flask-SocketIO and its Redis manager, in the mode of BENCH_ASYNC_MODE."""
     from flask_socketio import SocketIO  # type: ignore[import-untyped, unused-ignore]
 
     app = Flask(__name__)
@@ -138,7 +138,7 @@ def _add_routes(app: Flask, broadcast: Broadcast, client_count: Callable[[], int
         rejected = 0
         began = time.monotonic()
         for i in range(n):
-            # Numbered as each client counts what it hears: on one of many boards it hears one event in so many.
+            # Numbered as each client counts what it receives: with boards, it receives one event in so many.
             task_id = f"task-{i // boards if boards else i}"
             board = f"b{i % boards}" if boards else None if everyone else BOARD
             task = {"id": task_id, "title": "Implement WebSocket", "status": "done", "t": time.time()}
@@ -162,11 +162,11 @@ def _add_routes(app: Flask, broadcast: Broadcast, client_count: Callable[[], int
     @app.get("/busy")
     def busy() -> dict[str, Any]:
         end = time.monotonic() + request.args.get("s", 1.0, float)
-        turns = 0
+        odd = 0
         while time.monotonic() < end:
             for number in range(1000):
-                turns += number & 1
-        return {"turns": turns}
+                odd += number & 1
+        return {"odd": odd}
 
     @app.get("/work")
     def work() -> dict[str, Any]:
@@ -182,7 +182,7 @@ def _add_routes(app: Flask, broadcast: Broadcast, client_count: Callable[[], int
 
 
 class _Database:
-    """Stand for a database driver: a connection per thread, and like a real one it lets the GIL go while it waits."""
+    """A stand-in for a database driver: one connection per thread, which releases the GIL while it waits, like a real one."""
 
     def __init__(self) -> None:
         # The connection of each request thread, made on its first query.
@@ -204,9 +204,9 @@ class _Database:
 
 
 def _texts(size: int) -> list[str]:
-    """Make a few texts of so many bytes, always the same, which deflate to about a half."""
+    """Return a few texts of so many bytes, always the same, which compress to about half of their size."""
     if size <= 0:
         return []
-    chance = random.Random(size)
-    words = ["".join(chance.choices("etaoinshrdlcumwfgypbvk", k=chance.randint(2, 10))) for _ in range(2000)]
-    return [" ".join(chance.choices(words, k=size // 4))[:size] for _ in range(16)]
+    rng = random.Random(size)
+    words = ["".join(rng.choices("etaoinshrdlcumwfgypbvk", k=rng.randint(2, 10))) for _ in range(2000)]
+    return [" ".join(rng.choices(words, k=size // 4))[:size] for _ in range(16)]

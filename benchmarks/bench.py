@@ -1,7 +1,5 @@
-"""What every row is measured with: the scale of the load, servers that are watched, and one blast to many clients.
+"""The tools of every row: the scale of the load, watched servers, and blasts of events to many clients.
 
-Threads: the caller's alone.
-Locks: none.
 Blocks: for the length of a measurement, which is bounded.
 """
 
@@ -19,12 +17,12 @@ from typing import Any
 from .processes import Call, Floor, Gunicorn, Loadgen, MeasureError, Server
 from .report import Figure, Outcome, Sample
 
-# gunicorn's own advice for a small app; what a user who copies the README has.
+# gunicorn's recommendation for a small app, as in the README.
 THREADS = 8
-# A storm of reconnects rather than one visitor after the other, within gunicorn's default backlog.
+# As in a wave of reconnects, within gunicorn's default backlog.
 HANDSHAKES = "32"
 
-# CPUs that other processes may use during a run that counts, and how long one is put off for their sake.
+# CPUs that other processes may use during a run that counts, and how long a run is delayed for that.
 QUIET = 0.1
 QUIET_WAIT = 5.0
 REPEATS = 1
@@ -32,16 +30,16 @@ REPEATS = 1
 
 @dataclasses.dataclass(frozen=True)
 class Scale:
-    """How much of everything; the targets are for the full scale."""
+    """The size of the load; the targets apply to the full scale."""
 
-    #: Clients of an ordinary row, and of the row about many.
+    #: Clients of most rows, and of the row `many`.
     clients: int = 1000
     many: int = 10_000
     #: Events of the unpaced flood.
     flood: int = 10_000
     #: Length of a paced measurement.
     seconds: float = 5.0
-    #: HTTP requests behind one percentile.
+    #: HTTP requests per percentile.
     probes: int = 2000
 
 
@@ -49,11 +47,11 @@ QUICK = Scale(clients=100, many=500, flood=1000, seconds=1.0, probes=200)
 
 
 class Bench:
-    """One run of one row: hands out servers, and collects what is worth a sentence."""
+    """One run of one row: starts servers, and collects notes for the report."""
 
     def __init__(self, scale: Scale) -> None:
         self.scale = scale
-        # Sentences for the report; each once, however many runs say it.
+        # Sentences for the report, each once.
         self.notes: list[str] = []
 
     def note(self, sentence: str) -> None:
@@ -62,20 +60,20 @@ class Bench:
 
     @contextlib.contextmanager
     def cartows(self, threads: int = THREADS, env: Mapping[str, str] | None = None) -> Iterator[Gunicorn]:
-        """Serve the cartows app; every option at its default, the queue bounds above all."""
+        """Serve the cartows app, with every option at its default, queue bounds included."""
         with self.watched(Gunicorn("cartows_app", threads, env=env)) as server:
             yield server
 
     @contextlib.contextmanager
     def flask_sock(self, clients: int) -> Iterator[Gunicorn]:
-        """Serve the flask-sock loop, with the pool thread and the connection that each of its clients pins."""
+        """Serve the flask-sock loop, with a pool thread and a connection for each of its clients."""
         connections = str(clients + 100)
         with self.watched(Gunicorn("flask_sock_app", clients + 20, "--worker-connections", connections)) as server:
             yield server
 
     @contextlib.contextmanager
     def watched(self, server: Gunicorn) -> Iterator[Gunicorn]:
-        """Serve, and note what went wrong in the server meanwhile."""
+        """Serve, and note errors of the server."""
         with server:
             yield server
             alive = Path(f"/proc/{server.worker}").exists()
@@ -88,14 +86,14 @@ class Bench:
 
 @dataclasses.dataclass(frozen=True)
 class Blast:
-    """So many events, hz a second (0: as fast as they are taken), each with size bytes of text."""
+    """A number of events, hz a second (0: as fast as they are accepted), each with size bytes of text."""
 
     events: int
     hz: float = 0.0
     size: int = 0
-    #: Boards that get them, one after another; 0 for events that clients without a filter hear.
+    #: The number of boards that get them, one after another; 0 for events that clients without a filter receive.
     boards: int = 0
-    #: To all clients, whatever boards they hold.
+    #: To all clients, whatever their boards.
     everyone: bool = False
 
     @property
@@ -105,7 +103,7 @@ class Blast:
 
     @property
     def each(self) -> int:
-        """How many of them one client hears."""
+        """The number of events that one client receives."""
         return self.events // max(1, self.boards)
 
     @property
@@ -114,7 +112,7 @@ class Blast:
 
 
 class Delivery:
-    """Clients that are all connected, and blasts to them, one after the other."""
+    """Connected clients, and blasts to them, one after another."""
 
     def __init__(self, server: Server, load: Loadgen, blasts: Sequence[Blast], limit: float) -> None:
         self._server, self._load, self._blasts, self._limit = server, load, iter(blasts), limit
@@ -126,11 +124,11 @@ class Delivery:
             server.await_clients(load.clients)
 
     def start(self) -> None:
-        """Call the next blast, and return at once."""
+        """Start the next blast, and return at once."""
         self._call = Call(self._server, next(self._blasts).path, self._limit)
 
     def finish(self) -> dict[str, Any]:
-        """Wait for the events; returns the load generator's result together with what the server said."""
+        """Wait for the events; return the load generator's result together with the server's."""
         if self._call is None:
             self.start()
         assert self._call is not None
@@ -149,7 +147,7 @@ def delivery(
     limit: float = 60.0,
     path: str = "/ws",
 ) -> Iterator[Delivery]:
-    """Connect the clients; the result of a blast tells what has come within `limit` seconds from then, or the one before."""
+    """Connect the clients; the result of a blast covers `limit` seconds since then, or since the blast before."""
     blasts = (blast, *then)
     greeting = ["-g"] if isinstance(server, Gunicorn) and server.greets else []
     options = ("-j", HANDSHAKES, "-l", str(limit), *greeting, *options)
@@ -163,12 +161,12 @@ def deliver(server: Server, clients: int, blast: Blast, *options: str) -> dict[s
 
 
 def faults(result: Mapping[str, Any]) -> float:
-    """Count every event that was not delivered once, in its place, to each client, or was not accepted at all."""
+    """Count every event that was not delivered once and in order to each client, or not accepted at all."""
     return float(result["lost"] + result["surplus"] + result["misplaced"] + result["rejected"])
 
 
 def pace_reached(result: Mapping[str, Any], blast: Blast) -> bool:
-    """Tell whether the events came as often as asked: a publisher that falls behind would flatter the latency."""
+    """Return whether the events were as frequent as intended: a publisher that is too slow would lower the latency."""
     return 0 < float(result["seconds"]) <= blast.seconds * 1.05 + 0.1
 
 
@@ -181,23 +179,23 @@ class Row:
     figures: Sequence[Figure]
     #: Measures once; called for every run.
     measure: Callable[[Bench], Sample]
-    #: Sockets one process has open at most.
+    #: The maximum number of open sockets of one process.
     sockets: Callable[[Scale], int] = lambda scale: scale.clients
-    #: Runs whose median counts where nobody asks for another number.
+    #: The default number of runs, whose median counts.
     runs: int = 3
-    #: Whether it is measured only where it is asked for by name.
+    #: Whether it is measured only if it is named.
     on_demand: bool = False
-    #: What this machine lacks for it, in a sentence; empty where it lacks nothing.
+    #: What this machine lacks for it, in a sentence; empty if nothing.
     lacking: Callable[[], str] = str
 
 
 def run(row: Row, scale: Scale, runs: int) -> Outcome:
-    """Measure a row so many times; a run that fails is told in a sentence and leaves the others standing.
+    """Measure a row so many times; a failed run is noted and does not stop the others.
 
-    Where other processes disturbed a run there is one more, and the least disturbed ones count.
+    If other processes disturbed a run there is one more, and the least disturbed ones count.
     """
     outcome = Outcome(row.name, row.title, row.figures, [], [])
-    files = row.sockets(scale) + 500  # what the processes have open beside their sockets, with room
+    files = row.sockets(scale) + 500  # for the other open files of the processes, with a margin
     allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     if files > allowed:
         outcome.notes.append(f"skipped: needs {files} open files, and the hard limit is {allowed} (ulimit -Hn)")
@@ -208,8 +206,8 @@ def run(row: Row, scale: Scale, runs: int) -> Outcome:
     bench = Bench(scale)
     began = time.monotonic()
     samples: list[tuple[float, Sample]] = []
-    for turn in range(runs + REPEATS):
-        if turn >= runs and sum(others < QUIET for others, _ in samples) >= runs:
+    for number in range(runs + REPEATS):
+        if number >= runs and sum(others < QUIET for others, _ in samples) >= runs:
             break
         _await_quiet()
         since, cpu = time.monotonic(), _other_cpu()
@@ -232,7 +230,7 @@ def run(row: Row, scale: Scale, runs: int) -> Outcome:
 
 
 def _await_quiet() -> None:
-    """Put a run off for a while until other processes are quiet."""
+    """Delay a run for a while until other processes are idle."""
     deadline = time.monotonic() + QUIET_WAIT
     while time.monotonic() < deadline:
         cpu = _other_cpu()
@@ -242,13 +240,13 @@ def _await_quiet() -> None:
 
 
 def _other_cpu() -> float:
-    """Seconds of CPU used so far by all processes but this one and those it has waited for."""
+    """Return the CPU seconds used so far by all processes except this one and those it has waited for."""
     user, nice, system, _, _, _, _, steal = map(int, Path("/proc/stat").read_text().split()[1:9])
     ours = sum(use.ru_utime + use.ru_stime for use in map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)))
     return (user + nice + system + steal) / os.sysconf("SC_CLK_TCK") - ours
 
 
 def floor_result(clients: int, blast: Blast) -> dict[str, Any]:
-    """Deliver the same with the C floor, in a process of its own."""
+    """Deliver the same with the C floor."""
     with Floor() as floor:
         return deliver(floor, clients, blast)

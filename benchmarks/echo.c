@@ -1,4 +1,4 @@
-/* echo: stands for a database on the same machine: sends back what it gets, to each of its few connections.
+/* echo: a stand-in for a database on the same machine: sends back what it receives, on each of its few connections.
  *
  *   echo PORT
  */
@@ -15,7 +15,7 @@
 
 int main(int argc, char **argv) {
     if (argc < 2) { fprintf(stderr, "usage: %s PORT\n", argv[0]); return 2; }
-    alarm(1800); /* nobody has to end it who is no longer there */
+    alarm(1800); /* ends by itself if its parent has died */
     int on = 1, used = 1;
     struct pollfd fds[CONNECTIONS] = {{.fd = socket(AF_INET, SOCK_STREAM, 0), .events = POLLIN}};
     struct sockaddr_in at = {.sin_family = AF_INET, .sin_port = htons(atoi(argv[1]))};

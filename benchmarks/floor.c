@@ -1,11 +1,11 @@
-/* floor: the least a broadcasting server can do on this kernel, as the limit to measure against.
+/* floor: the minimum work of a broadcasting server on this kernel, as the limit to compare with.
  *
  *   floor PORT
  *
  * One thread, no protocol work: accepts loadgen's sockets (its handshake key never changes), and on GET /blast?n=N&hz=H sends
- * N events to all of them, one blocking send() per client and batch. A batch is what is due, but at most 256 events; where
- * hz=0 everything is due. An event has the bytes cartows would send, and the time at which it was due. The clients are closed
- * after the blast: a floor serves one.
+ * N events to all of them, one blocking send() per client and batch. A batch is what is due, but at most 256 events; with
+ * hz=0 everything is due. An event has the bytes that cartows would send, and the time at which it was due. The clients are
+ * closed after the blast: a floor serves one.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -71,7 +71,7 @@ static void answer_blast(int fd, const char *request) {
 
 int main(int argc, char **argv) {
     if (argc < 2) { fprintf(stderr, "usage: %s PORT\n", argv[0]); return 2; }
-    alarm(1800); /* nobody has to end it who is no longer there */
+    alarm(1800); /* ends by itself if its parent has died */
     int listener = socket(AF_INET, SOCK_STREAM, 0), on = 1;
     struct sockaddr_in at = {.sin_family = AF_INET, .sin_port = htons(atoi(argv[1]))};
     at.sin_addr.s_addr = htonl(INADDR_LOOPBACK);

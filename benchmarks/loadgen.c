@@ -3,22 +3,22 @@
  *   loadgen [options] PORT PATH CLIENTS EXPECT...
  *
  * Opens CLIENTS sockets to ws://127.0.0.1:PORT/PATH, prints "READY {...}" when all are open, then reads until every reading
- * client has EXPECT events or is closed, or nothing has come for -i seconds since the first event, or none at all for -w.
- * Then it prints one JSON object. Each further EXPECT is another round with the same clients, counted anew.
+ * client has EXPECT events or is closed, or nothing has arrived for -i seconds since the first event, or none at all for -w.
+ * Then it prints one JSON object. Each further EXPECT is another round with the same clients, counted from zero.
  *
  *   -j K   handshakes under way at once (default 1: one after the other)
  *   -g     a client is open when it has its greeting, {"type":"connected"...}, not already with the 101
- *   -z     offer permessage-deflate in the words of a browser; compressed events are counted, not inflated
- *   -r K   rooms: the number of the client's room, one for every K clients, is put behind PATH
- *   -e     speak Socket.IO, not cartows: PATH is that of its WebSocket transport, an event is one of its events
- *   -n     several publishers: the place of an event is the number in its id, after the dot, one more with every event
+ *   -z     offer permessage-deflate as a browser does; compressed events are counted, not inflated
+ *   -r K   rooms: the number of the client's room, one for every K clients, is appended to PATH
+ *   -e     use Socket.IO, not cartows: PATH is that of its WebSocket transport, an event is one of its events
+ *   -n     several publishers: the position of an event is the number in its id, after the dot, one more with every event
  *   -s K   the first K clients never read, and are left out of every count and latency
  *   -i S   idle limit (default 5)
  *   -w S   limit for the first event of a round (default 60)
  *   -l S   limit for a round (default 300)
  *
  * An event is a text frame other than the greeting. From one event in eight two numbers are read: its latency, the receiver's
- * clock less the number after "t": in the payload (seconds since the epoch), and its place: the k-th event of a client in a
+ * clock minus the number after "t": in the payload (seconds since the epoch), and its position: the k-th event of a client in a
  * round has to be "task-k", or something was lost, repeated or reordered before it; with -n its number has to be as much more
  * than that of the first. Pings are answered.
  */
@@ -42,7 +42,7 @@
 #define SAMPLE_EVERY 8
 #define SAMPLES 4000000
 #define READ_SIZE (256 * 1024)
-/* What a client beyond a real network has, where loopback's 64 KiB segments give a sender megabytes of buffer. */
+/* As with a client across a real network; the 64 KiB segments of loopback give a sender megabytes of buffer. */
 #define STALLED_SEGMENT 1460
 #define STALLED_RECEIVE (32 * 1024)
 #define SURPLUS_WAIT 0.1
@@ -52,7 +52,7 @@ enum state { CONNECTING, UPGRADING, GREETING_DUE, OPEN, CLOSED };
 typedef struct {
     enum state state;
     int fd, stalled, code; /* code: the close code received, 0 for none */
-    unsigned char *rest;   /* the beginning of a frame whose end has not come */
+    unsigned char *rest;   /* the beginning of an incomplete frame */
     size_t rest_length;
     long events, base; /* base: the number of its first event of this round, with -n */
 } Client;
@@ -87,7 +87,7 @@ static void sample(Client *c, const char *payload, size_t n, double at) {
     if (options.numbers) {
         const char *id = memmem(payload, n, "\"id\":\"", 6);
         for (const char *next = id; next; next = memmem(id + 6, payload + n - id - 6, "\"id\":\"", 6)) id = next;
-        const char *dot = id ? memchr(id, '.', payload + n - id) : NULL; /* the last one is the event's own */
+        const char *dot = id ? memchr(id, '.', payload + n - id) : NULL; /* the last one belongs to the event */
         if (c->events == 0 && dot) c->base = atol(dot + 1);
         if (!dot || atol(dot + 1) != c->base + c->events) misplaced++;
     } else if (place && atol(place + 6) != c->events) {
@@ -101,7 +101,7 @@ static void say(Client *c, const char *text) {
     if (write(c->fd, frame, 6 + strlen(text)) < 0) fail(c, "write");
 }
 
-/* Takes Socket.IO's own messages; returns whether this was one. */
+/* Handles control messages of Socket.IO; returns whether this was one. */
 static int on_packet(Client *c, const char *payload, size_t n) {
     if (n >= 2 && memcmp(payload, "42", 2) == 0) return 0;
     if (n >= 1 && *payload == '0') say(c, "40");
@@ -127,12 +127,12 @@ static void on_text(Client *c, int is_compressed, const char *payload, size_t n,
 }
 
 static void end(Client *c) {
-    close(c->fd); /* which takes it out of epoll, too */
+    close(c->fd); /* which removes it from epoll, too */
     c->state = CLOSED;
     if (c->events < options.expect || options.expect <= 0) done_count++;
 }
 
-/* Takes the whole frames out of the bytes, returns how many bytes that was; closes at a close frame. */
+/* Reads the complete frames among the bytes, and returns their length; closes at a close frame. */
 static size_t take_frames(Client *c, const unsigned char *bytes, size_t length, double at) {
     size_t taken = 0;
     while (length - taken >= 2) {
@@ -165,7 +165,7 @@ static size_t take_frames(Client *c, const unsigned char *bytes, size_t length, 
     return taken;
 }
 
-/* Takes the answer to the handshake, returns how many bytes that was, 0 while its end has not come. */
+/* Reads the answer to the handshake, and returns its length, 0 while it is incomplete. */
 static size_t take_answer(Client *c, const unsigned char *bytes, size_t length) {
     const char *text = (const char *)bytes, *end_of_head = memmem(text, length, "\r\n\r\n", 4);
     if (!end_of_head) return 0;
@@ -255,7 +255,7 @@ static void open_all(void) {
     fflush(stdout);
 }
 
-/* Counts anew; who was closed in an earlier round has nothing more to come. */
+/* Resets the counts; a client that was closed in an earlier round receives nothing more. */
 static void begin_round(long expect) {
     options.expect = expect;
     total = compressed = misplaced = received = samples = 0;
@@ -274,7 +274,7 @@ static void read_all(void) {
         double t = now();
         if (k > 0) last_read = t;
         if (done_count == reading && all_done == 0) all_done = t;
-        if (all_done && t - all_done > SURPLUS_WAIT) break; /* what comes in this time is an event too many */
+        if (all_done && t - all_done > SURPLUS_WAIT) break; /* an event that arrives in this time is one too many */
         if (total > 0 && t - last_read > options.idle) break;
         if (total == 0 && t - ready > options.wait) break;
         if (t - ready > options.limit) break;
@@ -295,7 +295,7 @@ static void report(void) {
         if (c->events < options.expect) lost += options.expect - c->events;
         if (c->events > options.expect) surplus += c->events - options.expect;
         if (c->state != CLOSED || (options.expect > 0 && c->events >= options.expect)) continue;
-        closed++; /* before it had all it should have */
+        closed++; /* before it had all of its events */
         codes[c->code < 5000 ? c->code : 0]++;
     }
     struct rusage use;

@@ -1,11 +1,11 @@
-/* probe: how long an HTTP server takes to answer, as the next visitor sees it.
+/* probe: how long an HTTP server takes to answer, as seen by a client.
  *
  *   probe PORT PATH COUNT TIMEOUT_S SECONDS GAP_MS
  *
  * Sends COUNT requests one after another, each on a connection of its own, for no longer than SECONDS, and prints one JSON
  * object. They are GET, or where PATH is "POST /path" POST without a body. Between two it waits a random time, GAP_MS on
- * average: without that, a server that is busy in bursts would be asked mostly in the lulls, where a request ends and the next
- * one follows at once. An answer other than 200 counts as failed; the first one that does not come within TIMEOUT_S ends the
+ * average: without that, a server that is busy in bursts would be probed mostly while it is idle, where one request
+ * follows another at once. An answer other than 200 counts as failed; the first one that does not arrive within TIMEOUT_S ends the
  * run, with "hung": true.
  */
 #define _GNU_SOURCE
@@ -31,7 +31,7 @@ static int ascending(const void *a, const void *b) {
     return (x > y) - (x < y);
 }
 
-/* 1 for a 200, 0 for anything else, -1 where nothing came in time. */
+/* 1 for a 200, 0 for anything else, -1 if nothing came in time. */
 static int ask(int port, const char *path, double timeout) {
     struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons(port)};
     to.sin_addr.s_addr = htonl(INADDR_LOOPBACK);

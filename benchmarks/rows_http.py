@@ -12,13 +12,13 @@ from .rows_events import CLOSED, FAULTS
 
 THREADS = 4
 HUNG_AFTER = 5.0
-# Apart enough for requests to come at any moment between two events, 10 ms apart.
+# Far enough apart for requests to come at any time between two events, which are 10 ms apart.
 GAP_MS = 5.0
 NOTHING = Blast(0)
 
 
 def idle(bench: Bench) -> Sample:
-    """The same server without sockets, then with them, none of which hears anything."""
+    """Measure one server without sockets, then with sockets that receive nothing."""
     with bench.cartows(THREADS) as server:
         without = answers(server, "/hello", bench.scale.probes)
         with delivery(server, bench.scale.clients, NOTHING):
@@ -27,7 +27,7 @@ def idle(bench: Bench) -> Sample:
 
 
 def work(bench: Bench) -> Sample:
-    # A handler publishes, as handlers do: it holds one of the four threads, and three are left to answer.
+    # A handler publishes, as in a real app: it holds one of the four threads, and three are left to answer.
     seconds = 2 * bench.scale.seconds
     blast = Blast(int(100 * (seconds + 2)), hz=100)
     with Echo() as echo, bench.cartows(THREADS, {"BENCH_ECHO_PORT": str(echo.port)}) as server:
@@ -45,7 +45,7 @@ def work(bench: Bench) -> Sample:
 
 
 def answers(server: Gunicorn, path: str, count: int, seconds: float = 60.0, gap_ms: float = 0.0) -> dict[str, Any]:
-    probe(server, path, count // 10)  # the first requests of a process, and of a thread, pay for more than themselves
+    probe(server, path, count // 10)  # the first requests of a process, and of a thread, include one-time costs
     found = probe(server, path, count, hung_after=HUNG_AFTER, seconds=seconds, gap_ms=gap_ms)
     if found["hung"] or found["failed"]:
         raise MeasureError(f"{server.name}: GET {path} hung or failed: {found}")
@@ -63,7 +63,7 @@ def _compared(without: Mapping[str, Any], beside: Mapping[str, Any]) -> dict[str
 
 
 def _flask_sock_answers() -> float:
-    """Tell how many of one request the flask-sock loop answers once each of its threads has a socket."""
+    """Return how many of one request the flask-sock loop answers once each of its threads has a socket."""
     with Gunicorn("flask_sock_app", THREADS) as server, Loadgen(server.port, THREADS, [1], "-l", "30") as load:
         load.ready()
         return float(probe(server, "/hello", 1, hung_after=HUNG_AFTER)["answered"])

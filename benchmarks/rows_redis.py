@@ -1,6 +1,6 @@
 """The rows about several workers on one Redis, side by side with Flask-SocketIO and its Redis manager.
 
-Every worker here is a gunicorn of its own, as on machines of their own, so that it is known who publishes and who hears.
+Every worker here is a separate gunicorn, as on separate machines, so that the publishing and the receiving one are known.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from .rows_http import answers
 
 SOCKETIO_PATH = "/socket.io/?EIO=4&transport=websocket"
 
-# Clients of each worker, where it is not about them.
+# Clients of each worker, in rows that are not about clients.
 LISTENERS = 100
 FEW = 10
 # Request handlers that publish at once in each worker; half of its threads.
 PUBLISHERS = 4
 COUNTS = (1, 2, 4)
-# Connections that stand for more workers, where it is what they cost Redis that counts.
+# Connections that simulate additional workers, to measure their cost for Redis.
 READERS = 20
 # Between two requests, in ms on average.
 GAP_MS = 2.0
-# What a process pays for once, such as its connection to Redis.
+# Covers one-time costs of a process, such as its connection to Redis.
 WARM_UP = Blast(20, hz=100)
 
-# The step on the way to many: workers, each with so much of the clients of the row `many`. A client is a thread, and Linux
-# allows 32,768 of them on a machine where nobody has raised kernel.pid_max.
+# The row `step`: several workers, each with this share of the clients of the row `many`. A client is a thread, and by default
+# (kernel.pid_max) Linux allows 32,768 of them.
 STEP_WORKERS = 3
 STEP_SHARE = 0.8
 STEP_WAIT = 300.0
@@ -46,7 +46,7 @@ STREAM = "cartows:{0}:events"
 class Side:
     """One of the ways to deliver that are compared."""
 
-    #: What the keys of its figures begin with, and what its servers are called.
+    #: The prefix of its figures' keys.
     name: str
     app: str
     #: Flask-SocketIO's async_mode; empty for cartows.
@@ -54,7 +54,7 @@ class Side:
 
     @contextlib.contextmanager
     def serve(self, bench: Bench, redis: Redis, count: int, clients: int) -> Iterator[list[Gunicorn]]:
-        """Run so many workers, each on a port of its own and with room for so many clients."""
+        """Run workers, each on a port of its own and able to serve so many clients."""
         env = {"BENCH_REDIS_URL": redis.url, "BENCH_ASYNC_MODE": self.mode}
         options: list[str] = []
         threads = THREADS
@@ -78,13 +78,13 @@ class Side:
         self, servers: Sequence[Gunicorn], clients: int, rounds: Sequence[int], *options: str, path: str = "/ws"
     ) -> Iterator[list[Loadgen]]:
         """Connect so many clients to each of the workers."""
-        speak = "-e" if self.mode else "-g"
+        protocol = "-e" if self.mode else "-g"
         path = SOCKETIO_PATH if self.mode else path
         with contextlib.ExitStack() as stack:
             loads = []
             for number, server in enumerate(servers):
                 name = f"loadgen-{number + 1}"
-                load = Loadgen(server.port, clients, rounds, "-j", HANDSHAKES, speak, *options, path=path, name=name)
+                load = Loadgen(server.port, clients, rounds, "-j", HANDSHAKES, protocol, *options, path=path, name=name)
                 loads.append(stack.enter_context(load))
             for server, load in zip(servers, loads, strict=True):
                 load.ready(STEP_WAIT)
@@ -98,7 +98,7 @@ GEVENT = Side("gevent", "socketio_app", "gevent")
 
 
 def _sides(bench: Bench) -> tuple[Side, ...]:
-    """Return who is compared: cartows alone where Flask-SocketIO cannot be had."""
+    """Return what is compared: cartows alone if Flask-SocketIO cannot be installed."""
     try:
         bench.note(f"beside it, in an environment of its own: {baseline.versions()}")
     except baseline.NoBaseline as error:
@@ -112,7 +112,7 @@ def _publish(server: Gunicorn, blast: Blast) -> dict[str, Any]:
 
 
 def across(bench: Bench) -> Sample:
-    """Publish in one worker's request handler, and listen at it and at another one."""
+    """Publish in a request handler of one worker, to clients of it and of another one."""
     blast = Blast(int(100 * bench.scale.seconds), hz=100)
     sample: dict[str, float] = {}
     for side in _sides(bench):
@@ -124,7 +124,7 @@ def across(bench: Bench) -> Sample:
             _publish(servers[0], WARM_UP)
             for load in loads:
                 load.result(30)
-            said = _publish(servers[0], blast)
+            answer = _publish(servers[0], blast)
             own, other = (load.result(30) for load in loads)
         sample |= {
             f"{side.name}_p50": other["latency_ms"]["p50"],
@@ -132,7 +132,7 @@ def across(bench: Bench) -> Sample:
             f"{side.name}_own_p50": own["latency_ms"]["p50"],
             f"{side.name}_own_p99": own["latency_ms"]["p99"],
         }
-        lost = faults({**own, **said}) + faults({**other, "rejected": 0})
+        lost = faults({**own, **answer}) + faults({**other, "rejected": 0})
         if side is CARTOWS:
             sample |= {"faults": lost, "closed": own["closed"] + other["closed"]}
         elif lost:
@@ -143,23 +143,23 @@ def across(bench: Bench) -> Sample:
 
 
 def workers(bench: Bench) -> Sample:
-    """Have one, two and four workers publish at once, four handlers in each; every worker hears all of it."""
+    """Publish at one, two and four workers at once, with four handlers in each; every worker receives all events."""
     sample: dict[str, float] = {"faults": 0, "closed": 0}
     for side in _sides(bench):
         for count in COUNTS:
             handlers = count * PUBLISHERS
             blast = Blast(bench.scale.flood // handlers)
             total = blast.events * handlers
-            # Beside the others' events, one in each worker to begin with.
+            # The warm-up of each worker, then the events of all.
             rounds = [WARM_UP.events * count, total]
             one_sided = Blast(bench.scale.flood // PUBLISHERS) if side is CARTOWS and count == 2 else None
-            # What a worker more costs Redis is measured where there is one: without others that read, and with some.
+            # The cost of an additional reader for Redis is measured with one worker: without other readers, and with some.
             paced = Blast(int(100 * bench.scale.seconds), hz=100) if side is CARTOWS and count == 1 else None
             if paced:
                 rounds += [paced.events, paced.events]
             if one_sided:
                 rounds.append(one_sided.events * PUBLISHERS)
-            # Several publishers: only cartows' own numbers tell the place of an event.
+            # With several publishers only the numbers of cartows show the position of an event.
             options = () if side.mode else ("-n",)
             with (
                 Redis() as redis,
@@ -188,12 +188,12 @@ def workers(bench: Bench) -> Sample:
                 if one_sided:
                     before = cpu_seconds(servers[1].worker)
                     sample["faults"] += sum(map(faults, _all_at_once(servers[:1], loads, one_sided)))
-                    sample["hearing"] = (cpu_seconds(servers[1].worker) - before) / rounds[-1] * MILLION
+                    sample["receiving"] = (cpu_seconds(servers[1].worker) - before) / rounds[-1] * MILLION
     return sample
 
 
 def _reader_cost(redis: Redis, server: Gunicorn, load: Loadgen, blast: Blast) -> float:
-    """Return the seconds of Redis' CPU that one reader more costs for each event, which it is told of by itself."""
+    """Return the CPU seconds of Redis for one additional reader and event, when events come one by one."""
     spent = []
     for count in (0, READERS):
         with contextlib.nullcontext() if not count else Readers(redis, STREAM, count) as readers:
@@ -202,23 +202,23 @@ def _reader_cost(redis: Redis, server: Gunicorn, load: Loadgen, blast: Blast) ->
             load.result(30)
             spent.append(cpu_seconds(redis.pid) - before)
     assert readers is not None
-    return (spent[1] - spent[0]) / max(1, readers.told)
+    return (spent[1] - spent[0]) / max(1, readers.answers)
 
 
 def _all_at_once(servers: Sequence[Gunicorn], loads: Sequence[Loadgen], blast: Blast) -> list[dict[str, Any]]:
-    """Have every handler of these servers publish, and wait until all clients have it."""
+    """Publish in several handlers of each of these servers, and wait until all clients have the events."""
     limit = 120.0
     calls = [Call(server, blast.path, limit) for server in servers for _ in range(PUBLISHERS)]
     found = [load.result(limit) for load in loads]
-    said = [call.answer(limit) for call in calls]
-    if None in said:
+    answered = [call.answer(limit) for call in calls]
+    if None in answered:
         raise MeasureError("a handler that publishes did not answer")
-    refused = sum(each["rejected"] for each in said if each)
+    refused = sum(each["rejected"] for each in answered if each)
     return [{**each, "rejected": refused if number == 0 else 0} for number, each in enumerate(found)]
 
 
 def handler(bench: Bench) -> Sample:
-    """Ask for a request that broadcasts, of a worker with and one without Redis, and of Flask-SocketIO's."""
+    """Measure requests that broadcast, at a worker with and one without Redis, and at Flask-SocketIO."""
     count = bench.scale.probes // 2
     sample: dict[str, float] = {}
     with bench.cartows() as server, CARTOWS.connect([server], LISTENERS, [count + count // 10]) as (load,):
@@ -248,7 +248,7 @@ def _left(load: Loadgen) -> tuple[float, float]:
 
 
 def step(bench: Bench) -> Sample:
-    """Take one step towards many: clients on boards at several workers, and events published in one of them."""
+    """Measure clients on boards at several workers, and events published in one of them."""
     clients = int(bench.scale.many * STEP_SHARE)
     # Every board has ROOM clients at each worker.
     one_by_one = Blast(int(2 * bench.scale.seconds), hz=1, everyone=True)
@@ -267,9 +267,9 @@ def step(bench: Bench) -> Sample:
             spent, found = [], []
             for blast in (warm_up, one_by_one, to_boards):
                 before = _cpu_of(servers)
-                said = _publish(servers[0], blast)
+                answer = _publish(servers[0], blast)
                 results = [load.result(STEP_WAIT) for load in loads]
-                found.append([{**result, "rejected": said["rejected"]} for result in results])
+                found.append([{**result, "rejected": answer["rejected"]} for result in results])
                 spent.append((_cpu_of(servers) - before) / blast.events)
             connect_s = max(load.connect_s for load in loads)
     return {
@@ -346,8 +346,8 @@ ROWS = (
                     Figure(f"redis_{count}", "CPU of Redis per event", "µs", digits=0),
                 )
             ),
-            Figure("hearing", "CPU per event of a worker that only hears", "µs", digits=0),
-            Figure("reader", "CPU of Redis for each worker more, per event, when events come one by one", "µs", digits=1),
+            Figure("receiving", "CPU per event of a worker that only receives", "µs", digits=0),
+            Figure("reader", "CPU of Redis per additional worker and event, when events come one by one", "µs", digits=1),
             Figure("memory", "memory of an event in Redis", "bytes", digits=0),
             FAULTS,
             CLOSED,
@@ -381,7 +381,7 @@ ROWS = (
             Figure("clients", "clients connected", digits=0),
             Figure("memory", "memory each (PSS)", "KiB"),
             Figure("connect", "time to connect all", "s"),
-            Figure("idle", "CPU of a client to which nothing happens, a second: its pings", "µs"),
+            Figure("idle", "CPU of an idle client, a second: its pings", "µs"),
             Figure("p50", "p50 of a broadcast to all", "ms"),
             Figure("p99", "p99 of a broadcast to all", "ms"),
             Figure("all_cpu", "CPU per broadcast to all, all workers together", "µs", digits=0),

@@ -1,4 +1,4 @@
-"""What every test here must leave as it found it: the threads and the descriptors of this process."""
+"""Checks after every test: it must leave no thread and no descriptor of this process behind."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from pathlib import Path
 
 import pytest
 
-# How long the last threads and descriptors of a test may take to go, in seconds.
-SETTLE = 10.0
+# How long the last threads and descriptors of a test may take to end, in seconds.
+CLEANUP_WAIT = 10.0
 
-# Linux tells what a process holds open; elsewhere only Python's own list of threads is looked at.
+# Linux shows what a process holds open; elsewhere only Python's own list of threads is checked.
 HAS_PROC = sys.platform == "linux" and Path("/proc/self/fd").is_dir()
 
 
 def _threads() -> set[str]:
-    """Return every thread of this process: Python's by name, and those that only the kernel knows."""
+    """Return every thread of this process: Python's by name, and those that only the kernel lists."""
     known = {f"{thread.native_id} {thread.name}" for thread in threading.enumerate() if thread.is_alive()}
     if not HAS_PROC:
         return known
@@ -42,34 +42,34 @@ def _descriptors() -> set[str]:
     return found
 
 
-def _remaining(look: Callable[[], set[str]], before: set[str]) -> set[str]:
-    """Return what is there now and was not before, as soon as that is nothing, or else at the deadline."""
-    deadline = time.monotonic() + SETTLE
-    left = look() - before
+def _remaining(current: Callable[[], set[str]], before: set[str]) -> set[str]:
+    """Return what exists now and did not before, as soon as that is nothing, or else at the deadline."""
+    deadline = time.monotonic() + CLEANUP_WAIT
+    left = current() - before
     while left and time.monotonic() < deadline:
         gc.collect()  # a descriptor that only a reference cycle holds is not a leak
         time.sleep(0.01)
-        left = look() - before
+        left = current() - before
     return left
 
 
 def pytest_collection_finish() -> None:
-    """Take what the imports made out of every later collection: each test collects twice."""
+    """Exclude the objects of the imports from later collections: each test runs two of them."""
     gc.collect()
     gc.freeze()
 
 
 @pytest.fixture(autouse=True)
 def dead_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """Fail a test in which a thread died of an exception; a test that means one to die clears this list."""
+    """Fail a test in which a thread died of an exception; a test that expects that clears this list."""
     died: list[str] = []
 
-    def note(args: threading.ExceptHookArgs) -> None:
+    def record(args: threading.ExceptHookArgs) -> None:
         name = args.thread.name if args.thread is not None else "a thread"
         what = traceback.format_exception(args.exc_type, args.exc_value, args.exc_traceback)
         died.append(f"{name} died:\n{''.join(what)}")
 
-    monkeypatch.setattr(threading, "excepthook", note)
+    monkeypatch.setattr(threading, "excepthook", record)
     yield died
     if died:
         pytest.fail("\n".join(died))

@@ -87,8 +87,8 @@ class Visitor(str):
 def authenticate(request: Request) -> Visitor | int | bool | None:
     arguments = request.args
     name = session.get("user") or arguments.get("as", "guest")
-    if name in ("nobody", "false"):
-        return None if name == "nobody" else False
+    if name in ("stranger", "false"):
+        return None if name == "stranger" else False
     if name == "raising":
         raise RuntimeError("the app's authenticate fails")
     if "number" in arguments:

@@ -13,7 +13,7 @@ hub = Hub()
 remote.install(app, hub)
 CartoWS(app, hub)
 limiter = Limiter(
-    lambda: request.headers.get("X-Visitor", "nobody"),
+    lambda: request.headers.get("X-Visitor", "anonymous"),
     app=app,
     storage_uri="memory://",
     strategy="moving-window",

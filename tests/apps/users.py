@@ -53,7 +53,7 @@ sock = Sock(app)
 @ws.authenticate
 def authenticate(request: Request) -> str | Credentials | None:
     name = request.args.get("as")
-    if name == "nobody":
+    if name == "stranger":
         return None
     return Credentials(None) if name is None else name
 

@@ -16,7 +16,7 @@ from tests.browser.tab import BROKEN_SOCKET
 from tests.support.waiting import wait_until
 
 # A browser's messages without a network: about the socket, the client's request for the reason, and what the page loads.
-OFFLINE = (BROKEN_SOCKET, "/ws?", "Failed to fetch", "net::ERR_", "The server is out of reach.")
+OFFLINE = (BROKEN_SOCKET, "/ws?", "Failed to fetch", "net::ERR_", "The server cannot be reached.")
 
 RECORD_STATUS_TEXTS = """() => {
     const light = document.getElementById('light-text');

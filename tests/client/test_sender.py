@@ -8,7 +8,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -23,20 +23,13 @@ from cartows.options import Options, Policy
 from cartows.rooms import EVERYONE, Subscriptions
 from cartows.websocket.frames import Frame, close_frame
 from tests.support.fakes import ScriptedTransport, on_sockets, scripted, writing
+from tests.support.waiting import wait_until
 
 
 def queued(connection: Any) -> tuple[int, int]:
     """Return how many messages and bytes are in the send queue."""
     with connection.lock:
         return len(connection._out.queue), connection._out.queue.bytes + len(connection._out.rest)
-
-
-def until(condition: Callable[[], bool]) -> None:
-    """Wait for something that another thread does."""
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen within 10 s"
-        threading.Event().wait(0.001)
 
 
 def frames(count: int, size: int = 50, start: int = 0) -> list[Frame]:
@@ -76,13 +69,13 @@ def test_every_send_holds_the_lock_and_no_thread_waits_with_it() -> None:
     several = frames(10)
     assert connection.offer(Batch(several)) == WANTS_WRITER
     with writing(connection):
-        until(lambda: len(transport.sends) >= 2)
+        wait_until(lambda: len(transport.sends) >= 2)
         connection.ping()
         connection.pong(b"x")
         transport.room.set()
-        until(lambda: queued(connection) == (0, 0))
+        wait_until(lambda: queued(connection) == (0, 0))
         connection.close(1000)
-        until(lambda: transport.taken.endswith(close_frame(1000)))
+        wait_until(lambda: transport.taken.endswith(close_frame(1000)))
     assert transport.broken_rules == []
 
 
@@ -238,7 +231,7 @@ def test_finish_does_not_close_while_the_writer_runs() -> None:
     finished = threading.Event()
     reader = threading.Thread(target=lambda: (connection.finish(), finished.set()))
     reader.start()
-    until(lambda: connection.ended)
+    wait_until(lambda: connection.ended)
     assert not finished.wait(0.05)
     assert transport.fd == 0
     connection.write_pump()

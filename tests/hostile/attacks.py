@@ -7,18 +7,16 @@ open do so until ``stop`` is set.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import re
 import threading
 import time
-import zlib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from random import Random
 
 from tests.hostile import mutations
 from tests.hostile.target import GONE, SILENT, AttackClient, Target, frame, json_frame
-from tests.support.raw_client import CONTINUATION, PING, PONG, TEXT, make_request
+from tests.support.raw_client import CONTINUATION, PING, PONG, TEXT, deflate_bomb, make_request
 
 Round = Callable[[Target, Random, threading.Event], str]
 
@@ -119,15 +117,8 @@ def endless_fragments(target: Target, rng: Random, stop: threading.Event) -> str
         return client.ending()
 
 
-@functools.cache
-def bomb(mebibytes: int) -> bytes:
-    """Return so many mebibytes of zeros, compressed to a thousandth."""
-    engine = zlib.compressobj(9, zlib.DEFLATED, -15)
-    return b"".join(engine.compress(bytes(1 << 20)) for _ in range(mebibytes)) + engine.flush(zlib.Z_SYNC_FLUSH)
-
-
 def bombs(target: Target, rng: Random, stop: threading.Event) -> str:
-    data = bomb(rng.choice((1, 20, 100)))
+    data = deflate_bomb(rng.choice((1, 20, 100)))
     with open_client(target, DEFLATE) as client:
         if rng.random() < 0.5:
             client.try_send(frame(TEXT, data, rsv=4))

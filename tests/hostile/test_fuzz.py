@@ -15,7 +15,8 @@ from tests.hostile.own_server import APP, CONFIG, target_of
 from tests.hostile.target import AttackClient, frame
 from tests.integration.conftest import Serve
 from tests.support.clients import Peer
-from tests.support.harness import Server, event_ids
+from tests.support.event_helpers import complete_watcher
+from tests.support.harness import Server
 from tests.support.raw_client import TEXT
 
 #: The random source of hypothesis, which finds the shortest input that fails.
@@ -38,14 +39,8 @@ def server(serve: Serve) -> Server:
 @pytest.fixture
 def witness(server: Server) -> Iterator[Peer]:
     """Another client, which is connected all the time and must receive everything."""
-    peer = server.connect(max_queue=None)
-    yield peer
-    server.await_clients(1)
-    server.publish("broadcast", "after")
-    (messages,) = server.received(peer)
-    assert messages[-1]["type"] == "after"
-    numbers = event_ids([{"id": peer.hello["data"]["id"]}, *messages])
-    assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))
+    with complete_watcher(server) as peer:
+        yield peer
 
 
 def check(end: str, ends: str, data: bytes) -> None:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import select
 import socket
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
@@ -16,57 +14,44 @@ import pytest
 from cartows import Client, Hub, Options
 from cartows.client.connection import Connection
 from cartows.client.transport import PlainTransport
+from tests.support.raw_client import CLOSE, PING, PONG, TEXT, RawClient
 
 
 class Peer:
     """The browser's end of a client's socket pair."""
 
     def __init__(self, sock: socket.socket, client: Client) -> None:
+        sock.settimeout(10)
         self.sock = sock
         self.client = client
-        self.buffer = b""
-        sock.settimeout(10)
+        self._raw = RawClient.on(sock)
 
     def frame(self) -> tuple[int, bytes]:
         """Return the next frame's opcode and payload; fails when none comes."""
-        while True:
-            if len(self.buffer) >= 2:
-                length, head = self.buffer[1] & 127, 2
-                if length == 126:
-                    length, head = int.from_bytes(self.buffer[2:4], "big"), 4
-                elif length == 127:
-                    length, head = int.from_bytes(self.buffer[2:10], "big"), 10
-                if len(self.buffer) >= head + length:
-                    opcode, payload = self.buffer[0] & 15, self.buffer[head : head + length]
-                    self.buffer = self.buffer[head + length :]
-                    return opcode, payload
-            data = self.sock.recv(65536)
-            assert data, "the connection ended"
-            self.buffer += data
+        frame = self._raw.frame(pings=True)
+        return frame.opcode, frame.payload
 
     def message(self) -> dict[str, Any]:
         """Return the next message, skipping pings."""
         while True:
             opcode, payload = self.frame()
-            if opcode == 1:
+            if opcode == TEXT:
                 found: dict[str, Any] = json.loads(payload)
                 return found
-            assert opcode in (9, 10), f"opcode {opcode}: {payload!r}"
+            assert opcode in (PING, PONG), f"opcode {opcode}: {payload!r}"
 
     def close_code(self) -> int:
         """Return the code of the close frame, skipping what comes before it."""
         while True:
             opcode, payload = self.frame()
-            if opcode == 8:
+            if opcode == CLOSE:
                 return int.from_bytes(payload[:2], "big")
 
-    def send_text(self, text: str, opcode: int = 1) -> None:
-        data = text.encode()
-        assert len(data) < 126
-        self.sock.sendall(bytes((0x80 | opcode, 0x80 | len(data), 0, 0, 0, 0)) + data)
+    def send_text(self, text: str, opcode: int = TEXT) -> None:
+        self._raw.send_frame(opcode, text.encode())
 
     def is_silent(self) -> bool:
-        return not self.buffer and not select.select([self.sock], [], [], 0)[0]
+        return not self._raw.has_arrived()
 
 
 Join = Callable[..., Peer]
@@ -112,13 +97,6 @@ def join() -> Iterator[Join]:
         for thread in threads:
             thread.join(10)
             assert not thread.is_alive()
-
-
-def until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen within 10 s"
-        threading.Event().wait(0.001)
 
 
 def number(message: dict[str, Any]) -> int:

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from cartows import Client, Credentials, Hub
-from tests.hub.conftest import Join, Peer, number, until
+from tests.hub.conftest import Join, Peer, number
+from tests.support.waiting import wait_until
 
 
 def test_a_silent_peer_is_pinged_and_disconnected_and_leaves_nothing_behind(hubs: Callable[..., Hub], join: Join) -> None:
@@ -18,8 +19,8 @@ def test_a_silent_peer_is_pinged_and_disconnected_and_leaves_nothing_behind(hubs
     peer = join(hub)
     assert peer.frame() == (9, b"")
     assert peer.close_code() == 3012
-    until(lambda: hub.client_count() == 0 and peer.client.connection.closed)
-    until(lambda: not hub._heartbeat._entries)
+    wait_until(lambda: hub.client_count() == 0 and peer.client.connection.closed)
+    wait_until(lambda: not hub._heartbeat._entries)
 
 
 def test_a_peer_that_answers_pings_stays(hubs: Callable[..., Hub], join: Join) -> None:

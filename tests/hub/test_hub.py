@@ -14,7 +14,8 @@ import pytest
 from cartows import Client, Hub, Message, MessageError, Options, PublishRejected, new_message
 from cartows.client.connection import Connection
 from cartows.client.transport import PlainTransport
-from tests.hub.conftest import Join, number, until
+from tests.hub.conftest import Join, number
+from tests.support.waiting import wait_until
 
 
 def test_the_greeting_comes_first_and_names_the_client_and_the_position(hubs: Callable[..., Hub], join: Join) -> None:
@@ -26,7 +27,7 @@ def test_the_greeting_comes_first_and_names_the_client_and_the_position(hubs: Ca
     assert number(first) == 0
     event = hub.broadcast_task_created("t1", "b1", {"id": "t1"})
     # A client that is registered in the same iteration as an event is registered before it.
-    until(lambda: hub.position == 1)
+    wait_until(lambda: hub.position == 1)
     later = join(hub, greet=False).message()
     assert later["id"] == event.id
 
@@ -157,7 +158,7 @@ def test_a_full_queue_is_reported_in_the_result_and_logged_once(caplog: pytest.L
     assert caplog.text.count("was not sent") == 1
     assert hub.stats()["rejected"] == 4
     release.set()
-    until(lambda: hub.stats()["waiting"] == 0)
+    wait_until(lambda: hub.stats()["waiting"] == 0)
     assert hub.broadcast("x").id == results[1].id.replace(".2", ".3")  # type: ignore[union-attr]
     assert caplog.text.count("were rejected so far") == 1
     hub.shutdown()
@@ -219,7 +220,7 @@ def test_a_slow_client_is_disconnected_with_advice_and_the_others_lose_nothing(h
         hub.broadcast("tick", {"n": n, "pad": "." * 2000})
     reader.join(30)
     assert got == list(range(1, 2001))
-    until(lambda: hub.client_count() == 1)
+    wait_until(lambda: hub.client_count() == 1)
     assert hub.stats()["slow_consumers"] == 1
     before, advice = [], None
     while True:
@@ -241,9 +242,9 @@ def test_a_client_that_falls_behind_for_a_moment_is_caught_up_by_its_writer(hubs
     peer = join(hub)
     for n in range(1000):
         hub.broadcast("tick", {"n": n, "pad": "." * 2000})
-    until(lambda: hub.stats()["waiting"] == 0)
+    wait_until(lambda: hub.stats()["waiting"] == 0)
     assert [number(peer.message()) for _ in range(1000)] == list(range(1, 1001))
-    until(lambda: not peer.client.connection.writer_owns)
+    wait_until(lambda: not peer.client.connection.writer_owns)
     hub.broadcast("after")
     assert peer.message()["type"] == "after"
 
@@ -269,7 +270,7 @@ def test_unregistering_a_client_ends_its_connection(hubs: Callable[..., Hub], jo
     peer = join(hub)
     hub.unregister_client(peer.client)
     assert peer.close_code() == 1000
-    until(lambda: hub.client_count() == 0)
+    wait_until(lambda: hub.client_count() == 0)
 
 
 def test_a_filter_change_is_not_overtaken_by_an_event_while_other_controls_wait(hubs: Callable[..., Hub], join: Join) -> None:

@@ -15,7 +15,8 @@ import pytest
 from cartows import Client, Hub
 from cartows.client.connection import Connection
 from cartows.client.transport import PlainTransport
-from tests.hub.conftest import Join, Peer, until
+from tests.hub.conftest import Join, Peer
+from tests.support.waiting import wait_until
 
 
 def test_a_hub_without_a_thread_rejects_and_the_next_broadcast_tries_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -40,7 +41,7 @@ def test_run_is_the_loop_for_a_thread_of_the_apps_own(join: Join) -> None:
     hub = Hub()
     thread = threading.Thread(target=hub.run)
     thread.start()
-    until(lambda: hub._lifecycle.thread is not None)
+    wait_until(lambda: hub._lifecycle.thread is not None)
     peer = join(hub)
     hub.broadcast("x")
     assert peer.message()["type"] == "x"

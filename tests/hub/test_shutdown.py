@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from cartows import Hub, HubClosed
-from tests.hub.conftest import Join, Peer, until
+from tests.hub.conftest import Join, Peer
+from tests.support.waiting import wait_until
 
 
 def test_a_second_shutdown_waits_for_the_first(join: Join) -> None:
@@ -21,7 +22,7 @@ def test_a_second_shutdown_waits_for_the_first(join: Join) -> None:
     join(hub)
     first = threading.Thread(target=hub.shutdown, args=(1.0,))
     first.start()
-    until(lambda: hub.closed)
+    wait_until(lambda: hub.closed)
     hub.shutdown(10)
     assert hub.present_clients() == []
     first.join(10)
@@ -53,7 +54,7 @@ def test_shutdown_sends_what_was_accepted_then_the_closing_frames_and_ends_every
     assert [(count, code) for count, _, code in ends] == [(200, 1012)] * 20
     assert all(advice["code"] == 1012 and advice["reconnect"] for _, advice, _ in ends)
     assert len({advice["retry_after_ms"] for _, advice, _ in ends}) > 1, "the times at which they reconnect must be spread"
-    until(lambda: not [t for t in threading.enumerate() if t.name.startswith("cartows")])
+    wait_until(lambda: not [t for t in threading.enumerate() if t.name.startswith("cartows")])
     assert hub.client_count() == 0
     hub.shutdown()
     with pytest.raises(HubClosed):
@@ -70,7 +71,7 @@ def test_shutdown_keeps_to_its_time_with_peers_that_neither_read_nor_answer(hubs
     began = time.monotonic()
     hub.shutdown(0.5)
     assert time.monotonic() - began < 2.0
-    until(lambda: all(peer.client.connection.closed for peer in peers))
+    wait_until(lambda: all(peer.client.connection.closed for peer in peers))
 
 
 AT_EXIT = """

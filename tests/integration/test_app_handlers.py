@@ -79,7 +79,7 @@ def test_on_connect_runs_before_registration_and_has_the_identity(server: Server
 
 
 def test_an_unknown_identity_is_answered_401(server: Server) -> None:
-    for name in ("nobody", "false"):
+    for name in ("stranger", "false"):
         response = server.raw().open(f"/ws?as={name}")
         assert (response.status, response.json["code"], bool(response.json["message"])) == (401, "UNAUTHORIZED", True)
     server.expected_tracebacks.append("the app's authenticate fails")
@@ -90,7 +90,7 @@ def test_an_unknown_identity_is_answered_401(server: Server) -> None:
 
 
 @pytest.mark.parametrize("path", ["/own", "/by-hand"])
-@pytest.mark.parametrize("query, code", [("as=nobody", 3500), ("as=raising", 1011), ("board_id=closed", 3507)])
+@pytest.mark.parametrize("query, code", [("as=stranger", 3500), ("as=raising", 1011), ("board_id=closed", 3507)])
 def test_an_own_route_refuses_by_close_code(serve: Serve, path: str, query: str, code: int) -> None:
     server = serve("hooks", kind=GTHREAD)
     server.expected_tracebacks.append("the app's authenticate fails")

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import importlib.metadata
 import json
 import random
 import struct
-import zlib
 from collections.abc import Callable, Iterator
 from urllib.parse import quote
 
@@ -17,8 +15,9 @@ import pytest
 from tests.integration.conftest import Serve
 from tests.support import process
 from tests.support.clients import Peer
-from tests.support.harness import EVERYWHERE, FLASK, GTHREAD, GTHREAD_ATTACHED, GTHREAD_TLS, HOST, Kind, Server, event_ids
-from tests.support.raw_client import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, RawClient, deflate, make_frame
+from tests.support.event_helpers import complete_watcher
+from tests.support.harness import EVERYWHERE, FLASK, GTHREAD, GTHREAD_ATTACHED, GTHREAD_TLS, HOST, Kind, Server
+from tests.support.raw_client import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, RawClient, deflate, deflate_bomb, make_frame
 from tests.support.waiting import wait_until
 
 DEFLATE: dict[str, str | None] = {"Sec-WebSocket-Extensions": "permessage-deflate"}
@@ -34,14 +33,8 @@ def server(serve: Serve, request: pytest.FixtureRequest) -> Server:
 @pytest.fixture
 def witness(server: Server) -> Iterator[Peer]:
     """Another client, which must receive every event meanwhile, once and in order."""
-    peer = server.connect(max_queue=None)
-    yield peer
-    server.await_clients(1)
-    server.publish("broadcast", "after")
-    (messages,) = server.received(peer)
-    assert messages[-1]["type"] == "after"
-    numbers = event_ids([{"id": peer.hello["data"]["id"]}, *messages])
-    assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))
+    with complete_watcher(server) as peer:
+        yield peer
     assert peer.ask({"type": "ping"})["type"] == "pong"
 
 
@@ -163,20 +156,14 @@ def test_a_message_of_just_the_limit_is_read(server: Server) -> None:
     assert raw.receive()["type"] == "pong"
 
 
-@functools.cache
-def bomb(mebibytes: int) -> bytes:
-    engine = zlib.compressobj(9, zlib.DEFLATED, -15)
-    return b"".join(engine.compress(bytes(1 << 20)) for _ in range(mebibytes)) + engine.flush(zlib.Z_SYNC_FLUSH)
-
-
 @pytest.mark.parametrize("mebibytes", [1, 100])
 def test_a_zip_bomb_is_answered_1009_before_it_is_inflated(server: Server, witness: Peer, mebibytes: int) -> None:
     """The limit applies to the decompressed size, and memory stays bounded."""
     before = process.peak_memory(server.pid) if process.HAS_PROC else 0
     raw = server.upgraded(headers=DEFLATE)
-    assert len(bomb(mebibytes)) < LIMIT
+    assert len(deflate_bomb(mebibytes)) < LIMIT
     with contextlib.suppress(ConnectionError):
-        raw.send_frame(TEXT, bomb(mebibytes), rsv=4)
+        raw.send_frame(TEXT, deflate_bomb(mebibytes), rsv=4)
     assert raw.ended()[1].code == 1009
     if process.HAS_PROC:
         assert process.peak_memory(server.pid) - before < 32 * 1024 * 1024
@@ -184,7 +171,7 @@ def test_a_zip_bomb_is_answered_1009_before_it_is_inflated(server: Server, witne
 
 def test_a_zip_bomb_in_many_fragments_is_answered_1009(server: Server, witness: Peer) -> None:
     raw = server.upgraded(headers=DEFLATE)
-    parts = [bomb(20)[index : index + 500] for index in range(0, len(bomb(20)), 500)]
+    parts = [deflate_bomb(20)[index : index + 500] for index in range(0, len(deflate_bomb(20)), 500)]
     with contextlib.suppress(ConnectionError):
         for index, part in enumerate(parts):
             raw.send_frame(TEXT if index == 0 else 0, part, rsv=4 if index == 0 else 0, fin=index == len(parts) - 1)
@@ -240,7 +227,7 @@ CUT = [
 ]
 
 
-def test_a_frame_cut_off_by_the_peer_ends_its_connection(server: Server, witness: Peer) -> None:
+def test_a_frame_that_the_peer_cuts_ends_its_connection(server: Server, witness: Peer) -> None:
     for data in CUT:
         raw = server.upgraded()
         raw.send(data)

@@ -65,7 +65,7 @@ def answer_of(response: Response) -> tuple[int, str]:
 def test_an_http_request_is_told_how_an_upgrade_would_be_answered(serve: Serve) -> None:
     server = serve("users", kind=GTHREAD)
     assert answer_of(explain(server, "/ws?as=ann")) == (400, "NOT_A_WEBSOCKET_REQUEST")
-    assert answer_of(explain(server, "/ws?as=nobody")) == (401, "UNAUTHORIZED")
+    assert answer_of(explain(server, "/ws?as=stranger")) == (401, "UNAUTHORIZED")
     assert answer_of(explain(server, "/ws?as=ann", Origin="https://evil.example")) == (403, "ORIGIN_REFUSED")
     rooms = "&".join(f"board_id={each}" for each in range(101))
     assert answer_of(explain(server, f"/ws?{rooms}")) == (403, "TOO_MANY_FILTERS")
@@ -78,7 +78,7 @@ def test_an_http_request_is_told_how_an_upgrade_would_be_answered(serve: Serve) 
 
 def test_a_plain_request_calls_no_hook_of_the_app(serve: Serve) -> None:
     server = serve("users", kind=GTHREAD)
-    for path in ("/ws?as=ann", "/ws?as=nobody", "/ws?as=ann&board_id=secret"):
+    for path in ("/ws?as=ann", "/ws?as=stranger", "/ws?as=ann&board_id=secret"):
         assert answer_of(server.get(path)) == (400, "NOT_A_WEBSOCKET_REQUEST")
 
 

@@ -81,7 +81,7 @@ def closed_by_client(path: str) -> Callable[[Server], None]:
 
 
 def refused_on_own_route(server: Server) -> None:
-    raw = server.upgraded("/own?as=nobody", greeted=False)
+    raw = server.upgraded("/own?as=stranger", greeted=False)
     assert raw.frame().closed.code == 3500
     raw.close()  # What the Flask server sends after the route has ended does not matter.
 
@@ -120,7 +120,7 @@ ENDINGS: dict[str, Callable[[Server], None]] = {
     "refused by on_connect": closed_by_server("/ws?refuse=1", 3507),
     "refused by on_connect, then RST": lambda server: server.upgraded("/ws?refuse=1", greeted=False).reset(),
     "a client class that raises": refused("/ws?raise=1", 500),
-    "unknown": refused("/ws?as=nobody", 401),
+    "unknown": refused("/ws?as=stranger", 401),
     "RST after the request": reset_after_the_request,
     "RST in the request": reset_in_the_request,
     "an own route": closed_by_client("/own"),

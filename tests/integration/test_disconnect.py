@@ -18,7 +18,7 @@ EVERY = 0.1
 A_MOMENT = 4 * EVERY
 
 
-def check_put_out(peer: Peer, code: int, *, reconnect: bool) -> list[Json]:
+def check_disconnected(peer: Peer, code: int, *, reconnect: bool) -> list[Json]:
     """Check that a client gets a `disconnect` message and a close; return the messages before."""
     messages, closed = peer.ended()
     advice = messages.pop()
@@ -55,11 +55,11 @@ def test_the_app_disconnects_an_identity_or_one_client_and_no_other(users: Serve
     tabs = [users.connect("/ws?as=ann") for _ in range(3)]
     bob, other = users.connect("/ws?as=bob"), users.connect()
     assert disconnect(users, client_id=tabs[0].id) == 1
-    check_put_out(tabs[0], 3503, reconnect=False)
+    check_disconnected(tabs[0], 3503, reconnect=False)
     assert ends(users, tabs[0].id) == [3503]
     assert disconnect(users, identity="ann", code=4001, reason="as agreed") == 2
     for tab in tabs[1:]:
-        check_put_out(tab, 4001, reconnect=True)
+        check_disconnected(tab, 4001, reconnect=True)
         assert ends(users, tab.id) == [4001]
     assert disconnect(users, identity="ann") == disconnect(users, client_id=tabs[0].id) == 0
     # An identity is not a client id, nor the other way round.
@@ -75,7 +75,7 @@ def test_the_close_code_decides_whether_to_reconnect(serve: Serve, code: int, re
     server = serve("users")
     peer = server.connect("/ws?as=ann")
     assert disconnect(server, identity="ann", code=code) == 1
-    check_put_out(peer, code, reconnect=reconnect)
+    check_disconnected(peer, code, reconnect=reconnect)
     assert server.connect("/ws?as=ann").ask({"type": "ping"})["type"] == "pong"
 
 
@@ -160,7 +160,7 @@ def test_reauthorize_checks_every_room_again(users: Server) -> None:
         assert [[message["data"]["board_id"] for message in each] for each in received] == [[], ["b2"], ["b1", "b2"], ["b1"]]
         users.post("/denied", [[None, None]])
         assert users.post("/reauthorize/ann", None).json == {"changed": 1}
-        check_put_out(everything, 3507, reconnect=False)
+        check_disconnected(everything, 3507, reconnect=False)
         assert ends(users, everything.id) == [3507]
     finally:
         users.post("/denied", [])
@@ -180,7 +180,7 @@ def test_an_authorize_that_raises_denies_and_does_not_stop_the_other_checks(serv
     try:
         # The error is reported after all clients have been checked.
         assert server.post("/reauthorize/joe", None).status == 500
-        check_put_out(everything, 3507, reconnect=False)
+        check_disconnected(everything, 3507, reconnect=False)
         for board in ("b1", "b2", "b3"):
             server.publish("broadcast_task_created", "t1", board, {})
         *joe, others = server.received(*tabs, bob)
@@ -236,7 +236,7 @@ def test_only_logged_in_users_are_admitted(sessions: Server) -> None:
         assert (response.status, response.json["code"], bool(response.json["message"])) == (401, "UNAUTHORIZED", True)
         assert cookie["Cookie"][8:40] not in response.body.decode()
     assert disconnect(sessions, identity="ann") == 1
-    check_put_out(peer, 3503, reconnect=False)
+    check_disconnected(peer, 3503, reconnect=False)
     check_no_cookie(sessions, cookie, forged)
 
 
@@ -247,7 +247,7 @@ def test_a_logout_disconnects_the_users_clients_and_no_others(sessions: Server) 
     response = sessions.request("POST", "/logout", headers=ann)
     assert response.status == 204
     for tab in tabs:
-        check_put_out(tab, 3005, reconnect=True)
+        check_disconnected(tab, 3005, reconnect=True)
         assert ends(sessions, tab.id) == [3005]
     out = {"Cookie": response.headers["Set-Cookie"].partition(";")[0]}
     assert sessions.raw().open("/live", dict(out)).status == 401
@@ -270,7 +270,7 @@ def test_a_deleted_account_is_disconnected_within_the_recheck_interval(
         tabs[0].receive(A_MOMENT)
     assert sessions.request(method, "/users/ann", body).status == 204
     for tab in tabs:
-        check_put_out(tab, 3005, reconnect=True)
+        check_disconnected(tab, 3005, reconnect=True)
         assert ends(sessions, tab.id) == [3005]
     assert sessions.raw().open("/live", dict(ann)).status == 401
     assert sessions.received(other) == [[]]
@@ -292,7 +292,7 @@ def test_an_unavailable_database_disconnects_no_client(serve: Serve) -> None:
     assert peer.ask({"type": "ping"})["type"] == "pong"
     # It continues to look up.
     server.request("DELETE", "/users/ann")
-    check_put_out(peer, 3005, reconnect=True)
+    check_disconnected(peer, 3005, reconnect=True)
 
 
 def test_without_a_recheck_interval_no_user_is_looked_up_again(serve: Serve) -> None:
@@ -304,7 +304,7 @@ def test_without_a_recheck_interval_no_user_is_looked_up_again(serve: Serve) -> 
         peer.receive(A_MOMENT)
     assert server.post("/login/ann", None).status == 204
     server.request("POST", "/logout", headers=cookie)
-    check_put_out(peer, 3005, reconnect=True)
+    check_disconnected(peer, 3005, reconnect=True)
 
 
 @pytest.mark.parametrize("kind", BOTH_WAYS, ids=str)

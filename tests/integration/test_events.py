@@ -11,6 +11,7 @@ import pytest
 
 from tests.integration.conftest import Serve
 from tests.support.clients import Peer
+from tests.support.event_helpers import label
 from tests.support.harness import EVERYWHERE, GTHREAD, Server, event_ids
 from tests.support.raw_client import CLOSE, CONTINUATION, PING, PONG, TEXT, Json, make_frame
 
@@ -183,11 +184,6 @@ OWN: Call = ("broadcast", ("comment.added", {"n": 1}), {"filters": {"board_id": 
 EVERY_CLIENT: Call = ("broadcast_message", ({"$message": ["notice", {"n": 1}]},), {})
 HOLDERS: Call = ("broadcast_to_filtered", ({"$message": ["whisper", {"n": 1}]}, "board_id", "b1"), {})
 ALL = [BOARD_1, BOARD_2, BOARD_3, BOARD_4, PROJECT_1, OWN, EVERY_CLIENT, HOLDERS]
-
-
-def label(message: Json) -> str:
-    data = message.get("data", {})
-    return str(data.get("task_id") or data.get("board_id") or data.get("project_id") or message["type"])
 
 
 @pytest.mark.parametrize(

@@ -213,5 +213,5 @@ def test_an_own_route_refuses_by_close_code(serve: Serve) -> None:
 def test_a_refused_origin_is_not_authenticated(serve: Serve) -> None:
     """A page of another site must not find out whether its user is logged in here."""
     server = serve("users", config={"CARTOWS_ALLOWED_ORIGINS": [GOOD]})
-    for name in ("ann", "nobody"):
+    for name in ("ann", "stranger"):
         assert server.raw().open(f"/ws?as={name}", {"Origin": EVIL}).status == 403

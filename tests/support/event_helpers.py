@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 from urllib.parse import quote
 
@@ -132,6 +132,19 @@ def latest_id(server: Server) -> str:
     id = str(watcher.receive()["id"])
     watcher.close()
     return id
+
+
+@contextlib.contextmanager
+def complete_watcher(server: Server) -> Iterator[Peer]:
+    """Connect a client that must receive every event of the context, once and in order, and be the only one at its end."""
+    peer = server.connect(max_queue=None)
+    yield peer
+    server.await_clients(1)
+    server.publish("broadcast", "after")
+    (messages,) = server.received(peer)
+    assert messages[-1]["type"] == "after"
+    numbers = event_ids([{"id": peer.hello["data"]["id"]}, *messages])
+    assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))
 
 
 class BackgroundPublisher:

@@ -6,8 +6,6 @@ import os
 import sys
 from pathlib import Path
 
-from tests.support.waiting import wait_until as wait_for  # noqa: F401
-
 HAS_PROC = sys.platform == "linux" and Path("/proc/self/fd").is_dir()
 
 

@@ -9,10 +9,12 @@ from __future__ import annotations
 import base64
 import contextlib
 import ctypes
+import functools
 import http.client
 import io
 import json
 import os
+import select
 import socket
 import ssl
 import struct
@@ -132,6 +134,13 @@ def inflate(data: bytes, window: int = 15) -> bytes:
     return engine.decompress(data + b"\x00\x00\xff\xff")
 
 
+@functools.cache
+def deflate_bomb(mebibytes: int) -> bytes:
+    """Return so many mebibytes of zeros, compressed to a thousandth."""
+    engine = zlib.compressobj(9, zlib.DEFLATED, -15)
+    return b"".join(engine.compress(bytes(1 << 20)) for _ in range(mebibytes)) + engine.flush(zlib.Z_SYNC_FLUSH)
+
+
 class _SocketFilter(ctypes.Structure):
     _fields_ = (("length", ctypes.c_ushort), ("filter", ctypes.c_void_p))
 
@@ -244,6 +253,10 @@ class RawClient:
         data = self._recv(size)
         self._buffer += data
         return bool(data)
+
+    def has_arrived(self, timeout: float = 0.0) -> bool:
+        """Return whether there is something to read, now or within so many seconds."""
+        return bool(self._buffer) or bool(select.select([self.socket], [], [], timeout)[0])
 
     def buffered_frame(self) -> Frame | None:
         """Return the next frame if all of it has been read; it must be a proper one."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import select
 import socket
 import threading
 from collections import deque
@@ -159,7 +158,7 @@ class Link:
     def send(self, message: Mapping[str, Any]) -> None:
         # A client sends nothing before the answer to its handshake, which the greeting follows.
         if not self.messages and not self.unread and not self.over and not self.early:
-            assert self._is_readable(DEADLINE), "no greeting arrived"
+            assert self._raw.has_arrived(DEADLINE), "no greeting arrived"
         # The server may have closed this connection already, which this side has yet to read.
         with suppress(OSError):
             self._raw.send_json(message)
@@ -186,7 +185,7 @@ class Link:
     def read(self, max_messages: int) -> None:
         """Read at most so many messages of those that have arrived."""
         for _ in range(max_messages):
-            if not self.unread and (self.over or not self._is_readable(0) or not self._receive(2048)):
+            if not self.unread and (self.over or not self._raw.has_arrived() or not self._receive(2048)):
                 return
             if self.unread:
                 self._keep(self.unread.popleft())
@@ -206,9 +205,6 @@ class Link:
             and len(answers) == self.pings + self.invalid
             and any(number_of(message) == last for message in events)
         )
-
-    def _is_readable(self, timeout: float) -> bool:
-        return bool(select.select([self._raw.socket], [], [], timeout)[0])
 
     def _receive(self, max_bytes: int) -> bool:
         try:

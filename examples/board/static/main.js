@@ -1,4 +1,4 @@
-// Starts the page, and keeps the address in line with the board that is shown.
+// Starts the page, and keeps the address in sync with the board that is shown.
 
 import * as columns from './columns.js';
 import * as drag from './drag.js';

@@ -32,9 +32,9 @@ import redis.exceptions
 
 from tests.support import process
 from tests.support.harness import ROOT, Plan, Server
-from tests.support.process import wait_for
 from tests.support.redis.deliveries import DeliveryCheck, RecordingClient, Sent
 from tests.support.redis.server import Proxy, Redis
+from tests.support.waiting import wait_until
 
 PUBLISH_TIMEOUT = 0.5
 
@@ -281,7 +281,7 @@ class Chaos:
                 return False
             return all(self._is_calm(pid) for pid in pids)
 
-        wait_for(is_calm, lambda: f"the workers to be calm:\n{self.server.log()[-3000:]}")
+        wait_until(is_calm, lambda: f"the workers to be calm:\n{self.server.log()[-3000:]}")
         began = time.monotonic()
         body = {"by": "last", "numbers": [0], "filters": {"board_id": list(BOARDS)}}
         answer = self.server.post("/numbered", body).json

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from tests.support.process import wait_for
 from tests.support.redis.events import NAMES, numbers_of, stored, stream
 from tests.support.redis.server import HOST, Proxy, Redis, free_port
 from tests.support.redis.writers import AT_ONCE, GRACE, TIMEOUT, MakeWriter, await_recovery, publish, send, start_outage
+from tests.support.waiting import wait_until
 
 
 def test_a_paused_server_delays_a_publisher_until_its_deadline_and_the_next_not_at_all(
@@ -74,7 +74,7 @@ def test_a_publisher_does_not_wait_for_a_name_to_be_looked_up(make_writer: MakeW
     assert time.monotonic() - start < 0.2 + GRACE
     assert asked.wait(30)
     answer.set()
-    wait_for(lambda: writer.stats()["away"], "the breaker to open")
+    wait_until(lambda: writer.stats()["away"], "the breaker to open")
 
 
 def _client_pause(server: Redis, proxy: Proxy) -> Callable[[], Any]:
@@ -158,7 +158,7 @@ def test_an_outage_loses_nothing_duplicates_nothing_and_keeps_the_order_of_every
 
     def await_events(status: str) -> None:
         enough = statuses.count(status) + 40
-        wait_for(lambda: statuses.count(status) > enough, f"events to be {status}")
+        wait_until(lambda: statuses.count(status) > enough, f"events to be {status}")
 
     threads = [threading.Thread(target=run, args=(index,)) for index in range(4)]
     try:
@@ -167,7 +167,7 @@ def test_an_outage_loses_nothing_duplicates_nothing_and_keeps_the_order_of_every
         for _ in range(2):
             await_events("stored")
             repair = fail(server, proxy)
-            wait_for(lambda: writer.stats()["away"], "the outage to be noticed")
+            wait_until(lambda: writer.stats()["away"], "the outage to be noticed")
             await_events("spooled")
             repair()
             await_recovery(writer)

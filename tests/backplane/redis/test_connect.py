@@ -16,9 +16,9 @@ import redis
 from cartows import OptionsError
 from cartows.backplane.redis.connect import Broker, BrokerError, Link, Script
 from cartows.backplane.redis.event_store import Store
-from tests.support.process import wait_for
 from tests.support.redis.events import event
 from tests.support.redis.server import HOST, Redis, free_port
+from tests.support.waiting import wait_until
 
 SECRET = "s3cr:t/#?@%"
 QUOTED = "s3cr%3At%2F%23%3F%40%25"
@@ -188,7 +188,7 @@ def test_a_server_that_cannot_write_to_its_disk(make_redis: Callable[..., Redis]
     server.config("save", "3600 1")
     with server.client() as client:
         client.bgsave()
-        wait_for(lambda: client.info("persistence")["rdb_last_bgsave_status"] == "err", "a save to fail")
+        wait_until(lambda: client.info("persistence")["rdb_last_bgsave_status"] == "err", "a save to fail")
     assert "It cannot write to its disk" in str(fault(server.url))
     server.config("save", "")
 
@@ -201,7 +201,7 @@ def test_a_server_that_runs_a_script_of_another_client(server: Redis) -> None:
         running.start()
         try:
             with server.client() as other:
-                wait_for(lambda: _is_busy(other), "the script to be busy")
+                wait_until(lambda: _is_busy(other), "the script to be busy")
             assert "A script of another client is running there" in str(fault(server.url))
         finally:
             server.do("SCRIPT", "KILL")

@@ -10,10 +10,10 @@ from collections.abc import Callable
 import pytest
 
 from cartows.backplane.base import BackplaneResult
-from tests.support.process import wait_for
 from tests.support.redis.events import numbers_of, stored, stream
 from tests.support.redis.server import HOST, Proxy, Redis, free_port
 from tests.support.redis.writers import GRACE, TIMEOUT, MakeWriter, await_recovery, publish, send, start_outage
+from tests.support.waiting import wait_until
 
 # While the broker is reachable -------------------------------------------------------------------------------------
 
@@ -88,9 +88,9 @@ def test_a_connection_that_is_killed_while_it_waits_for_an_answer_costs_nothing(
     waiting = threading.Thread(target=lambda: outcomes.append(publish(writer, 1, 20.0)))
     waiting.start()
     (first,) = server.connections()
-    wait_for(lambda: server.held(first), "the event to be sent")
+    wait_until(lambda: server.held(first), "the event to be sent")
     server.kill_clients()
-    wait_for(lambda: [id for id in server.connections() if id != first], "the second attempt")
+    wait_until(lambda: [id for id in server.connections() if id != first], "the second attempt")
     server.do("CLIENT", "UNPAUSE")
     waiting.join()
     assert [outcome.status for outcome in outcomes] == ["stored"]
@@ -126,7 +126,7 @@ def test_an_answer_that_is_swallowed_stores_nothing_twice(server: Redis, proxy: 
     proxy.answers = lambda answer: b""
     start_outage(writer, 1)
     assert publish(writer, 2, TIMEOUT).status == "spooled"
-    wait_for(lambda: stored(server) == [0, 1], "the event to arrive")
+    wait_until(lambda: stored(server) == [0, 1], "the event to arrive")
     proxy.answers = bytes
     await_recovery(writer)
     assert stored(server) == [0, 1, 2]
@@ -139,7 +139,7 @@ def test_a_request_that_arrives_after_it_was_sent_again_stores_nothing_twice(ser
     # The server finds all these attempts in its sockets when it resumes.
     for number in range(1, 6):
         publish(writer, number, 0.0)
-    wait_for(lambda: writer.stats()["retried"] >= 3, "several attempts")
+    wait_until(lambda: writer.stats()["retried"] >= 3, "several attempts")
     server.resume()
     await_recovery(writer)
     assert stored(server) == [0, 1, 2, 3, 4, 5]
@@ -191,7 +191,7 @@ def test_a_stop_releases_publishers_that_wait(server: Redis, make_writer: MakeWr
     outcomes: list[BackplaneResult] = []
     waiting = threading.Thread(target=lambda: outcomes.append(publish(writer, 0, 30.0)))
     waiting.start()
-    wait_for(lambda: writer.stats()["spooled"], "the event to be accepted")
+    wait_until(lambda: writer.stats()["spooled"], "the event to be accepted")
     writer.stop(0.1)
     waiting.join(5)
     assert outcomes == [BackplaneResult("spooled")]
@@ -205,6 +205,6 @@ def test_no_password_is_logged(
     caplog.set_level(logging.DEBUG)
     writer = make_writer(f"redis://:hunter2@{HOST}:{server.port}")
     start_outage(writer, 0)
-    wait_for(lambda: "Check the user and the password" in caplog.text, "the outage to be logged")
+    wait_until(lambda: "Check the user and the password" in caplog.text, "the outage to be logged")
     assert "hunter2" not in caplog.text
     assert "hunter2" not in repr(vars(writer))

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from cartows.backplane.base import Snapshot
-from tests.support.process import wait_for
 from tests.support.redis.events import Reader, RecordingSink, stored
 from tests.support.redis.server import Proxy, Redis
 from tests.support.redis.writers import MakeWriter, await_recovery, publish, send, start_outage
+from tests.support.waiting import wait_until
 
 
 def test_events_come_from_the_reader_alone_while_the_broker_is_reachable(server: Redis, make_writer: MakeWriter) -> None:
@@ -60,9 +60,9 @@ def test_an_event_that_was_read_before_its_answer_is_not_delivered_twice(
     publish(writer, 0)
     proxy.answers = lambda answer: b""
     publish(writer, 1, 0.0)
-    wait_for(lambda: stored(server) == [0, 1], "the event to arrive")
+    wait_until(lambda: stored(server) == [0, 1], "the event to arrive")
     reader.read()
-    wait_for(lambda: writer.stats()["away"], "the breaker to open")
+    wait_until(lambda: writer.stats()["away"], "the breaker to open")
     assert sink.calls == [("entry", 0, False), ("entry", 1, False), "broker_lost"]
     publish(writer, 2)
     proxy.answers = bytes
@@ -83,7 +83,7 @@ def test_a_reader_that_has_lost_its_connection_starts_an_outage_until_it_reads_a
     assert sink.calls == ["broker_lost", ("local", 0), ("local", 1)]
     # The writer can store; but a publisher need not wait, since its own clients receive the event at once.
     assert publish(writer, 2).status == "spooled"
-    wait_for(lambda: stored(server) == [0, 1, 2], "the event to be stored")
+    wait_until(lambda: stored(server) == [0, 1, 2], "the event to be stored")
     assert writer.stats()["away"]
     reader.read()
     await_recovery(writer)

@@ -10,9 +10,9 @@ import pytest
 from cartows.backplane.redis import presence_leases
 from cartows.backplane.redis.presence_announcer import _LINGER, MAX_COMMANDS
 from tests.presence.test_presence import Client
-from tests.support.process import wait_for
 from tests.support.redis.presence import BOARD, LONG, Start, agree, logged
 from tests.support.redis.server import Redis
+from tests.support.waiting import wait_until
 
 
 def test_many_joins_are_announced_in_few_entries(start: Start, server: Redis) -> None:
@@ -52,7 +52,7 @@ def test_a_paused_redis_loses_no_change(start: Start, server: Redis, caplog: pyt
     agree(one, two, names=["ann", "ben"])
     server.pause()
     # The announcers notice when they renew their leases, at the latest.
-    wait_for(lambda: not (one.sync._announcer._following or two.sync._announcer._following), "each to notice")
+    wait_until(lambda: not (one.sync._announcer._following or two.sync._announcer._following), "each to notice")
     cat = one.enter(Client("cat"), {"at": 1})
     one.enter(cat, {"at": 2})
     two.leave(ben)
@@ -62,7 +62,7 @@ def test_a_paused_redis_loses_no_change(start: Start, server: Redis, caplog: pyt
     agree(one, two, names=["ann", "cat"])
     assert two.left == ["ben"]
     assert one.left == ["ben"]
-    wait_for(lambda: len(logged(caplog)) == 4, "each to log the outage and its end once")
+    wait_until(lambda: len(logged(caplog)) == 4, "each to log the outage and its end once")
     assert [("shared with other processes again" in line) for line in logged(caplog)].count(True) == 2
 
 
@@ -80,21 +80,21 @@ def test_a_redis_that_comes_back_empty_gets_all_entries_and_none_leaves(start: S
     two.enter(Client("dan"))
     agree(one, two, three, names=["ann", "ben", "cat", "dan"])
     assert [each.left for each in (one, two, three)] == [[]] * 3
-    wait_for(lambda: server.do("SCARD", "cartows:{0}:procs") == 3, "every process to have its lease")
+    wait_until(lambda: server.do("SCARD", "cartows:{0}:procs") == 3, "every process to have its lease")
 
 
 def test_nothing_piles_up_while_redis_is_away(start: Start, server: Redis, caplog: pytest.LogCaptureFixture) -> None:
     one = start(limit=10)
     agree(one)
     server.kill()
-    wait_for(lambda: logged(caplog), "an outage to be noticed")
+    wait_until(lambda: logged(caplog), "an outage to be noticed")
     announcer = one.sync._announcer
-    wait_for(lambda: not announcer._following, "the announcer to notice")
+    wait_until(lambda: not announcer._following, "the announcer to notice")
     for n in range(MAX_COMMANDS + 10):
         one.enter(Client(f"user {n}"))
         one.sync.reauthorize(f"user {n}")
     # While it tries, changes wait for it; each attempt that fails drops them.
-    wait_for(lambda: announcer._pending == {}, "what waits to be dropped")
+    wait_until(lambda: announcer._pending == {}, "what waits to be dropped")
     assert len(announcer._commands) == MAX_COMMANDS
     assert [line for line in logged(caplog) if "dropped" in line] == [
         "cartows: more than 1000 commands for other processes wait for Redis; the oldest are dropped"

@@ -13,9 +13,9 @@ from cartows.backplane.redis.presence_announcer import _LINGER
 from cartows.backplane.redis.presence_leases import RETRIES, Periods
 from tests.presence.test_presence import Client
 from tests.support.harness import ROOT
-from tests.support.process import wait_for
 from tests.support.redis.presence import A_MOMENT, LONG, SHORT, Start, agree, members
 from tests.support.redis.server import Proxy, Redis
+from tests.support.waiting import wait_until
 
 PROGRAM = """
 import sys, threading
@@ -55,7 +55,7 @@ def test_the_periods_keep_the_promise() -> None:
 
 def test_the_entries_of_a_process_that_was_killed_leave(start: Start, program: subprocess.Popen[str]) -> None:
     one, two = start(periods=SHORT._replace(lease=30.0)), start(periods=SHORT._replace(lease=30.0))
-    wait_for(lambda: one.names() == two.names() == ["ann"], "an entry of another process")
+    wait_until(lambda: one.names() == two.names() == ["ann"], "an entry of another process")
     program.kill()
     agree(one, two, names=[])
     assert "ann" in one.left
@@ -64,18 +64,18 @@ def test_the_entries_of_a_process_that_was_killed_leave(start: Start, program: s
 
 def test_a_process_that_was_stopped_comes_back_with_its_entries(start: Start, program: subprocess.Popen[str]) -> None:
     one = start(periods=SHORT._replace(lease=30.0))
-    wait_for(lambda: one.names() == ["ann"], "an entry of another process")
+    wait_until(lambda: one.names() == ["ann"], "an entry of another process")
     program.send_signal(signal.SIGSTOP)
-    wait_for(lambda: one.names() == [], "all entries to be removed")
+    wait_until(lambda: one.names() == [], "all entries to be removed")
     one.enter(Client("ben"))
     program.send_signal(signal.SIGCONT)
-    wait_for(lambda: one.names() == ["ann", "ben"], "all entries to be back")
+    wait_until(lambda: one.names() == ["ann", "ben"], "all entries to be back")
     assert program.stdin is not None
     program.stdin.write("cat\n")
     program.stdin.flush()
-    wait_for(lambda: one.names() == ["ann", "ben", "cat"], "a new entry")
+    wait_until(lambda: one.names() == ["ann", "ben", "cat"], "a new entry")
     program.stdin.close()
-    wait_for(lambda: one.names() == ["ben"], "an orderly end")
+    wait_until(lambda: one.names() == ["ben"], "an orderly end")
     assert program.wait(10) == 0
 
 
@@ -86,7 +86,7 @@ def test_a_process_that_was_removed_announces_itself_again(start: Start, server:
     two.enter(Client("ann"))
     agree(one, two, names=["ann"])
     server.do("DEL", f"cartows:{{0}}:lease:{two.sync.process}")
-    wait_for(lambda: one.names() == [], "all entries to be removed")
+    wait_until(lambda: one.names() == [], "all entries to be removed")
     assert two.names() == ["ann"]
     if by == "a change":
         two.enter(Client("ben"))
@@ -100,7 +100,7 @@ def test_a_process_that_has_lost_its_own_lease_does_not_remove_others_at_once(st
     agree(one, two, names=["ann"])
     applied = two.applied
     server.do("DEL", *(f"cartows:{{0}}:lease:{each.sync.process}" for each in (one, two)))
-    wait_for(lambda: two.applied > applied, "the other to announce itself again")
+    wait_until(lambda: two.applied > applied, "the other to announce itself again")
     agree(one, two, names=["ann"])
     assert (one.left, two.left) == ([], [])
 
@@ -108,12 +108,12 @@ def test_a_process_that_has_lost_its_own_lease_does_not_remove_others_at_once(st
 def test_processes_that_died_earlier_are_not_shown_and_are_removed(start: Start, server: Redis) -> None:
     one = start()
     one.enter(Client("ann"))
-    wait_for(lambda: server.do("HLEN", f"cartows:{{0}}:people:{one.sync.process}") == 2, "ann to be announced")
+    wait_until(lambda: server.do("HLEN", f"cartows:{{0}}:people:{one.sync.process}") == 2, "ann to be announced")
     one.die()
     server.do("DEL", f"cartows:{{0}}:lease:{one.sync.process}")
     two = start()
     agree(two, names=[])
-    wait_for(lambda: members(server) == [two.sync.process], "its remains to be removed")
+    wait_until(lambda: members(server) == [two.sync.process], "its remains to be removed")
     assert server.do("EXISTS", f"cartows:{{0}}:people:{one.sync.process}") == 0
     assert two.left == []
 
@@ -134,10 +134,10 @@ def test_a_dead_process_that_was_removed_in_an_outage_does_not_reappear(start: S
     two.enter(Client("ann"))
     agree(one, two, names=["ann"])
     server.pause()
-    wait_for(lambda: one.names() == [], "the others to be removed")
+    wait_until(lambda: one.names() == [], "the others to be removed")
     two.die()
     server.resume()
-    wait_for(lambda: server.do("SCARD", "cartows:{0}:procs") == 1, "its remains to be removed")
+    wait_until(lambda: server.do("SCARD", "cartows:{0}:procs") == 1, "its remains to be removed")
     agree(one, names=[])
     assert one.left.count("ann") == 1
 
@@ -150,8 +150,8 @@ def test_a_process_without_redis_removes_the_others_when_their_leases_have_expir
     two.enter(Client("ben"))
     agree(one, two, names=["ann", "ben"])
     proxy.open.clear()
-    wait_for(lambda: one.names() == ["ann"], "the others to be removed")
-    wait_for(lambda: two.names() == ["ben"], "the process to be removed")
+    wait_until(lambda: one.names() == ["ann"], "the others to be removed")
+    wait_until(lambda: two.names() == ["ben"], "the process to be removed")
     two.enter(Client("cat"))
     proxy.open.set()
     proxy.cut()

@@ -12,9 +12,9 @@ from cartows.backplane.redis import presence_leases
 from cartows.backplane.redis.connect import Broker
 from cartows.backplane.redis.presence_leases import PresenceLeases
 from tests.presence.test_presence import Client
-from tests.support.process import wait_for
 from tests.support.redis.presence import A_MOMENT, LONG, Start, agree, logged
 from tests.support.redis.server import Proxy, Redis
+from tests.support.waiting import wait_until
 
 
 def test_a_connection_that_breaks_once_removes_no_entry(start: Start, server: Redis, proxy: Proxy) -> None:
@@ -42,12 +42,12 @@ def test_a_listener_that_has_fallen_behind_takes_a_snapshot(
         leases.command("nothing", str(n))
     leases.close()
     two.enter(Client("ann"))
-    wait_for(lambda: server.do("HLEN", f"cartows:{{0}}:people:{two.sync.process}") == 2, "ann to be announced")
+    wait_until(lambda: server.do("HLEN", f"cartows:{{0}}:people:{two.sync.process}") == 2, "ann to be announced")
     two.sync.disconnect("ben", 3503, "")
     proxy.open.set()
     proxy.cut()
     agree(one, two, names=["ann"])
-    wait_for(lambda: one.commands, "the commands that are still there")
+    wait_until(lambda: one.commands, "the commands that are still there")
     assert [line for line in logged(caplog) if "may not have reached it" in line]
 
 
@@ -72,7 +72,7 @@ def test_commands_reach_the_other_processes_and_not_their_own(start: Start, capl
     one.sync.disconnect("5", 4000, "é")
     expected = [("ann", 3503, "fail"), ("ben\ud800",), ("5", 4000, "é")]
     for other in (two, three):
-        wait_for(lambda other=other: len(other.commands) == 3, "the commands")
+        wait_until(lambda other=other: len(other.commands) == 3, "the commands")
         assert other.commands == expected
     assert one.commands == []
     agree(one, two, three, start(), names=[])
@@ -83,10 +83,10 @@ def test_commands_of_an_outage_arrive_after_it(start: Start, server: Redis, capl
     one, two = start(), start()
     agree(one, two)
     server.kill()
-    wait_for(lambda: len(logged(caplog)) == 2, "each to notice")
+    wait_until(lambda: len(logged(caplog)) == 2, "each to notice")
     one.sync.disconnect("ann", 3503, "")
     server.start()
-    wait_for(lambda: two.commands, "the command")
+    wait_until(lambda: two.commands, "the command")
     agree(one, two)
     late = start()
     agree(one, two, late)
@@ -100,11 +100,11 @@ def test_a_listener_that_was_disconnected_reads_the_commands_of_that_time(start:
     proxy.open.clear()
     two.sync.disconnect("ann", 3503, "")
     two.enter(Client("ann"))
-    wait_for(lambda: server.do("HLEN", f"cartows:{{0}}:people:{two.sync.process}") == 2, "ann to be announced")
+    wait_until(lambda: server.do("HLEN", f"cartows:{{0}}:people:{two.sync.process}") == 2, "ann to be announced")
     assert one.commands == []
     proxy.open.set()
     proxy.cut()
-    wait_for(lambda: one.commands == [("ann", 3503, "")], "the command")
+    wait_until(lambda: one.commands == [("ann", 3503, "")], "the command")
     agree(one, two, names=["ann"])
 
 

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from tests.presence.test_presence import Client
-from tests.support.process import wait_for
 from tests.support.redis.presence import LONG, Process, Start, agree, logged, members
 from tests.support.redis.server import Redis
+from tests.support.waiting import wait_until
 
 
 def test_processes_show_each_others_entries(start: Start) -> None:
@@ -25,7 +25,7 @@ def test_processes_show_each_others_entries(start: Start) -> None:
     two.enter(Client("ben"), room=("project_id", "p/1"))
     agree(one, two, three, names=["ann", "ann"])
     assert ("ann", {"at": 2, "é": ["\U0001f600", None, 1.5]}) in three.shown().values()
-    wait_for(lambda: list(three.presence.present("project_id", "p/1")) == ["ben"], "the other room")
+    wait_until(lambda: list(three.presence.present("project_id", "p/1")) == ["ben"], "the other room")
     one.leave(ann)
     agree(one, two, three, names=["ann"])
 
@@ -69,7 +69,7 @@ def test_a_start_leaves_no_gap_between_the_state_and_what_follows(start: Start) 
         for _ in range(4):
             processes.append(start())
             seen = processes[-1].applied
-            wait_for(lambda seen=seen: processes[-1].applied > seen + 3, "changes to arrive")
+            wait_until(lambda seen=seen: processes[-1].applied > seen + 3, "changes to arrive")
     finally:
         over.set()
         for visitor in visitors:
@@ -98,11 +98,11 @@ def test_a_redis_that_cannot_be_used_at_the_start_is_waited_for(
     before()
     one, two = start(), start()
     one.enter(Client("ann"))
-    wait_for(lambda: len(logged(caplog)) == 2, "each to notice")
+    wait_until(lambda: len(logged(caplog)) == 2, "each to notice")
     assert one.names() == ["ann"]
     after()
     agree(one, two, names=["ann"])
-    wait_for(lambda: len(logged(caplog)) == 4, "each to log that it is back")
+    wait_until(lambda: len(logged(caplog)) == 4, "each to log that it is back")
 
 
 @pytest.mark.parametrize("trouble", ["none", "paused", "killed", "never started"])
@@ -110,8 +110,8 @@ def test_a_stop_ends_in_time_and_leaves_no_thread(server: Redis, trouble: str, c
     process = Process(server.url, periods=LONG._replace(block=20.0, timeout=30.0))
     if trouble != "never started":
         process.sync.start()
-        wait_for(lambda: server.do("SCARD", "cartows:{0}:procs"), "it to be announced")
-        wait_for(lambda: server.do("INFO", "clients")["blocked_clients"], "it to listen")
+        wait_until(lambda: server.do("SCARD", "cartows:{0}:procs"), "it to be announced")
+        wait_until(lambda: server.do("INFO", "clients")["blocked_clients"], "it to listen")
     if trouble == "paused":
         server.pause()
         process.enter(Client("ann"))

@@ -18,9 +18,9 @@ import pytest
 
 from cartows import MessageError, Options, OptionsError, PublisherClosed, new_message
 from cartows.publisher import Publisher
-from tests.support.process import wait_for
 from tests.support.redis.events import stream
 from tests.support.redis.server import HOST, Redis, free_port
+from tests.support.waiting import wait_until
 
 SECRET = "hunter2"
 
@@ -141,13 +141,13 @@ def test_while_redis_is_away_a_broadcast_is_spooled_and_none_waits_long(server: 
     start = time.monotonic()
     assert publisher.broadcast("a", 1) == (True, "spooled", None, None)
     assert time.monotonic() - start < 0.5 + 3
-    wait_for(lambda: publisher.stats()["away"], "the outage to be noticed")
+    wait_until(lambda: publisher.stats()["away"], "the outage to be noticed")
     start = time.monotonic()
     assert [publisher.broadcast("a", number).status for number in range(2, 50)] == ["spooled"] * 48
     # 24 s, if each of them waited.
     assert time.monotonic() - start < 5
     server.resume()
-    wait_for(lambda: not publisher.stats()["spooled"], "the spool to be stored")
+    wait_until(lambda: not publisher.stats()["spooled"], "the spool to be stored")
     assert [message["data"] for message in messages(server)] == list(range(50))
 
 
@@ -161,7 +161,7 @@ def test_over_the_bound_a_broadcast_is_rejected_and_that_is_logged_once(
     assert "CARTOWS_SPOOL_SIZE=3" in (results[-1].reason or "")
     assert caplog.text.count("was not sent") == 1
     server.start()
-    wait_for(lambda: not publisher.stats()["away"], "Redis to be back")
+    wait_until(lambda: not publisher.stats()["away"], "Redis to be back")
     assert publisher.broadcast("a", 6).status == "stored"
     assert "events are accepted again; 3 were rejected so far" in caplog.text
 
@@ -187,7 +187,7 @@ def test_a_password_is_shown_nowhere(make_redis: Callable[..., Redis], make: Mak
     server.password = "other"
     server.kill_clients()
     assert publisher.broadcast("a", 2).status == "spooled"
-    wait_for(lambda: "Check the user and the password" in caplog.text, "the outage to be logged")
+    wait_until(lambda: "Check the user and the password" in caplog.text, "the outage to be logged")
     with pytest.raises(OptionsError) as caught:
         make(f"redis://:{SECRET}@cache:port")
     for shown in (caplog.text, repr(publisher), str(vars(publisher)), str(caught.value), repr(caught.value)):

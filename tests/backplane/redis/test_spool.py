@@ -7,10 +7,10 @@ import time
 
 import pytest
 
-from tests.support.process import wait_for
 from tests.support.redis.events import Reader, RecordingSink, stored
 from tests.support.redis.server import HOST, Redis, free_port
 from tests.support.redis.writers import AT_ONCE, MakeWriter, await_recovery, publish, send
+from tests.support.waiting import wait_until
 
 
 def test_over_the_bound_of_events_publishers_are_rejected_and_counted(make_writer: MakeWriter) -> None:
@@ -45,7 +45,7 @@ def test_what_was_rejected_is_logged_when_the_broker_is_back(
     server.start()
     await_recovery(writer)
     assert stored(server) == list(range(10))
-    wait_for(lambda: "10 events that had waited here were stored, 5 were rejected" in caplog.text, "the log")
+    wait_until(lambda: "10 events that had waited here were stored, 5 were rejected" in caplog.text, "the log")
 
 
 def test_while_the_reader_lags_publishers_wait_for_room(server: Redis, make_writer: MakeWriter) -> None:

@@ -15,8 +15,8 @@ from cartows.backplane.redis.presence_sync import PresenceSync
 from cartows.presence.presence import Presence, PresenceEntry, PresenceReport
 from cartows.rooms import Room
 from tests.presence.test_presence import Client, deliver, flat
-from tests.support.process import wait_for
 from tests.support.redis.server import Redis
+from tests.support.waiting import wait_until
 
 BOARD = ("board_id", "b1")
 
@@ -120,7 +120,7 @@ def agree(*processes: Process, names: list[str] | None = None) -> None:
         }
         return all(each == shown[0] for each in shown) and shown[0].keys() == here and names in (None, processes[0].names())
 
-    wait_for(same, lambda: "; ".join(str(process.names()) for process in processes))
+    wait_until(same, lambda: "; ".join(str(process.names()) for process in processes))
 
 
 def members(server: Redis) -> list[str]:

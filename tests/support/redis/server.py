@@ -15,7 +15,7 @@ from typing import Any
 
 import redis
 
-from tests.support.process import wait_for
+from tests.support.waiting import wait_until
 
 HOST = "127.0.0.1"
 
@@ -79,7 +79,7 @@ class Redis:
         self.process = subprocess.Popen(
             arguments, cwd=self.directory, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
-        wait_for(self._answers, lambda: f"redis-server:\n{self.log.read_text() if self.log.exists() else 'no log'}")
+        wait_until(self._answers, lambda: f"redis-server:\n{self.log.read_text() if self.log.exists() else 'no log'}")
 
     def _answers(self) -> bool:
         assert self.process is not None
@@ -118,7 +118,7 @@ class Redis:
     def replicate(self, primary: Redis) -> None:
         """Make it a replica of another one, and wait until it has its data."""
         self.do("REPLICAOF", HOST, primary.port)
-        wait_for(lambda: self.do("INFO", "replication")["master_link_status"] == "up", "the replica to be in step")
+        wait_until(lambda: self.do("INFO", "replication")["master_link_status"] == "up", "the replica to be in step")
 
     def promote(self) -> None:
         """Make a replica a primary."""

@@ -7,8 +7,8 @@ from typing import Any
 
 from cartows.backplane.base import BackplaneResult
 from cartows.backplane.redis.event_writer import EventWriter
-from tests.support.process import wait_for
 from tests.support.redis.events import event
+from tests.support.waiting import wait_until
 
 MakeWriter = Callable[..., EventWriter]
 
@@ -34,7 +34,7 @@ def send(writer: EventWriter, numbers: range, timeout: float = 10.0) -> list[str
 
 def await_recovery(writer: EventWriter, within: float = 30.0) -> None:
     """Wait until everything is stored."""
-    wait_for(
+    wait_until(
         lambda: not writer.stats()["away"] and not writer.stats()["spooled"], lambda: f"the writer: {writer.stats()}", within
     )
 
@@ -42,4 +42,4 @@ def await_recovery(writer: EventWriter, within: float = 30.0) -> None:
 def start_outage(writer: EventWriter, number: int) -> None:
     """Publish an event at a broker that does not answer."""
     assert publish(writer, number, TIMEOUT).status == "spooled"
-    wait_for(lambda: writer.stats()["away"], "the breaker to open")
+    wait_until(lambda: writer.stats()["away"], "the breaker to open")

@@ -17,9 +17,9 @@ from typing import Any
 
 import pytest
 
-from tests.browser.station import quiet_port
+from tests.browser.restarts import reserved_port
 from tests.support.harness import HOST
-from tests.support.process import DEADLINE, wait_for
+from tests.support.waiting import DEADLINE, wait_until
 from tests.test_readme import curl, curl_lines
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -118,7 +118,7 @@ class RecipeServer:
 
     def __init__(self, recipe: Recipe, rules: str = "") -> None:
         self._folder = recipe.folder
-        self.port = quiet_port()
+        self.port = reserved_port()
         app = recipe.block_with("# app.py")
         if rules:
             app = app.replace("CartoWS(app, hub)", "ws = CartoWS(app, hub)")
@@ -137,7 +137,7 @@ class RecipeServer:
                 stderr=log,
             )
         try:
-            wait_for(self._answers, self.log)
+            wait_until(self._answers, self.log)
         except BaseException:
             self.kill()
             raise
@@ -182,7 +182,7 @@ class RecipeServer:
 
     def await_rooms(self, *clients: list[str]) -> None:
         """Wait until these clients are connected, each named by its rooms."""
-        wait_for(lambda: sorted(self.rooms()) == sorted(clients), lambda: f"{clients}, not {self.rooms()}")
+        wait_until(lambda: sorted(self.rooms()) == sorted(clients), lambda: f"{clients}, not {self.rooms()}")
 
 
 @contextmanager
@@ -199,7 +199,7 @@ class ViteServer:
     """Vite's development server in a folder, with the proxies that its configuration names."""
 
     def __init__(self, folder: Path, flask: int) -> None:
-        self.port = quiet_port()
+        self.port = reserved_port()
         config = folder / "vite.config.js"
         config.write_text(config.read_text(encoding="utf-8").replace("127.0.0.1:8000", f"{HOST}:{flask}"), encoding="utf-8")
         # Not through npx, which would stay between this process and the server.
@@ -212,7 +212,7 @@ class ViteServer:
 
     def __enter__(self) -> ViteServer:
         try:
-            wait_for(self._answers, lambda: self._log.read_text(encoding="utf-8"))
+            wait_until(self._answers, lambda: self._log.read_text(encoding="utf-8"))
         except BaseException:
             self.__exit__()
             raise

@@ -16,7 +16,7 @@ from tests.browser.conftest import OpenTab
 from tests.browser.recipes import Recipe, RecipeServer, ViteServer, running
 from tests.browser.tab import BROKEN_SOCKET
 from tests.support.harness import HOST
-from tests.support.process import wait_for
+from tests.support.waiting import wait_until
 
 # Packages are installed and pages are built.
 pytestmark = pytest.mark.timeout(300)
@@ -41,7 +41,7 @@ def authorize(identity, key, value):
 """
 
 # Another: no user is known.
-NOBODY = """
+NO_USER = """
 
 @ws.authenticate
 def authenticate(request):
@@ -59,7 +59,7 @@ class Screen:
         self.recipe = recipe
         self.server = server
         self.tab = open_tab()
-        self.tab.announce("/favicon.ico")  # there is none
+        self.tab.expect_errors("/favicon.ico")  # there is none
         self.page = self.tab.page
         #: The types of the messages that the page has sent, for each of its connections to cartows.
         self.sockets: list[list[str]] = []
@@ -92,7 +92,7 @@ class Screen:
     def expect_sent(self, *types: str) -> None:
         """Expect that the page has made one connection and sent messages of these types, and no others."""
         # Playwright reports frames while it is asked for something.
-        wait_for(lambda: self.tab.evaluate("0") or self.sockets == [list(types)], lambda: f"{types}, not {self.sockets}")
+        wait_until(lambda: self.tab.evaluate("0") or self.sockets == [list(types)], lambda: f"{types}, not {self.sockets}")
 
     def expect_state(self, state: str) -> None:
         expect(self.page.get_by_role("status")).to_have_text(state)
@@ -195,11 +195,11 @@ def test_a_page_whose_connection_broke_gets_what_it_missed(open_recipe: Open, na
     cables: list[Cable] = []
     screen = open_recipe(name, cables=cables)
     loads = screen.loads
-    screen.tab.announce(*AWAY)
+    screen.tab.expect_errors(*AWAY)
     cables[0].cut()
     screen.expect_state("waiting")
     screen.add()
-    cables[0].mend()
+    cables[0].restore()
     screen.expect_tasks(FIRST, ADDED)
     screen.expect_state("open")
     screen.server.await_rooms(GARDEN)
@@ -212,7 +212,7 @@ def test_a_page_loads_again_when_the_history_is_lost(open_recipe: Open, name: st
     screen = open_recipe(name)
     screen.add()
     screen.expect_tasks(FIRST, ADDED)
-    screen.tab.announce(*AWAY)
+    screen.tab.expect_errors(*AWAY)
     screen.server.stop()
     screen.expect_state("waiting")
     screen.server.start()
@@ -254,8 +254,8 @@ def test_a_refused_board_is_shown_as_an_error(open_recipe: Open, name: str) -> N
 
 @pytest.mark.parametrize("name", ["react", "vue"])
 def test_a_refused_connection_is_shown_as_an_error(open_recipe: Open, name: str) -> None:
-    screen = open_recipe(name, rules=NOBODY, refused=True)
-    screen.tab.announce(BROKEN_SOCKET, "status of 401")
+    screen = open_recipe(name, rules=NO_USER, refused=True)
+    screen.tab.expect_errors(BROKEN_SOCKET, "status of 401")
     screen.expect_state("closed")
     expect(screen.page.get_by_role("alert")).to_contain_text("The connection is closed")
 

@@ -41,7 +41,7 @@ def authorize(identity, key, value):
 """
 
 # Another: no user is known.
-NOBODY = """
+NO_USER = """
 
 @ws.authenticate
 def authenticate(request):
@@ -199,7 +199,7 @@ def test_a_page_whose_connection_broke_gets_what_it_missed(open_recipe: Open, na
     cables[0].cut()
     screen.expect_state("waiting")
     screen.add()
-    cables[0].mend()
+    cables[0].restore()
     screen.expect_tasks(FIRST, ADDED)
     screen.expect_state("open")
     screen.server.await_rooms(GARDEN)
@@ -254,7 +254,7 @@ def test_a_refused_board_is_shown_as_an_error(open_recipe: Open, name: str) -> N
 
 @pytest.mark.parametrize("name", ["react", "vue"])
 def test_a_refused_connection_is_shown_as_an_error(open_recipe: Open, name: str) -> None:
-    screen = open_recipe(name, rules=NOBODY, refused=True)
+    screen = open_recipe(name, rules=NO_USER, refused=True)
     screen.tab.expect_errors(BROKEN_SOCKET, "status of 401")
     screen.expect_state("closed")
     expect(screen.page.get_by_role("alert")).to_contain_text("The connection is closed")

@@ -36,10 +36,10 @@ live.on('error', (message) => {
 const off: () => void = live.onState((status: Status) => console.log(status.retryAt));
 off();
 
-const presence: Presence<{ name: string }> = live.presence<{ name: string }>({ board_id: 'b1' }, { name: 'Ann' });
-for (const [who, entries] of presence) console.log(who, entries[0]?.meta.name);
-presence.onJoin(({ who, meta, first }) => console.log(who, meta.name, first));
-const map: ReadonlyMap<string, readonly { ref: string }[]> = presence;
+const present: Presence<{ name: string }> = live.presence<{ name: string }>({ board_id: 'b1' }, { name: 'Ann' });
+for (const [who, entries] of present) console.log(who, entries[0]?.meta.name);
+present.onJoin(({ who, meta, first }) => console.log(who, meta.name, first));
+const map: ReadonlyMap<string, readonly { ref: string }[]> = present;
 console.log(map.size);
 
 live.subscribe({ board_id: 'b2' }, { since: live.position ?? undefined }).catch((error: unknown) => {

@@ -40,7 +40,7 @@ def test_the_first_page_of_the_readme_receives_a_task(open_tab: OpenTab, tmp_pat
     html = block_with("/ws/cartows.js", "html")
     (tmp_path / "app.py").write_text(FIRST + PAGE.format(html=html), encoding="utf-8")
     tab, frames = open_tab(), []
-    tab.announce("/favicon.ico")  # there is none
+    tab.expect_errors("/favicon.ico")  # there is none
     tab.page.on("websocket", lambda socket: socket.on("framereceived", lambda frame: frames.append(frame)))
     with served(SERVE, tmp_path) as host:
         tab.goto(f"http://{host}/")
@@ -57,7 +57,7 @@ def test_the_page_of_the_first_tutorial_shows_what_another_adds(open_tab: OpenTa
     ann, bob = open_tab(), open_tab()
     with served(SERVE, tmp_path) as host:
         for tab in (ann, bob):
-            tab.announce("/favicon.ico")
+            tab.expect_errors("/favicon.ico")
             tab.goto(f"http://{host}/")
         ann.page.fill("input", "Water the plants")
         ann.page.click("button")
@@ -71,7 +71,7 @@ def test_the_live_board_shows_each_change_and_who_is_there(open_tab: OpenTab, tm
     ann, bob, other = open_tab(), open_tab(), open_tab()
     with served(SERVE, tmp_path) as host:
         for tab, board in ((ann, "garden"), (bob, "garden"), (other, "house")):
-            tab.announce("/favicon.ico")
+            tab.expect_errors("/favicon.ico")
             tab.goto(f"http://{host}/?board={board}")
             expect(tab.page.locator("#light")).to_have_text("open")
         for tab, count in ((ann, 2), (bob, 2), (other, 1)):
@@ -92,7 +92,7 @@ def test_the_page_that_resumes_by_hand_misses_nothing_and_repeats_nothing(open_t
     (code,) = blocks("javascript", PAGES["docs/explanation/resume.md"])
     with served(SERVE, tmp_path_with_app(tmp_path, code)) as host:
         tab = open_tab()
-        tab.announce("/favicon.ico")
+        tab.expect_errors("/favicon.ico")
         tab.goto(f"http://{host}/")
         tab.evaluate("connect()")
         wait_until(lambda: tab.evaluate("applied.length") == 1, "the greeting")

@@ -35,7 +35,7 @@ class FlaskLoginAuth(Authenticator):
             default; None for never. A client whose user is gone or inactive is disconnected.
 
     Raises:
-        OptionsError: ``recheck_interval`` cannot work, or the extra ``cartows[login]`` is missing.
+        OptionsError: ``recheck_interval`` is invalid, or the extra ``cartows[login]`` is missing.
     """
 
     def __init__(self, recheck_interval: float | None = 60.0) -> None:

@@ -10,7 +10,8 @@
     ├── PublisherClosed (also RuntimeError) broadcasting after ``Publisher.close()``
     └── PublishRejected                   raised by ``PublishResult.raise_for_rejected()``
 
-A slow client or a full queue is not an exception: the one is disconnected with a close code, the other is a PublishResult.
+A slow client or a full queue raises nothing: the client is disconnected with a close code, and the broadcast returns a
+PublishResult that was not accepted.
 """
 
 from __future__ import annotations
@@ -50,11 +51,11 @@ class MessageError(CartowsError, ValueError):
 
 
 class HubClosed(CartowsError, RuntimeError):
-    """Raised by a broadcast after ``Hub.shutdown()``, which no client would receive."""
+    """Raised by a broadcast after ``Hub.shutdown()``; no client would receive the event."""
 
 
 class PublisherClosed(CartowsError, RuntimeError):
-    """A Publisher was closed, so nothing that it broadcasts can be stored."""
+    """Raised by a broadcast after ``Publisher.close()``; the event cannot be stored."""
 
 
 class PublishRejected(CartowsError):

@@ -39,13 +39,13 @@ class CartoWS:
     """Serve a hub's clients from a Flask app: ``CartoWS(app, hub)``, or ``CartoWS(hub=hub)`` and ``init_app`` later.
 
     Args:
-        app: The app, or a Blueprint: then the route stands below the blueprint's ``url_prefix`` in each app that registers it.
+        app: The app, or a Blueprint: then the route is below the blueprint's ``url_prefix`` in each app that registers it.
         hub: The hub; by default a new one, which is ``ws.hub``.
         client_class: The class of the clients, for a protocol of the app's own.
         **options: Settings by the names of the fields of ``Options``; they win over ``app.config``.
 
     Raises:
-        OptionsError: A setting cannot work.
+        OptionsError: A setting is invalid.
     """
 
     def __init__(
@@ -117,7 +117,8 @@ class CartoWS:
         ``hub.get_clients()``. Not called for a client that ``on_connect`` refused. An exception is logged.
 
         Args:
-            function: ``client.close_code`` and ``client.close_reason`` say how the connection ended. Its result is ignored.
+            function: Called with the client; ``client.close_code`` and ``client.close_reason`` tell how the connection ended.
+                Its result is ignored.
         """
         self._hooks.disconnect.append(function)
         return function
@@ -130,11 +131,11 @@ class CartoWS:
         anything. An exception becomes a 500.
 
         Args:
-            function: Returns the identity, which becomes ``client.identity`` and is compared by its string, best the user's
-                id; or ``Credentials``; or None to answer with 401. An ``Authenticator`` is taken as well.
+            function: Returns the identity, preferably the user's id; or ``Credentials``; or None to answer with 401. The
+                identity becomes ``client.identity``; identities compare as strings. Or an ``Authenticator`` in place of it.
 
         Raises:
-            OptionsError: The ``recheck_interval`` of an Authenticator cannot work.
+            OptionsError: The ``recheck_interval`` of an Authenticator is invalid.
         """
         if isinstance(function, Authenticator):
             interval = function.recheck_interval
@@ -187,7 +188,7 @@ class CartoWS:
             app: The app or the Blueprint. Settings are read from its ``CARTOWS_*`` config keys.
 
         Raises:
-            OptionsError: A setting cannot work.
+            OptionsError: A setting is invalid.
             ValueError: The app has a cartows route at that path already.
         """
         if isinstance(app, Blueprint):

@@ -150,12 +150,12 @@ class ErrorEvent(msgspec.Struct, kw_only=True, omit_defaults=True):
 
 
 class Message(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """The envelope of everything on the wire; Go's ``Message``.
+    """The envelope of every message that is sent or received; Go's ``Message``.
 
     Args:
         type: The type of the message, e.g. "task.created".
         timestamp: When it was made, now by default. It is converted to UTC; a naive time is taken as UTC.
-        id: The position after an event. Only the hub sets it.
+        id: The id of an event, or the client's position in an answer. Only the hub sets it.
         data: What the message carries: anything that can be encoded as JSON.
         error: A sentence, in an ``error`` message.
         ref: In an answer, the ``ref`` of the message that it answers.

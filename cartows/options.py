@@ -26,7 +26,7 @@ OriginCheck = Callable[[Any], bool]
 
 Policy = Literal["disconnect", "drop_oldest", "coalesce"]
 
-# Names that stand beside filters in queries and messages, and cannot be filters.
+# Names with a meaning of their own in queries and messages, which cannot be filter keys.
 _RESERVED_KEYS = frozenset({"since", "presence", "recovered", "replayed", "rooms"})
 
 
@@ -44,8 +44,8 @@ class Options:
     path: str = "/ws"
     #: The largest number of messages in the hub's broadcast queue. Default: 256.
     broadcast_queue_size: int = 256
-    #: The longest time that a broadcast waits for room in the broadcast queue, in seconds, however many threads wait.
-    #: Default: 1.0.
+    #: The longest time that a broadcast waits, in seconds, for room in the broadcast queue or for Redis, however many threads
+    #: wait. Default: 1.0.
     publish_timeout: float = 1.0
     #: The largest number of messages in one client's send queue. Default: 256.
     send_queue_size: int = 256
@@ -61,10 +61,10 @@ class Options:
     history_bytes: int = 8 * 1024 * 1024
     #: How long an event is kept, in seconds. Default: 300.
     history_ttl: float = 300.0
-    #: The URL of the Redis server that connects several workers or machines, e.g. ``redis://localhost:6379/0``. None is for a
+    #: The URL of the Redis server that connects several workers or machines, e.g. ``redis://localhost:6379/0``; None for a
     #: single process. Default: None.
     redis_url: str | None = dataclasses.field(default=None, repr=False)
-    #: The largest number of events that wait in a process while Redis cannot be reached. Default: 10,000.
+    #: The largest number of events that wait in a process while Redis is unreachable. Default: 10,000.
     spool_size: int = 10_000
     #: The largest number of bytes of these events; the limit that is reached first applies. Default: 16 MiB.
     spool_bytes: int = 16 * 1024 * 1024
@@ -74,7 +74,7 @@ class Options:
     #: The largest number of tabs in a room whose members are sent names; in a larger room they are sent only the number of
     #: identities. Default: 200.
     presence_room_limit: int = 200
-    #: How long a client's socket may take no byte while data waits for it, in seconds. Default: 10.
+    #: How long a client's socket may accept no data while some is queued, in seconds; then it is disconnected. Default: 10.
     write_wait: float = 10.0
     #: How long a client may be silent before it is disconnected with 3012, in seconds. Default: 60.
     pong_wait: float = 60.0
@@ -107,10 +107,11 @@ class Options:
     filter_keys: tuple[str, ...] = ("project_id", "board_id")
     #: The smallest event that is compressed, in bytes, for clients that can read it; None never compresses. Default: 1024.
     compress_min_size: int | None = 1024
-    #: Whether ``connected`` is sent first; off for a protocol of the application's own. Default: True.
+    #: Whether cartows sends its own messages, such as ``connected`` and ``disconnect``; False for a protocol of the
+    #: application's own. Default: True.
     greeting: bool = True
-    #: Whether sockets are taken over from the server, so that clients hold no request thread: None where it is possible, True
-    #: likewise but with a warning where it is not, False never. Default: None.
+    #: Whether sockets are taken over from the server, so that clients hold no request thread. None does so where it is
+    #: possible; True does the same and logs a warning where it is not; False never does. Default: None.
     handoff: bool | None = None
 
     def __post_init__(self) -> None:

@@ -6,7 +6,8 @@ Events are sent on the thread that commits.
 **Locks**: none. The events that wait are in ``session.info``, and go with their session.
 
 **Blocks**: a broadcast only in the app's ``project_of_board``. A commit, once the database has its connection back, for as long
-as its events take to be published: once the hub has accepted none for ``publish_timeout``, the rest is dropped.
+as its events take to be published. After ``publish_timeout`` in all, the first event that is rejected ends that: the rest is
+dropped.
 
 Each transaction keeps the events that are sent or dropped with it. A savepoint that is released leaves its events to its parent
 transaction. One that is rolled back drops them, and so does a session that is closed.

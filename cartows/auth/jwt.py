@@ -64,15 +64,15 @@ class JWTAuth(Authenticator):
         rooms_claim: The name of a claim that decides in place of ``authorize``, such as
             ``{"board_id": ["b1", "b2"], "project_id": "p1"}``, or ``"*"`` for everything. A token without it may subscribe to
             nothing. None by default.
-        query_parameter: The name of a query parameter that a token may stand in. It is hidden from the server's access log,
-            but not from the logs of proxies. None by default.
+        query_parameter: The name of a query parameter that may carry the token. It is hidden from gunicorn's access log, but
+            not from that of ``flask run`` or of a proxy. None by default.
         key_lifespan: The seconds after which the callable or the URL is asked again, 300 by default and at least 10. It is
             also asked when a token names a ``kid`` that is not known, but at most once in 10 s. While it fails, the old keys
-            stay in force.
+            remain in use.
         fetch_timeout: The seconds within which the URL must answer, 5 by default.
 
     Raises:
-        OptionsError: An argument cannot work, or the extra ``cartows[jwt]`` is missing.
+        OptionsError: An argument is invalid, or the extra ``cartows[jwt]`` is missing.
     """
 
     def __init__(

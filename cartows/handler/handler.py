@@ -1,4 +1,4 @@
-"""The handler: the two ways on which a request becomes a client of a hub.
+"""The handler: the two ways in which a request becomes a client of a hub.
 
 **Threads**: the request's own; when the client is attached, it becomes the client's reader thread.
 **Blocks**: ``handle_websocket`` in a route of the app's own, for as long as the client stays.
@@ -109,7 +109,7 @@ class Handler:
             write: ``SO_SNDBUF`` of each client's socket in bytes; None leaves it to the kernel.
 
         Raises:
-            OptionsError: A size cannot work.
+            OptionsError: A size is invalid.
         """
         self._admission.change_options(read_buffer=read, write_buffer=write)
 

@@ -66,7 +66,7 @@ class ClientServices:
     def send_to(self, message: str | bytes | Message, *, identity: Any = None, client_id: str | None = None) -> int:
         """Send to every client of an identity in this process, or to one client.
 
-        What is sent is no event: it has no id and is not replayed. Any thread; never waits.
+        The message is not an event: it has no id and is not replayed. Any thread; never waits.
 
         Args:
             message: Text for str, a binary message for bytes, JSON for a Message.

@@ -144,7 +144,7 @@ class Hub(Broadcaster, ClientServices):
         Idempotent; also runs at interpreter exit. It starts no thread. Any thread; returns within the timeout.
 
         Args:
-            timeout: Seconds, for all of it; what has not ended by then is cut off.
+            timeout: The seconds for all of it; connections that are still open then are aborted.
         """
         self._lifecycle.shut_down(self._end, timeout)
 
@@ -160,7 +160,7 @@ class Hub(Broadcaster, ClientServices):
         Any thread; waits for room in the queue for ``publish_timeout`` seconds at most.
 
         Args:
-            message: What is sent. Its ``id`` and ``ref`` are not: the hub gives it an id of its own.
+            message: The message. Its own ``id`` and ``ref`` are left out: the hub assigns the id.
             audience: The clients that receive it.
 
         Returns:
@@ -330,7 +330,7 @@ class Hub(Broadcaster, ClientServices):
         return Frame(Message(type=type, id=self._pipeline.dispatcher.history.id(number), data=data, ref=ref).encode())
 
     def stats(self) -> dict[str, Any]:
-        """Return the counters of this process: clients, slots, events published and waiting, and failures. Any thread."""
+        """Return this process's counters; those of failures and close codes are absent until first counted. Any thread."""
         return {**self._registry.stats(), "slots": self._capacity.taken, **self._pipeline.stats()}
 
 

@@ -67,7 +67,7 @@ class Pipeline:
         self.queue.put_control(partial(self.sessions.unregister, client))
 
     def change(self, client: Client, change: SubscriptionChange) -> None:
-        """SubscriptionChange a client's subscriptions on the hub thread, before any event that is queued later."""
+        """Change a client's subscriptions on the hub thread, before any event that is queued later."""
         self.queue.put_control(partial(self.sessions.change, client, change))
 
     def stats(self) -> dict[str, Any]:

@@ -64,7 +64,7 @@ class Registry:
             self._forget_names_locked(client)
 
     def identify(self, client: Client, identity_key: str | None) -> None:
-        """SubscriptionChange a client's identity key; it is found by that from then on, even if it has not been entered yet."""
+        """Change a client's identity key; it is found by that from then on, even if it has not been entered yet."""
         with self._lock:
             self._forget_identity_locked(client)
             client.identity_key = identity_key

@@ -144,7 +144,7 @@ class Sessions:
     # Subscriptions ----------------------------------------------------------------------------------------------------
 
     def change(self, client: Client, change: SubscriptionChange) -> None:
-        """SubscriptionChange a client's subscriptions from the next event on, and send it the answer."""
+        """Change a client's subscriptions from the next event on, and send it the answer."""
         log = self._delivery_logs.get(client)
         if log is None:
             self._keep_pending(client, change)

@@ -3,7 +3,7 @@
 A room is a filter key with a value, such as ``("board_id", "b1")``. ``Rooms`` is an index from rooms to clients, so that the
 cost of an event for one board depends on the subscribers of that board alone.
 
-Threads: ``Rooms`` belongs to the hub thread; everything else is a value.
+**Threads**: ``Rooms`` belongs to the hub thread; everything else is a value.
 """
 
 from __future__ import annotations

@@ -72,7 +72,6 @@ COVERED_BY: dict[str, str] = {
     "client.client": "tests/hub/test_hub.py",
     "client.connection": "tests/client/test_sender.py",
     "client.outbox": "tests/client/test_sender.py",
-    "client.simple_websocket": "tests/integration/test_flask_sock.py",
     "client.transport": "tests/client/test_sender.py",
     # What is reported to a hub shows in what its clients receive.
     "hub.backplane_sink": "tests/hub/test_hub.py",

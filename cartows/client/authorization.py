@@ -1,7 +1,7 @@
 """One client's credentials, and what they allow at this moment.
 
-Threads: ``check_token`` and ``renew`` on the reader thread; everything else on any thread.
-Blocks: ``is_valid``, ``is_allowed``, ``check_token``, ``renew`` and ``reauthorize`` for as long as the app's functions do.
+**Threads**: ``check_token`` and ``renew`` on the reader thread; everything else on any thread.
+**Blocks**: ``is_valid``, ``is_allowed``, ``check_token``, ``renew`` and ``reauthorize`` for as long as the app's functions do.
 """
 
 from __future__ import annotations

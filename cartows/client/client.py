@@ -1,8 +1,8 @@
 """One WebSocket client: its pumps, its filters, and what an application may do with it.
 
-Threads: ``read_pump`` and ``handle_incoming_message`` on the reader thread, ``write_pump`` on the writer thread; everything
-    else on any thread.
-Blocks: the pumps, and ``accept`` for as long as the app's functions do; nothing else.
+**Threads**: ``read_pump`` and ``handle_incoming_message`` on the reader thread, ``write_pump`` on the writer thread;
+everything else on any thread.
+**Blocks**: the pumps, and ``accept`` for as long as the app's functions do; nothing else.
 
 Go counterpart: ``client.go``.
 """
@@ -105,7 +105,7 @@ class Client:
         self._accepted = False
         #: The reader thread is the request's own.
         self.attached = False
-        #: The slot that it occupies, which the registry releases when the descriptor is closed.
+        #: The slot that it occupies, which the hub releases when the descriptor is closed.
         self.slot: Any = None
         self._end_logged = False
         #: The descriptor is closed; under the registry lock.

@@ -1,7 +1,7 @@
 """Coalescing: merging two updates of one entity, and a queue that merges the updates that wait in it.
 
-Threads: ``merge`` on any thread: frames and snapshots never change, and a merged one is new.
-Locks: the owner's send lock guards a CoalescingQueue.
+**Threads**: ``merge`` on any thread: frames and snapshots never change, and a merged one is new.
+**Locks**: the owner's send lock guards a CoalescingQueue.
 """
 
 from __future__ import annotations

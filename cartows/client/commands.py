@@ -1,7 +1,7 @@
 """What a client may say, and how it is answered: the messages of the wire that clients send.
 
-Threads: the client's reader thread.
-Blocks: for as long as the app's functions do.
+**Threads**: the client's reader thread.
+**Blocks**: for as long as the app's functions do.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """One client's connection: a Sender, the messages that the peer sends, and the ways in which the connection ends.
 
-Threads: the reader thread runs ``messages`` and ``finish``; the hub thread ``open``; any thread may ping, close or abort.
-Locks: the send lock (see ``sender``). The owner is called once it is released.
-Blocks: ``messages`` on the socket, ``finish`` on the writer's end; nothing else.
+**Threads**: the reader thread runs ``messages`` and ``finish``; the hub thread ``open``; any thread may ping, close or abort.
+**Locks**: the send lock (see ``sender``). The owner is called once it is released.
+**Blocks**: ``messages`` on the socket, ``finish`` on the writer's end; nothing else.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Everything queued for one client's socket, in the order in which it goes out.
 
-Threads: any.
-Locks: none of its own: the owner's send lock guards every attribute; the history's, a leaf, is taken within it.
+**Threads**: any.
+**Locks**: none of its own: the owner's send lock guards every attribute; the history's, a leaf, is taken within it.
 
 The order: the rest of a frame that was cut, the newest pong and a ping, the page that was taken from the history, the send
 queue, more of the history, the closing frames. During a replay the send queue does not grow: messages become part of the

@@ -1,6 +1,6 @@
 """How many messages one client may send: a token bucket, and the verdict on what exceeds it.
 
-Threads: the client's reader thread alone.
+**Threads**: the client's reader thread alone.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The read scheduler: one thread watches all sockets and wakes their readers, a few at a time.
 
-Threads: one, made by ``start``, runs the scheduler; ``wait`` and ``leave`` on reader threads.
-Locks: ``_lock`` guards the start, the stop and who waits; the epoll object and the wakeups need none.
-Blocks: ``wait`` until the socket is readable or at its end; the scheduler's thread on epoll and on its permits.
+**Threads**: one, made by ``start``, runs the scheduler; ``wait`` and ``leave`` on reader threads.
+**Locks**: ``_lock`` guards the start, the stop and who waits; the epoll object and the wakeups need none.
+**Blocks**: ``wait`` until the socket is readable or at its end; the scheduler's thread on epoll and on its permits.
 
 If each reader blocked on its own socket, ten thousand peers that close at once (a proxy restarts) would wake ten thousand
 threads, each of which asks for the GIL two hundred times a second: the process then served no client for half a minute. Here at

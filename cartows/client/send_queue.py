@@ -1,7 +1,8 @@
 """The frames that wait for one client's socket, and the policies for a client with too many of them.
 
-Threads: any.
-Locks: none of its own: the owner's send lock guards every attribute, and is held from ``pieces`` until what went out is popped.
+**Threads**: any.
+**Locks**: none of its own: the owner's send lock guards every attribute, and is held from ``pieces`` until what went out is
+popped.
 
 An *event* is a frame with a number; events come in the order of their numbers. Frames without one (answers, presence, what the
 app sends to one client) are never given up. When more waits than the bounds allow, ``relieve`` applies the policy:

@@ -1,9 +1,9 @@
 """The sending half of a connection: its send queue and the rules of sending. Nothing else writes to the socket.
 
-Threads: the hub thread offers batches; the writer thread runs ``write_pump``; any thread may offer one frame or ``flush``.
-Locks: ``lock``, the send lock, guards every attribute of a Sender. No thread waits while holding it; the history's lock, a
-    leaf, is the only lock of cartows that is taken while holding it.
-Blocks: ``write_pump`` and ``flush`` on room in the socket; nothing else.
+**Threads**: the hub thread offers batches; the writer thread runs ``write_pump``; any thread may offer one frame or ``flush``.
+**Locks**: ``lock``, the send lock, guards every attribute of a Sender. No thread waits while holding it, and all that is taken
+within it are leaves: the locks of the history, of the compression of a frame and, at the end, of the read scheduler.
+**Blocks**: ``write_pump`` and ``flush`` on room in the socket; nothing else.
 
 The rules of sending:
 

@@ -1,8 +1,8 @@
 """A connection in a flask-sock route of the app's own: simple-websocket reads, and cartows does all of the writing.
 
-Threads: simple-websocket's thread runs ``RouteSocket.recv`` and ``send``; the request's thread runs ``messages``.
-Locks: the connection's send lock; ``RouteSocket._room`` makes the reading thread wait for the request's.
-Blocks: ``messages`` until a message comes.
+**Threads**: simple-websocket's thread runs ``RouteSocket.recv`` and ``send``; the request's thread runs ``messages``.
+**Locks**: the connection's send lock; ``RouteSocket._room`` makes the reading thread wait for the request's.
+**Blocks**: ``messages`` until a message comes.
 
 In such a route the handshake is over before our code runs, and simple-websocket's thread already waits in ``recv``: it has to
 go on reading. But the socket that it writes its pongs and close frames to can be replaced, which keeps them whole and in order.
@@ -73,7 +73,8 @@ class RouteSocket:
                 verdict = ADMIT if self._limit is None else self._limit.admit(notify=False)
                 if verdict == ADMIT:
                     self._connection.pong(payload)
-                elif verdict == END:
+                elif verdict == END and self._connection.owner is not None:
+                    # Without an owner, no thread would abort a connection whose peer does not answer the close frame.
                     self._connection.close_flooded()
             elif opcode == CLOSE:
                 code = int.from_bytes(payload[:2], "big") if len(payload) >= 2 else None

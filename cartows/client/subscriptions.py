@@ -1,9 +1,9 @@
 """What one client is subscribed to: the filters it holds, and each change of them for the hub thread.
 
-Threads: any.
-Locks: ``_change_lock``, one for all clients, is held from the change of a client's filters until the hub has queued it, so that
-    the hub receives the changes in their order. The locks of the hub's revocations and of its broadcast queue are taken within
-    it.
+**Threads**: any.
+**Locks**: ``_change_lock``, one for all clients, is held from the change of a client's filters until the hub has queued it, so
+that the hub receives the changes in their order. The locks of the hub's revocations and of its broadcast queue are taken
+within it.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """The socket of one client: sends that never wait, reads that do, and a shutdown that any thread may ask for.
 
-Threads: ``send``, ``close`` under the connection's send lock, by any thread; ``receive`` on the reader thread; ``shutdown``
-    and ``wait_writable`` by any thread.
-Locks: PlainTransport none of its own; SharedTransport takes the connection's send lock around each use of the socket.
-Blocks: ``receive`` until bytes come, ``wait_writable`` until there is room; nothing else.
+**Threads**: ``send``, ``close`` under the connection's send lock, by any thread; ``receive`` on the reader thread;
+``shutdown`` and ``wait_writable`` by any thread.
+**Locks**: PlainTransport none of its own; SharedTransport takes the connection's send lock around each use of the socket.
+**Blocks**: ``receive`` until bytes come, ``wait_writable`` until there is room; nothing else.
 
 A send takes about 7 µs, so it keeps the GIL (``ctypes.PyDLL``): if it released the GIL, the hub would wait a switch interval
 per client beside a handler that is busy in Python.

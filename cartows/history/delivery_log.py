@@ -1,6 +1,6 @@
 """The delivery log: which events one client has been sent, through all changes of its subscriptions.
 
-Threads: the hub thread alone; the predicate that ``delivered`` returns may be called on any.
+**Threads**: the hub thread alone; the predicate that ``delivered`` returns may be called on any.
 """
 
 from __future__ import annotations

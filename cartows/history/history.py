@@ -1,7 +1,7 @@
 """The replay window: the most recent events, for clients that resume.
 
-Threads: the hub thread appends; any thread reads.
-Locks: ``_lock`` guards the window. It is a leaf, held only to copy or change a list. The caller may hold a send lock.
+**Threads**: the hub thread appends; any thread reads.
+**Locks**: ``_lock`` guards the window. It is a leaf, held only to copy or change a list. The caller may hold a send lock.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The replay of one client that resumes: the missed events, and the messages that belong between them.
 
-Threads: the thread that writes to the client's socket; the hub thread and others add to it.
-Locks: none of its own. The client's send lock guards all of it; it takes the lock of the history.
+**Threads**: the thread that writes to the client's socket; the hub thread and others add to it.
+**Locks**: none of its own. The client's send lock guards all of it; it takes the lock of the history.
 
 A replay is a sequence of segments. Each sends the matching events of one range of the history, then the messages that follow.
 The last segment has no end: when it reaches the head of the history, nothing is missing between the replay and the next batch

@@ -13,6 +13,7 @@ from typing import Any
 
 from ..backplane.base import Backplane, Sink
 from ..backplane.local import LocalBackplane
+from ..backplane.redis.backplane import RedisBackplane
 from ..client.client import Client
 from ..client.subscriptions import SubscriptionChange
 from ..options import Options
@@ -79,6 +80,4 @@ def _backplane(options: Options, logger: logging.Logger, sink: Sink) -> Backplan
     """Return the backplane that the options ask for."""
     if options.redis_url is None:
         return LocalBackplane(sink)
-    from ..backplane.redis.backplane import RedisBackplane  # only here: without a broker, redis need not be installed
-
     return RedisBackplane(options, sink, logger)

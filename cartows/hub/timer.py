@@ -40,7 +40,7 @@ class Timer:
     """A heap of entries, and the thread that calls them.
 
     An entry is called at its time or, together with one that is due earlier, up to ``slack`` seconds before it: entries that
-    are due close together cost one wakeup.
+    are due close together cost one wakeup. One that raises is not called again.
     """
 
     def __init__(self, name: str, logger: logging.Logger, slack: float = 0.0) -> None:
@@ -131,7 +131,9 @@ class Timer:
         try:
             when = call()
         except Exception:
-            self._logger.exception("cartows: a call of the thread %s failed; the others are made", self._name)
+            self._logger.exception(
+                "cartows: a call of the thread %s failed and is not repeated; the others are made", self._name
+            )
             return
         if entry.call is not None:
             self.schedule(entry, when)

@@ -1,8 +1,8 @@
 """The rosters of all rooms: which clients are shown where, and what each room's members are to be sent about it.
 
-Threads: the hub thread; ``present`` and ``presence_entries`` on any.
-Locks: ``_lock`` guards which rooms there are, which entries are in them, and which of those belong to this process. The hub
-thread takes it to change these and reads them without it; other threads read them under it. It is a leaf.
+**Threads**: the hub thread; ``present`` and ``presence_entries`` on any.
+**Locks**: ``_lock`` guards which rooms there are, which entries are in them, and which of those belong to this process. The
+hub thread takes it to change these and reads them without it; other threads read them under it. It is a leaf.
 
 Members are clients of this process. Entries of other processes stand beside theirs, and come and go by ``apply``. What is to be
 announced to the other processes waits for ``take_changes``.

@@ -1,6 +1,7 @@
 """The roster of one room: its presence entries, and the messages that its members are to be sent about changes.
 
-Threads: the hub thread. Other threads read ``entries`` under the lock of ``Presence``, which the hub thread takes to change it.
+**Threads**: the hub thread. Other threads read ``entries`` under the lock of ``Presence``, which the hub thread takes to
+change it.
 """
 
 from __future__ import annotations

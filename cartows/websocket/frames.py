@@ -1,7 +1,8 @@
 """WebSocket frames as bytes: built once per event, shared by all of its recipients.
 
-Threads: any. A Frame never changes, except that its compressed form is added on first use.
-Locks: ``_compress_lock`` is held while a frame is compressed, so that each is compressed once. Nothing else is taken meanwhile.
+**Threads**: any. A Frame never changes, except that its compressed form is added on first use.
+**Locks**: ``_compress_lock`` is held while a frame is compressed, so that each is compressed once. Nothing else is taken
+meanwhile.
 
 Server frames are unmasked and unfragmented (RFC 6455, sections 5.1 and 5.2).
 """

@@ -1,6 +1,6 @@
 """The parser of what a client sends: bytes in, whole messages and control frames out, with wsproto as the engine.
 
-Threads: the reader thread of the one client; nothing here is shared.
+**Threads**: the reader thread of the one client; nothing here is shared.
 
 The engine only reads. What the server sends is built in ``frames``, so that no data message goes through the engine's own
 compressor and only ``client.connection`` writes to the socket.

@@ -280,7 +280,7 @@ def _warn_of_workers(logger: logging.Logger, workers: str) -> None:
     """Warn that several processes serve one app without a broker between them."""
     logger.warning(
         "cartows: the server runs %s worker processes, and nothing connects them: an event broadcast in one worker reaches "
-        "only the browsers that happen to be connected to that worker, and all others miss it, silently. Run one worker with "
-        "threads, e.g. gunicorn -w 1 -k gthread --threads 8 app:app",
+        "only the clients that are connected to that worker. Set CARTOWS_REDIS_URL, or run one worker with threads, e.g. "
+        "gunicorn -w 1 -k gthread --threads 8 app:app",
         workers,
     )

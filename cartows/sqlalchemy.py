@@ -203,7 +203,7 @@ def _send(events: Iterable[_Event]) -> None:
             # The request waits for one event as long as it may, but not for each of many.
             if not result.accepted and time.monotonic() - began >= _options(hub).publish_timeout:
                 dropped.add(id(hub))
-                hub.logger.warning("cartows: what was committed after %r is not sent either: %s", message.type, result.reason)
+                hub.logger.warning("cartows: events committed after %r are not sent either: %s", message.type, result.reason)
 
 
 def _merged(events: Iterable[_Event]) -> list[_Event]:

@@ -112,9 +112,8 @@ if hasattr(os, "register_at_fork"):
 def fetcher(url: str, timeout: float) -> Callable[[], tuple[Key, ...]]:
     """Return a function that fetches a JWK Set within ``timeout`` seconds. Raises OptionsError for a URL that cannot work."""
     if not isinstance(url, str) or urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
-        raise OptionsError(
-            f"JWTAuth(jwks_url=...) is no URL to fetch keys from: a {type(url).__name__} that must begin with https://"
-        )
+        # Without the URL, which may contain a password.
+        raise OptionsError("JWTAuth(jwks_url=...) cannot be used: it must be a string, an https:// URL with a host")
     if urlsplit(url).scheme == "http":
         logger.warning(
             "cartows: JWTAuth fetches its keys by http, so an attacker on the network can replace them by others. Use https."

@@ -143,4 +143,4 @@ class BackplaneSink:
         try:
             self._registry.reauthorize(identity)
         except Exception:
-            self._logger.exception("cartows: authorize failed for %r, which has lost the rooms that it failed for", identity)
+            self._logger.exception("cartows: authorize failed for identity %r; its clients lost these rooms", identity)

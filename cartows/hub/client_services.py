@@ -44,7 +44,7 @@ class ClientServices:
         try:
             self.read_scheduler.start()
         except (OSError, RuntimeError) as error:
-            self.logger.warning("cartows: readers wait on their own sockets, since none can wake another: %s", error)
+            self.logger.warning("cartows: there is no read scheduler, so each reader waits on its own socket: %s", error)
 
     def _stop_services(self, deadline: float) -> None:
         """End the threads, by a monotonic deadline, and forget every client."""

@@ -203,8 +203,8 @@ class Hub(Broadcaster, ClientServices):
         if self.options.redis_url is None and not serving():
             self.logger.warning(
                 "cartows: a broadcast in process %d reaches no client: the process serves no WebSocket clients (a Celery task, "
-                "a cron job, a shell?). Without a broker only the web server's own process can broadcast: do it in a request "
-                "handler, for example one that this process calls",
+                "a cron job, a shell?). Set CARTOWS_REDIS_URL and use a Publisher, or broadcast in a request handler that this "
+                "process calls by HTTP",
                 os.getpid(),
             )
 

@@ -43,5 +43,5 @@ class Rechecker:
                 client.authorization.expire("no longer accepted by the app")
         except Exception:
             # A database that is away is no reason to disconnect every client: the check is repeated.
-            self._logger.exception("cartows: checking client %s again failed; it stays connected", client.id)
+            self._logger.exception("cartows: rechecking client %s failed; it stays connected", client.id)
         return True

@@ -169,7 +169,7 @@ class Registry:
         if (identity is None) == (client_id is None):
             raise TypeError("hub.disconnect() takes either identity= or client_id=")
         if not sendable(code):
-            raise ValueError(f"code={code} can be in no close frame: an app has 4000 to 4999, and 3503 is final")
+            raise ValueError(f"code={code} cannot be sent in a close frame: an app may use 4000 to 4999, or the default, 3503")
         if client_id is not None:
             clients = self.find_id(client_id)
         else:

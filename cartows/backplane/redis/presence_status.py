@@ -30,7 +30,7 @@ class PresenceStatus:
             self._disturbed.add(part)
             if first:
                 self._logger.warning(
-                    "cartows: presence is not shared with other processes for now, in neither direction. %s. It is retried; "
+                    "cartows: presence is not shared with other processes for now, in either direction. %s. It is retried; "
                     "logged once",
                     error,
                 )

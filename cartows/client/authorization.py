@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from typing import Any, Protocol
 
 from ..auth.base import Credentials
@@ -33,6 +32,9 @@ class AuthorizationHub(Protocol):
     def revoked_since(self, mark: int, identity_key: str | None) -> bool:
         """Return whether an identity was disconnected or is to be authorized again since that mark."""
 
+    def recheck_expiry(self, client: Any) -> None:
+        """Schedule the expiry of a client's credentials anew."""
+
 
 class AuthorizedClient(Protocol):
     """What authorization needs of the client."""
@@ -49,20 +51,14 @@ class AuthorizedClient(Protocol):
 
 
 class Authorization:
-    """The credentials of one client: their expiry, their renewal, and the rooms that they and the app allow.
+    """The credentials of one client: their expiry, their renewal, and the rooms that they and the app allow."""
 
-    ``on_renewal`` has the hub schedule the expiry anew.
-    """
+    __slots__ = ("_client", "_filters", "_hub", "credentials")
 
-    __slots__ = ("_client", "_filters", "_hub", "_on_renewal", "credentials")
-
-    def __init__(
-        self, client: AuthorizedClient, hub: AuthorizationHub, filters: ClientFilters, on_renewal: Callable[[], None]
-    ) -> None:
+    def __init__(self, client: AuthorizedClient, hub: AuthorizationHub, filters: ClientFilters) -> None:
         self._client = client
         self._hub = hub
         self._filters = filters
-        self._on_renewal = on_renewal
         #: Set before the reader thread starts, then replaced as a whole by that thread.
         self.credentials = ANONYMOUS
 
@@ -103,7 +99,7 @@ class Authorization:
         """
         changed = credentials.allowed_rooms != self.credentials.allowed_rooms
         self.credentials = credentials
-        self._on_renewal()
+        self._hub.recheck_expiry(self._client)
         left = self.expires_in()
         if changed:
             self.reauthorize()

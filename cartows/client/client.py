@@ -72,9 +72,6 @@ class ClientHub(AuthorizationHub, Protocol):
     def abort_after(self, client: Client, seconds: float) -> None:
         """Abort a client's connection unless it has ended by then."""
 
-    def recheck_expiry(self, client: Client) -> None:
-        """Schedule the expiry of a client's credentials anew."""
-
 
 class Client:
     """One connection of one hub; Go's ``Client`` and ``NewClient``.
@@ -112,7 +109,7 @@ class Client:
         self.gone = False
         self._filters = ClientFilters(partial(hub.change_client, self))
         #: The client's credentials, and what they allow.
-        self.authorization = Authorization(self, hub, self._filters, partial(hub.recheck_expiry, self))
+        self.authorization = Authorization(self, hub, self._filters)
         self._commands = Commands(self, self.authorization, self._filters)
         connection.owner = self
 

@@ -32,10 +32,6 @@ class Werkzeug(SocketServer):
         """See Server.workers."""
         return 1 if _servers() else None
 
-    def threads(self) -> int | None:
-        """See Server.threads; with threads, Werkzeug starts one for each request."""
-        return next((1 for server in _servers() if not server.multithread), None)
-
     def find_worker(self) -> Worker | None:
         """Return None: the process ends at SIGTERM and waits for no request."""
         return None

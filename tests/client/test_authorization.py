@@ -43,9 +43,12 @@ class Hooks:
 
 
 class Hub:
-    """The revocations of a hub."""
+    """The revocations of a hub, and the clients whose expiry it is to schedule anew."""
 
     revoked: str | None = None
+
+    def __init__(self) -> None:
+        self.rechecked: list[object] = []
 
     def revocation_mark(self) -> int:
         return 7
@@ -53,6 +56,9 @@ class Hub:
     def revoked_since(self, mark: int, identity_key: str | None) -> bool:
         assert mark == 7
         return identity_key == self.revoked
+
+    def recheck_expiry(self, client: object) -> None:
+        self.rechecked.append(client)
 
 
 class Case:
@@ -68,11 +74,7 @@ class Case:
         self.changes: list[SubscriptionChange] = []
         self.filters = ClientFilters(self.changes.append)
         self.hub = Hub()
-        self.renewals = 0
-        self.authorization = Authorization(cast(AuthorizedClient, self), self.hub, self.filters, self.renewed)
-
-    def renewed(self) -> None:
-        self.renewals += 1
+        self.authorization = Authorization(cast(AuthorizedClient, self), self.hub, self.filters)
 
     def join(self, *rooms: tuple[str, str]) -> None:
         assert self.filters.join(SubscriptionRequest(rooms), 10, lambda: False)
@@ -118,7 +120,7 @@ def test_renewed_credentials_are_held_and_their_expiry_is_scheduled(case: Case) 
     case.app.refused = {A: None}
     fresh = Credentials(5, time.time() + 60)
     assert case.authorization.renew(fresh) == pytest.approx(60, abs=5)
-    assert (case.authorization.credentials, case.renewals) == (fresh, 1)
+    assert (case.authorization.credentials, case.hub.rechecked) == (fresh, [case])
     assert case.changes == [], "the app is not asked again where the credentials allow the same rooms"
 
 

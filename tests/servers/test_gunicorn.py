@@ -18,16 +18,15 @@ server = Gunicorn()
 
 def test_nothing_is_found_in_a_script_or_a_test() -> None:
     assert not server.serves()
-    assert (server.find_worker(), server.workers(), server.threads()) == (None, None, None)
+    assert (server.find_worker(), server.workers()) == (None, None)
 
 
 @pytest.mark.parametrize("kind", [Worker, ThreadedWorker])
 def test_the_worker_that_runs_the_main_thread_is_found(kind: type[Worker]) -> None:
-    worker = kind(workers=3, threads=8)
+    worker = kind(workers=3)
     assert worker.run(server.find_worker) is worker
     assert worker.run(server.serves) is True
     assert worker.run(server.workers) == 3
-    assert worker.run(server.threads) == 8
 
 
 def test_the_worker_is_found_from_a_request_thread_whose_own_stack_it_is_on() -> None:
@@ -46,9 +45,8 @@ def test_the_environment_names_gunicorn(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_a_preloaded_app_learns_how_many_workers_there_will_be() -> None:
-    arbiter = Arbiter(workers=7, threads=2)
+    arbiter = Arbiter(workers=7)
     assert arbiter.run(server.workers) == 7
-    assert arbiter.run(server.threads) == 2
     assert arbiter.run(server.find_worker) is None
 
 

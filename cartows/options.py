@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 from .errors import OptionsError
+from .origins import listed_origin
 
 __all__ = ["Options"]
 
@@ -88,8 +89,9 @@ class Options:
     #: The size of each client socket's send buffer in the kernel (``SO_SNDBUF``), in bytes; None leaves it to the kernel.
     #: Default: None.
     write_buffer: int | None = None
-    #: The origins of pages that may connect: None for the host of the request, ``"*"`` for all, a list of origins, or a
-    #: function that takes the request and returns whether it is allowed. Default: None.
+    #: The origins of pages that may connect: None for the host of the request, ``"*"`` for all, a list of origins, where
+    #: ``https://*.example.com`` stands for all subdomains, or a function that takes the request and returns whether it is
+    #: allowed. Default: None.
     allowed_origins: str | Sequence[str] | OriginCheck | None = None
     #: The largest number of clients in this process; None derives it from the process's limit of open files. Default: None.
     max_clients: int | None = None
@@ -203,13 +205,16 @@ def _checked(name: str, value: Any) -> Any:
 def _checked_origins(value: Any) -> Any:
     if value is None or callable(value) or value == "*":
         return value
+    allowed = '"*", a callable(request), or a list such as ["https://app.example.com", "https://*.example.com"]'
     found = value.split(",") if isinstance(value, str) else value
     try:
-        origins = tuple(origin.strip().rstrip("/").lower() for origin in found)
+        origins = tuple(listed_origin(origin) for origin in found)
+    except ValueError as error:
+        raise _invalid("allowed_origins", value, f"{allowed}: {error}") from error
     except (TypeError, AttributeError):
         origins = ()
-    if not origins or not all(origin == "null" or "://" in origin for origin in origins):
-        raise _invalid("allowed_origins", value, '"*", a callable(request), or a list such as ["https://app.example.com"]')
+    if not origins:
+        raise _invalid("allowed_origins", value, allowed)
     return origins
 
 

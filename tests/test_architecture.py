@@ -19,10 +19,11 @@ PACKAGE = ROOT / "cartows"
 #: What each package, or module beside the packages, may import of cartows.
 ALLOWED: dict[str, str] = {
     "errors": "",
+    "origins": "",
     "rooms": "",
     "servers": "",
     "websocket": "",
-    "options": "errors",
+    "options": "errors origins",
     "message": "errors",
     "history": "rooms websocket",
     "presence": "message rooms",
@@ -34,7 +35,7 @@ ALLOWED: dict[str, str] = {
     "publisher": "backplane broadcaster errors message options rooms",
     "sqlalchemy": "backplane broadcaster errors message options rooms",
     "hub": "backplane broadcaster client errors history message options presence rooms servers websocket",
-    "handler": "auth client errors hooks hub options rooms servers websocket",
+    "handler": "auth client errors hooks hub options origins rooms servers websocket",
     "extension": "auth broadcaster client errors handler hooks hub message options presence rooms servers websocket",
     # The list of what is public.
     "__init__": "auth broadcaster client errors extension handler hub message options publisher",
@@ -253,7 +254,7 @@ PLANTED: list[tuple[str, str, str | None]] = [
         "client may import only",
     ),
     ("client/client.py", "from . import connection\nfrom ..options import Options", None),
-    ("options.py", "from .message import Message", "options may import only errors"),
+    ("options.py", "from .message import Message", "options may import only errors origins"),
     ("options.py", "from .errors import OptionsError\nimport os.path", None),
     ("hub/hub.py", "from .. import Handler", "hub may import only"),
     ("hub/hub.py", "import flask.json", "only auth.flask_login, extension, handler may import flask"),

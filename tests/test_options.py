@@ -51,8 +51,8 @@ WRONG["path"] = ('a path that begins with "/"', ["", "ws", None, 5])
 WRONG["greeting"] = ("true or false", [None, 1, 0, "yes"])
 WRONG["handoff"] = ("true or false or None", [1, 0, "auto"])
 WRONG["allowed_origins"] = (
-    '"*", a callable(request), or a list such as ["https://app.example.com"]',
-    ["", "app.example.com", [], ["*"], ["app.example.com"], [None], 5, b"https://app.example.com"],
+    '"*", a callable(request), or a list such as ["https://app.example.com", "https://*.example.com"]',
+    ["", "app.example.com", [], ["*"], ["app.example.com"], ["https://app.example.com", ""], [None], 5, b"https://a.example"],
 )
 WRONG["filter_keys"] = ('a list of names such as ["project_id", "board_id"]', ["", ",", [], [""], [1], None, 5, ["since"]])
 WRONG["redis_url"] = ("redis://, rediss://, unix://", ["", "localhost", "http://localhost", 6379, b"redis://localhost", True])
@@ -266,6 +266,17 @@ def test_origins_are_normalised_as_browsers_send_them() -> None:
     ]
     for origins in given:
         assert Options(allowed_origins=origins).allowed_origins == ("https://app.example.com", "http://localhost:5000"), origins
+
+
+def test_an_origin_that_no_page_has_is_refused_with_its_fault() -> None:
+    for origin, fault in {
+        "wss://app.example.com": "address of a socket",
+        "https://app.example.com/x": "more than an origin",
+        "https://*": "only subdomains",
+    }.items():
+        with pytest.raises(OptionsError) as found:
+            Options(allowed_origins=["https://other.example.com", origin])
+        assert origin in str(found.value) and fault in str(found.value) and "CARTOWS_ALLOWED_ORIGINS" in str(found.value)
 
 
 def test_null_is_an_origin() -> None:

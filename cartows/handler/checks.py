@@ -11,13 +11,15 @@ import binascii
 import ipaddress
 from collections.abc import Collection
 from typing import Any, NamedTuple
-from urllib.parse import unquote_plus, urlsplit
+from urllib.parse import unquote_plus
 
 from ..errors import printable
 from ..options import Options
+from ..origins import is_listed, is_same_host, listed_origin
 
 __all__ = [
     "NO_WEBSOCKET",
+    "ORIGIN_REFUSED",
     "Refusal",
     "address_of",
     "check_filters",
@@ -39,6 +41,9 @@ _RETRY_AFTER = 5
 # The code for a request that is no WebSocket request at all.
 NO_WEBSOCKET = "NOT_A_WEBSOCKET_REQUEST"
 
+# The code for a page of an origin that may not connect.
+ORIGIN_REFUSED = "ORIGIN_REFUSED"
+
 
 class Refusal(NamedTuple):
     """An HTTP answer instead of a WebSocket connection."""
@@ -49,6 +54,8 @@ class Refusal(NamedTuple):
     headers: tuple[tuple[str, str], ...] = ()
     #: What is logged beside the message and not sent to the client.
     details: str = ""
+    #: What to do about it, logged where it is not already known.
+    remedy: str = ""
 
     @property
     def log_text(self) -> str:
@@ -110,31 +117,33 @@ def check_origin(request: Any, options: Options) -> Refusal | None:
         admitted, wanted = bool(allowed(request)), "what the app's origin check allows"
     elif allowed is None:
         # Not request.host, which is empty for a name with an underscore.
-        host = request.headers.get("Host", "")
-        admitted, wanted = _same_host(origin, host), f"the host {host[:200]!r}"
+        host, scheme = request.headers.get("Host", ""), request.environ.get("wsgi.url_scheme", "http")
+        admitted, wanted = is_same_host(origin, host, scheme), f"the host {host[:200]!r}"
+        if scheme == "https":
+            wanted += " by https"
     else:
-        admitted = allowed == "*" or origin.rstrip("/").lower() in allowed
+        admitted = allowed == "*" or is_listed(origin, allowed)
         wanted = ", ".join(allowed)
     if admitted:
         return None
-    return Refusal(403, "ORIGIN_REFUSED", f"Pages of origin {origin[:200]!r} may not connect.", details=f"Allowed: {wanted}.")
+    message = f"Pages of origin {origin[:200]!r} may not connect."
+    return Refusal(403, ORIGIN_REFUSED, message, details=f"Allowed: {wanted}.", remedy=_origin_remedy(request, origin, allowed))
 
 
-def _same_host(origin: str, host: str) -> bool:
+def _origin_remedy(request: Any, origin: str, allowed: Any) -> str:
+    """Return what lets pages of an origin connect, for the log."""
+    if callable(allowed):
+        return ""
     try:
-        found = _host(urlsplit(origin).netloc)
+        added = listed_origin(origin[:200])
     except ValueError:
-        return False
-    # A page without a host has the origin "null".
-    return found != "" and found == _host(host)
-
-
-def _host(netloc: str) -> str:
-    """Return a host without port 80 or 443; which of them the scheme implies is unknown where a proxy ended TLS."""
-    host = netloc.rpartition("@")[2].lower()
-    for port in (":80", ":443"):
-        host = host.removesuffix(port)
-    return host
+        return ""
+    site = f"{request.environ.get('wsgi.url_scheme', 'http')}://{request.headers.get('Host', '')[:200]}"
+    origins = [*((site,) if allowed is None else allowed), added]
+    remedy = f"If these pages are yours: CARTOWS_ALLOWED_ORIGINS = {origins}."
+    if allowed is None:
+        remedy += " If they are the site's own, a proxy must pass on the Host header and, as X-Forwarded-Proto, the scheme."
+    return remedy
 
 
 def check_filters(request: Any, options: Options) -> dict[str, tuple[str, ...]] | Refusal:

@@ -27,7 +27,7 @@ from ..servers.base import Server
 from ..servers.detection import find_socket
 from ..websocket.close_codes import CloseCode
 from .admission import Admission, AdmissionPolicy
-from .checks import Refusal, unavailable
+from .checks import ORIGIN_REFUSED, Refusal, unavailable
 from .handoff import HandOff, HandshakeSocket, UpgradeResponse, dead_end, is_tls, shake_hands
 from .registration import Registration
 
@@ -49,6 +49,10 @@ _NO_SOCKET = Refusal(
     # Browsers and proxies may cache a 501.
     (("Cache-Control", "no-store"),),
 )
+
+
+# How many refused origins are logged at WARNING; a sender of more of them makes them up.
+_MAX_WARNED_ORIGINS = 20
 
 
 class Handler:
@@ -79,6 +83,7 @@ class Handler:
         self._admission = AdmissionPolicy(hub, self.logger, options, hooks)
         self._handoff = HandOff(hub, self.logger)
         self._registration = Registration(hub, self.logger)
+        self._warned_origins: set[str] = set()
 
     @property
     def options(self) -> Options:
@@ -178,7 +183,7 @@ class Handler:
 
     def _refuse_route(self, refusal: Refusal) -> tuple[int, str]:
         """Log a refusal, and return the close code and reason that stand for it."""
-        self.logger.info("cartows: refused %s: %s", request.remote_addr, refusal.log_text)
+        self._log_refusal(refusal, "")
         return _CLOSE_CODES.get(refusal.status, CloseCode.FORBIDDEN), refusal.message[:120]
 
     # The extension's route ----------------------------------------------------------------------------------------
@@ -210,11 +215,21 @@ class Handler:
 
     def _refuse(self, refusal: Refusal) -> Response:
         """Return a refusal as HTTP, and log it in one line."""
-        self.logger.info("cartows: refused %s with %d: %s", request.remote_addr, refusal.status, refusal.log_text)
+        self._log_refusal(refusal, f" with {refusal.status}")
         body = {"code": refusal.code, "message": refusal.message}
         response = current_app.response_class(current_app.json.dumps(body), refusal.status, mimetype="application/json")
         response.headers.extend(refusal.headers)
         return response
+
+    def _log_refusal(self, refusal: Refusal, how: str) -> None:
+        """Log a refusal in one line: at WARNING, with its remedy, where it is the first for an origin."""
+        level, text = logging.INFO, refusal.log_text
+        if refusal.code == ORIGIN_REFUSED:
+            origin = request.headers.get("Origin", "")[:200]
+            if origin not in self._warned_origins and len(self._warned_origins) < _MAX_WARNED_ORIGINS:
+                self._warned_origins.add(origin)
+                level, text = logging.WARNING, printable(f"{text} {refusal.remedy}".rstrip())
+        self.logger.log(level, "cartows: refused %s%s: %s", request.remote_addr, how, text)
 
     def _connect(self, server: Server, sock: Any, reply: bytes, admission: Admission) -> tuple[Client, bool] | Refusal:
         """Make a client of the server's socket and register it; returns whether the socket was taken from the server."""

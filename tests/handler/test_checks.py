@@ -35,10 +35,11 @@ HANDSHAKE = {
 HEADER = st.text(alphabet=st.characters(max_codepoint=255, exclude_characters="\r\n\0"), max_size=40)
 
 
-def request(origin: str | None = None, host: str = "app.example.com", query: Any = "") -> Request:
+def request(origin: str | None = None, host: str = "app.example.com", query: Any = "", scheme: str = "http") -> Request:
     """Return a request as Flask sees it."""
     environ = EnvironBuilder(path="/ws", query_string=query).get_environ()
     environ["HTTP_HOST"] = host
+    environ["wsgi.url_scheme"] = scheme
     if origin is not None:
         environ["HTTP_ORIGIN"] = origin
     return Request(environ)
@@ -129,9 +130,9 @@ def test_no_headers_make_the_check_fail(changed: dict[str, str]) -> None:
 # Origins ----------------------------------------------------------------------------------------------------------
 
 
-def admits(origins: Any, origin: str | None, host: str = "app.example.com") -> bool:
+def admits(origins: Any, origin: str | None, host: str = "app.example.com", scheme: str = "http") -> bool:
     """Return whether a page of that origin may connect to that host."""
-    refusal = check_origin(request(origin, host), Options(allowed_origins=origins))
+    refusal = check_origin(request(origin, host, scheme=scheme), Options(allowed_origins=origins))
     if refusal is None:
         return True
     assert (refusal.status, refusal.code) == (403, "ORIGIN_REFUSED")
@@ -180,6 +181,28 @@ ANOTHER_HOST = [
     ("", "app.example.com"),
     ("file://", "app.example.com"),
     ("app.example.com", "app.example.com"),
+    # RFC 6454: a scheme, a host and a port, and nothing else.
+    ("//app.example.com", "app.example.com"),
+    ("http:app.example.com", "app.example.com"),
+    ("http://evil@app.example.com", "app.example.com"),
+    ("http://app.example.com/x", "app.example.com"),
+    ("http://app.example.com/", "app.example.com"),
+    ("http://app.example.com?x", "app.example.com"),
+    ("http://app.example.com#x", "app.example.com"),
+    ("http://app.example.com\\x", "app.example.com"),
+    ("http://app.example.com:", "app.example.com"),
+    ("http://app.example.com http://evil.com", "app.example.com"),
+    ("http://app.example.com:99999", "app.example.com:99999"),
+    # The pages of an extension, or of a program, are of no host.
+    ("chrome-extension://app.example.com", "app.example.com"),
+    ("moz-extension://app.example.com", "app.example.com"),
+    ("ftp://app.example.com", "app.example.com"),
+    ("wss://app.example.com", "app.example.com"),
+    ("https://app.example.com:80", "app.example.com"),
+    ("http://app.example.com:443", "app.example.com"),
+    ("http://app.example.com", "app.example.com:443"),
+    ("http://app.example.com", "evil@app.example.com"),
+    ("http://", ""),
 ]
 
 
@@ -193,6 +216,24 @@ def test_a_page_of_another_host_may_not() -> None:
         assert not admits(None, origin, host), (origin, host)
 
 
+def test_where_tls_is_known_a_page_without_it_is_of_another_origin() -> None:
+    for host in ("app.example.com", "app.example.com:443"):
+        assert admits(None, "https://app.example.com", host, "https")
+        assert not admits(None, "http://app.example.com", host, "https")
+    assert admits(None, "https://app.example.com:8443", "app.example.com:8443", "https")
+    for origin, host in (
+        ("http://app.example.com:8443", "app.example.com:8443"),
+        ("http://app.example.com:443", "app.example.com"),
+        ("https://app.example.com", "app.example.com:80"),
+    ):
+        assert not admits(None, origin, host, "https"), (origin, host)
+
+
+def test_a_refusal_names_what_is_allowed_where_tls_is_known() -> None:
+    refusal = check_origin(request("http://app.example.com", scheme="https"), Options())
+    assert refusal is not None and "https" in refusal.details and "https" not in refusal.message
+
+
 def test_a_star_admits_every_page() -> None:
     for origin in ("https://other.example", "null", "", "http://["):
         assert admits("*", origin), origin
@@ -203,13 +244,40 @@ def test_a_list_admits_its_members_and_not_even_the_same_host() -> None:
     for origin in (
         "https://app.example.com",
         "HTTPS://APP.example.com",
-        "https://app.example.com/",
+        "https://app.example.com:443",
         "http://localhost:5000",
         "null",
     ):
         assert admits(origins, origin, host="other.example.com")
     for origin in ("http://app.example.com", "https://app.example.com:8443", "http://localhost", "https://evil.com", ""):
         assert not admits(origins, origin, host="localhost")
+    for origin in (
+        "https://app.example.com/",
+        "https://evil@app.example.com",
+        "//app.example.com",
+        "https://x.app.example.com",
+    ):
+        assert not admits(origins, origin), origin
+
+
+def test_a_wildcard_admits_every_subdomain_and_nothing_else() -> None:
+    origins = ["https://*.example.com", "http://*.local:3000"]
+    for origin in ("https://app.example.com", "https://A.B.example.com", "http://x.local:3000"):
+        assert admits(origins, origin), origin
+    others = (
+        "https://example.com",
+        "https://evilexample.com",
+        "https://app.example.com.evil.com",
+        "http://app.example.com",
+        "https://app.example.com:8443",
+        "http://x.local",
+        "https://*.example.com",
+        "https://.example.com@evil.com",
+        "https://evil.com/.example.com",
+        "null",
+    )
+    for origin in others:
+        assert not admits(origins, origin), origin
 
 
 def test_the_origin_null_is_admitted_only_where_it_is_named() -> None:

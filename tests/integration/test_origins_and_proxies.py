@@ -43,7 +43,9 @@ def check_one_line(server: Server, origin: str, *allowed: str, **headers: str) -
 def test_pages_of_the_same_host_may_connect_and_no_others(serve: Serve, kind: Kind) -> None:
     server = serve("users", kind=kind)
     here = f"{HOST}:{server.port}"
-    assert statuses_for(server, f"http://{here}", f"https://{here}", f"HTTP://{here}") == {101}
+    assert status_for(server, f"https://{here}") == 101
+    # Where TLS ends in the worker, a page without it is of another origin.
+    assert statuses_for(server, f"http://{here}", f"HTTP://{here}") == {403 if kind.tls else 101}
     # No browser omits the header where it matters.
     assert status_for(server, None) == 101
     others = (
@@ -58,6 +60,10 @@ def test_pages_of_the_same_host_may_connect_and_no_others(serve: Serve, kind: Ki
         f"http://evil.example/{here}",
         f"http://evil.example#@{here}",
         f"http://{here}@evil.example",
+        f"http://evil@{here}",
+        f"chrome-extension://{here}",
+        f"//{here}",
+        f"http://{here}/x",
         "http://[",
     )
     assert statuses_for(server, *others) == {403}
@@ -114,6 +120,27 @@ def test_a_refused_origin_is_logged_in_one_line_of_bounded_length(serve: Serve, 
     assert line.isprintable()
 
 
+def test_the_first_refusal_of_an_origin_is_a_warning_with_the_remedy(serve: Serve) -> None:
+    # A server that has refused no other origin.
+    server = serve("users", config={"CARTOWS_SPOOL_SIZE": 1})
+    own = "http://localhost:5173"
+    lines = [check_one_line(server, own, HOST) for _ in range(2)]
+    assert [line.split()[0] for line in lines] == ["WARNING", "INFO"]
+    assert f"CARTOWS_ALLOWED_ORIGINS = ['http://{HOST}:{server.port}', '{own}']" in lines[0] and "Host" in lines[0]
+    assert "CARTOWS_ALLOWED_ORIGINS" not in lines[1]
+
+
+def test_no_number_of_made_up_origins_fills_the_log_with_warnings(serve: Serve) -> None:
+    server = serve("users", config={"CARTOWS_ALLOWED_ORIGINS": [GOOD], "CARTOWS_SPOOL_SIZE": 1})
+    start = len(server.log())
+    assert statuses_for(server, *(f"https://evil{number}.example" for number in range(40))) == {403}
+    server.received()
+    levels = [line.split()[0] for line in server.app_log(start) if "refused" in line]
+    assert len(levels) == 40 and 0 < levels.count("WARNING") <= 20
+    line = next(line for line in server.app_log(start) if "evil0.example" in line)
+    assert f"CARTOWS_ALLOWED_ORIGINS = ['{GOOD}', 'https://evil0.example']" in line
+
+
 # Behind a proxy -------------------------------------------------------------------------------------------------------
 
 
@@ -127,7 +154,8 @@ def test_behind_a_trusted_proxy_the_same_host_is_the_forwarded_one(serve: Serve,
         "X_Forwarded_For": "203.0.113.7",
     }
     assert statuses_for(server, GOOD, None, **through) == {101}
-    assert statuses_for(server, EVIL, "http://10.0.0.5:8000", "https://app.example.evil.example", **through) == {403}
+    others = (EVIL, "http://10.0.0.5:8000", "https://app.example.evil.example", "http://app.example")
+    assert statuses_for(server, *others, **through) == {403}
     line = check_one_line(server, EVIL, "app.example", "203.0.113.7", **through)
     assert "10.0.0.5" not in line
     # What precedes the proxy's own value was written by the client.
@@ -136,7 +164,8 @@ def test_behind_a_trusted_proxy_the_same_host_is_the_forwarded_one(serve: Serve,
 
 def test_without_a_trusted_proxy_its_headers_mean_nothing(serve: Serve) -> None:
     server = serve("users")
-    claims = {"X_Forwarded_Host": "evil.example", "X_Forwarded_Proto": "https", "Forwarded": "host=evil.example"}
+    # gunicorn itself trusts X-Forwarded-Proto from this machine.
+    claims = {"X_Forwarded_Host": "evil.example", "Forwarded": "host=evil.example;proto=https"}
     assert status_for(server, EVIL, **claims) == 403
     assert status_for(server, f"http://{HOST}:{server.port}", **claims) == 101
     line = check_one_line(server, EVIL, HOST, X_Forwarded_For="203.0.113.7")
@@ -148,7 +177,7 @@ def test_without_a_trusted_proxy_its_headers_mean_nothing(serve: Serve) -> None:
 
 @pytest.mark.parametrize(
     "kind, listed",
-    [(GTHREAD, [GOOD, "http://localhost:3000/"]), (GTHREAD_ATTACHED, f"{GOOD}/, http://localhost:3000")],
+    [(GTHREAD, [GOOD, "http://localhost:3000/"]), (GTHREAD_ATTACHED, f"{GOOD}:443/, http://localhost:3000")],
     ids=["list", "string"],
 )
 def test_a_list_of_origins_admits_exactly_those_on_it(serve: Serve, kind: Kind, listed: list[str] | str) -> None:
@@ -170,6 +199,12 @@ def test_a_list_of_origins_admits_exactly_those_on_it(serve: Serve, kind: Kind, 
     )
     assert statuses_for(server, *others) == {403}
     check_one_line(server, EVIL, GOOD, "http://localhost:3000")
+
+
+def test_a_wildcard_admits_every_subdomain(serve: Serve) -> None:
+    server = serve("users", config={"CARTOWS_ALLOWED_ORIGINS": ["https://*.app.example"]})
+    assert statuses_for(server, "https://a.app.example", "https://a.b.app.example") == {101}
+    assert statuses_for(server, GOOD, "https://evilapp.example", "http://a.app.example", "https://a.app.example:444") == {403}
 
 
 def test_a_star_admits_every_origin(serve: Serve) -> None:

@@ -52,6 +52,7 @@ DEPENDENCIES: dict[str, set[str]] = {
     "redis": {"backplane.redis"},
     "simple_websocket": {"client.simple_websocket"},
     "sqlalchemy": {"sqlalchemy"},
+    "werkzeug": {"handler"},
     "wsproto": {"websocket"},
 }
 

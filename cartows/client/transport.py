@@ -49,7 +49,7 @@ _libc_send = _load_send()
 class Transport:
     """The socket of one connection; ``borrowed`` means that the server closes the descriptor."""
 
-    __slots__ = ("borrowed", "fd", "sock")
+    __slots__ = ("borrowed", "early", "fd", "sock")
 
     #: After a send that took nothing, the very same bytes must be offered again (OpenSSL's rule for SSL_write).
     repeats = False
@@ -58,6 +58,8 @@ class Transport:
         self.sock = sock
         self.fd = sock.fileno()
         self.borrowed = borrowed
+        #: What was read of the socket before, and is returned by ``receive`` first.
+        self.early = b""
 
     def tune(self, write_buffer: int | None) -> None:
         """Send small frames at once, and bound what the kernel buffers for a peer that does not read."""
@@ -73,6 +75,10 @@ class Transport:
     def receive(self, size: int) -> bytes:
         """Wait for bytes and return ``size`` of them at most; the end is b"" or OSError."""
         raise NotImplementedError
+
+    def _take_early(self, size: int) -> bytes:
+        found, self.early = self.early[:size], self.early[size:]
+        return found
 
     def wait_writable(self, timeout: float) -> bool:
         """Wait ``timeout`` seconds at most for room or the end of the socket; False when neither came."""
@@ -128,6 +134,8 @@ class PlainTransport(Transport):
 
     def receive(self, size: int) -> bytes:
         """See Transport.receive."""
+        if self.early:
+            return self._take_early(size)
         if self._read_scheduler is None:
             return self.sock.recv(size)
         # One read per wakeup, however much has come: a recv that need not wait releases the GIL too briefly for other threads
@@ -175,6 +183,8 @@ class SharedTransport(Transport):
 
     def receive(self, size: int) -> bytes:
         """See Transport.receive; takes the lock for each try and waits without it."""
+        if self.early:
+            return self._take_early(size)
         while True:
             with self._lock:
                 if self.fd < 0:

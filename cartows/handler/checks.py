@@ -78,7 +78,14 @@ def address_of(request: Any) -> str | None:
 
 def check_handshake(request: Any) -> Refusal | None:
     """Return why a request is no opening handshake (RFC 6455, section 4.2.1), or None when it is one."""
-    method, headers = request.method, request.headers
+    method, headers, protocol = request.method, request.headers, request.environ.get("SERVER_PROTOCOL", "")
+    if protocol.startswith(("HTTP/2", "HTTP/3")):
+        return Refusal(
+            400,
+            "NEW_HTTP",
+            f"A WebSocket connection begins with HTTP/1.1 here, not {protocol}. Leave HTTP/1.1 to clients beside it (gunicorn: "
+            "http_protocols = 'h2,h1'), and let a proxy in between use it.",
+        )
     if method != "GET":
         return Refusal(405, "METHOD_NOT_ALLOWED", f"A WebSocket connection begins with GET, not {method}.", (("Allow", "GET"),))
     tokens = [token.strip().lower() for token in headers.get("Connection", "").split(",")]
@@ -89,8 +96,11 @@ def check_handshake(request: Any) -> Refusal | None:
             'This is a WebSocket endpoint: connect with ws:// or wss://, e.g. new WebSocket("ws://HOST/ws"). A proxy in '
             "between must pass the Upgrade and Connection headers on.",
         )
-    if request.environ.get("SERVER_PROTOCOL") in ("HTTP/0.9", "HTTP/1.0"):
+    if protocol in ("HTTP/0.9", "HTTP/1.0"):
         return Refusal(400, "OLD_HTTP", "A WebSocket connection begins with HTTP/1.1; a proxy in between must use it too.")
+    if "Transfer-Encoding" in headers or headers.get("Content-Length", "0").strip() not in ("", "0"):
+        # Its bytes would be read as frames.
+        return Refusal(400, "BODY", "A WebSocket handshake has no body: leave out Content-Length and Transfer-Encoding.")
     version = headers.get("Sec-WebSocket-Version", "").strip()
     if version != "13":
         found = f"version {version[:20]!r}" if version else "no Sec-WebSocket-Version header"

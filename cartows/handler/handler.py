@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any
 
 from flask import Response, current_app, request
+from werkzeug.datastructures import Headers
 
 from ..client.client import Client
 from ..client.connection import Connection
@@ -28,7 +29,7 @@ from ..servers.detection import find_socket
 from ..websocket.close_codes import CloseCode
 from .admission import Admission, AdmissionPolicy
 from .checks import ORIGIN_REFUSED, Refusal, unavailable
-from .handoff import HandOff, HandshakeSocket, UpgradeResponse, dead_end, is_tls, shake_hands
+from .handoff import HandOff, HandshakeSocket, UpgradeResponse, dead_end, is_tls, shake_hands, with_headers
 from .registration import Registration
 
 __all__ = ["Handler"]
@@ -210,8 +211,9 @@ class Handler:
         reply = shake_hands(request, server, flask_sock_view, admitted.credentials.subprotocol)
         if isinstance(reply, Refusal):
             return self._refuse(reply)
-        connect = partial(self._connect, server, sock, reply, admitted)
-        return UpgradeResponse(server, connect, self._refuse, self._handoff.attach)
+        early = server.early_bytes(request.environ, sock)
+        connect = partial(self._connect, server, sock, reply, early, admitted)
+        return UpgradeResponse(connect, self._refuse, self._handoff.attach, partial(server.end, sock))
 
     def _refuse(self, refusal: Refusal) -> Response:
         """Return a refusal as HTTP, and log it in one line."""
@@ -231,7 +233,9 @@ class Handler:
                 level, text = logging.WARNING, printable(f"{text} {refusal.remedy}".rstrip())
         self.logger.log(level, "cartows: refused %s%s: %s", request.remote_addr, how, text)
 
-    def _connect(self, server: Server, sock: Any, reply: bytes, admission: Admission) -> tuple[Client, bool] | Refusal:
+    def _connect(
+        self, server: Server, sock: Any, reply: bytes, early: bytes, admission: Admission, headers: Headers
+    ) -> tuple[Client, bool] | Refusal:
         """Make a client of the server's socket and register it; returns whether the socket was taken from the server."""
         options = self.options
         try:
@@ -246,11 +250,11 @@ class Handler:
             return full
         taken = self._handoff.takes(sock, server, options.handoff)
         try:
-            transport, lock = self._handoff.open_transport(sock, taken, options)
+            transport, lock = self._handoff.open_transport(sock, taken, options, early)
         except OSError as error:
             self.hub.release_slot(admission.slot)
             return unavailable("NO_DESCRIPTOR", f"The server has no descriptor left for another client: {error.strerror}.")
-        connection = Connection(transport, lock, options, reply)
+        connection = Connection(transport, lock, options, with_headers(reply, headers))
         try:
             client = self._registration.make(self.client_class, connection, admission)
         except Exception:

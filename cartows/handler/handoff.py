@@ -22,6 +22,7 @@ from functools import partial
 from typing import Any
 
 from flask import Response
+from werkzeug.datastructures import Headers
 
 from ..auth.base import SUBPROTOCOL
 from ..client.client import Client
@@ -32,7 +33,7 @@ from ..servers.base import Server, StartResponse, Worker
 from ..servers.detection import find_worker
 from .checks import Refusal, unavailable
 
-__all__ = ["HandOff", "HandshakeSocket", "UpgradeResponse", "dead_end", "is_tls", "shake_hands"]
+__all__ = ["HandOff", "HandshakeSocket", "UpgradeResponse", "dead_end", "is_tls", "shake_hands", "with_headers"]
 
 # How often the worker of attached clients is checked, and how long they may then take to end, in seconds.
 _WORKER_CHECK = 0.25
@@ -106,7 +107,7 @@ def shake_hands(request: Any, server: Server, view: Callable[[], Any], subprotoc
     stand_in = HandshakeSocket()
     environ[server.socket_key] = stand_in
     try:
-        # Its response is of no use: how each server's request is ended is decided in ``servers``.
+        # Its response is of no use: UpgradeResponse is the one that the server gets.
         view()
     except Exception as error:
         if stand_in.reply and not stand_in.accepted and isinstance(error, RuntimeError):
@@ -130,62 +131,91 @@ def _with_subprotocol(reply: bytes, subprotocol: str | None) -> bytes:
     return b"%s\r\nSec-WebSocket-Protocol: %s%s%s" % (head, subprotocol.encode("latin-1"), end, rest)
 
 
+# What describes the response itself, or its body, is not the app's to say in a handshake; those of the handshake are there.
+_NOT_PASSED_ON = frozenset({"connection", "upgrade", "transfer-encoding", "keep-alive", "te", "trailer", "date", "server"})
+
+
+def with_headers(reply: bytes, headers: Headers) -> bytes:
+    """Return a ``101`` response with the headers that an app has set for it, such as ``Set-Cookie``."""
+    added = b"".join(
+        f"{name}: {value}\r\n".encode("latin-1", "replace")
+        for name, value in headers.to_wsgi_list()
+        if name.lower() not in _NOT_PASSED_ON and not name.lower().startswith(("content-", "sec-websocket-"))
+    )
+    head, end, rest = reply.partition(b"\r\n\r\n")
+    return head + b"\r\n" + added + b"\r\n" + rest if end else reply
+
+
 # The response -----------------------------------------------------------------------------------------------------
 
 
 class UpgradeResponse(Response):
-    """A response that connects the client when the server asks for it, once the app is done with the request.
+    """A ``101`` that connects the client when the server asks for it, once the app is done with the request.
 
-    ``connect`` returns the client and whether its socket was taken; ``attach`` is called with a client whose socket was not.
+    To everything between the app and the server it is a response like any other. The server's own sending of it comes to
+    nothing: the client has been sent it by then, with the headers that the app has set.
+
+    ``connect`` is called with these headers, and returns the client and whether its socket was taken; ``attach`` is called with
+    a client whose socket was not, and ``end`` when that has gone.
     """
 
     def __init__(
         self,
-        server: Server,
-        connect: Callable[[], tuple[Client, bool] | Refusal],
+        connect: Callable[[Headers], tuple[Client, bool] | Refusal],
         refuse: Callable[[Refusal], Response],
         attach: Callable[[Client], None],
+        end: Callable[[], None],
     ) -> None:
-        super().__init__()
-        self._server, self._connect, self._refuse, self._attach = server, connect, refuse, attach
+        super().__init__(status=101)
+        self._connect, self._refuse, self._attach, self._end = connect, refuse, attach, end
 
     def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         """Run as the WSGI application, still within the request's context."""
-        connected = self._connect()
+        headers = self.get_wsgi_headers(environ)
+        connected = self._connect(headers)
         if isinstance(connected, Refusal):
             return self._refuse(connected)(environ, start_response)
         # What the app wants to be called at the response's close runs now, not when the client goes.
         self.close()
         client, taken = connected
         if taken:
-            return self._server.end_response(start_response, taken=True)
-        self._attach(client)
-        return _AttachedBody(client, lambda: iter(self._server.end_response(start_response, taken=False)))
+            start_response(self.status, headers.to_wsgi_list())
+            return ()
+        body = _AttachedBody(client, self._end)
+        try:
+            self._attach(client)
+            start_response(self.status, headers.to_wsgi_list())
+        except BaseException:
+            body.close()
+            raise
+        return body
 
 
 class _AttachedBody:
     """The body of an attached client's response: its iteration, which begins after Flask's app context ended, is the reader."""
 
-    def __init__(self, client: Client, end: Callable[[], Iterator[bytes]]) -> None:
+    def __init__(self, client: Client, end: Callable[[], None]) -> None:
         self._client = client
         self._end = end
-        self._rest: Iterator[bytes] | None = None
+        self._begun = False
 
     def __iter__(self) -> Iterator[bytes]:
         return self
 
     def __next__(self) -> bytes:
-        if self._rest is None:
-            self._rest = iter(())
-            self._client.read_pump()
-            self._rest = self._end()
-        return next(self._rest)
+        if not self._begun:
+            self._begun = True
+            try:
+                self._client.read_pump()
+            finally:
+                self._end()
+        raise StopIteration
 
     def close(self) -> None:
         """End the client where the server has not iterated the body."""
-        if self._rest is None:
+        if not self._begun:
             self._client.connection.abort()
-            self._client.read_pump()
+            next(self, None)
 
 
 # The socket -------------------------------------------------------------------------------------------------------
@@ -215,8 +245,11 @@ class HandOff:
             self._logger.log(logging.WARNING if wanted and not possible else logging.INFO, "cartows: %s", mode)
         return taken
 
-    def open_transport(self, sock: Any, taken: bool, options: Options) -> tuple[Transport, threading.Lock]:
-        """Return the transport for a socket, and its connection's send lock. Raises OSError when no descriptor is left."""
+    def open_transport(self, sock: Any, taken: bool, options: Options, early: bytes = b"") -> tuple[Transport, threading.Lock]:
+        """Return the transport for a socket, of which ``early`` has been read already, and its connection's send lock.
+
+        Raises OSError when no descriptor is left.
+        """
         lock = threading.Lock()
         transport: Transport
         if is_tls(sock):
@@ -226,6 +259,7 @@ class HandOff:
             # A timeout of the server's, or Python's default one, would end a client that is merely quiet.
             own.setblocking(True)
             transport = PlainTransport(own, self._hub.read_scheduler, borrowed=not taken)
+        transport.early = early
         transport.tune(options.write_buffer)
         return transport, lock
 

@@ -12,7 +12,8 @@ from __future__ import annotations
 import os
 import socket
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from types import FrameType
 from typing import Any, Protocol
 
@@ -47,11 +48,13 @@ class Server(Protocol):
     def take(self, sock: Any, dead_end: socket.socket) -> None:
         """Leave the server a dead end in place of its descriptor; the caller has a duplicate of it."""
 
-    def end_response(self, start_response: StartResponse, *, taken: bool) -> Iterable[bytes]:
-        """End the response to an upgrade request: the server sends nothing more and logs no error.
+    def early_bytes(self, environ: Mapping[str, Any], sock: Any) -> bytes:
+        """Return, once, what the server has read of a request's socket beyond the request: frames sent with the handshake."""
 
-        With ``taken``, called as the WSGI application. Otherwise called in the iteration of the response, once the client is
-        gone.
+    def end(self, sock: Any) -> None:
+        """Leave the server a socket that takes nothing more: its client was attached, and has gone.
+
+        The server sends the upgrade response when its body is over, and takes the error for a peer that has gone.
         """
 
     def workers(self) -> int | None:
@@ -81,6 +84,11 @@ class SocketServer:
         detached either: a server counts its connections by it.
         """
         os.dup2(dead_end.fileno(), sock.fileno(), inheritable=False)
+
+    def end(self, sock: Any) -> None:
+        """Shut the socket down, and its TLS: see Server.end."""
+        with suppress(OSError):
+            sock.shutdown(socket.SHUT_RDWR)
 
 
 def find_on_stack(module: str, name: str) -> list[Any]:

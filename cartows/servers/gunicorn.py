@@ -5,12 +5,12 @@ gunicorn calls no hook of an application on SIGTERM, so a worker that stops is n
 
 from __future__ import annotations
 
-import errno
+import io
 import os
-from collections.abc import Iterable
+from collections.abc import Mapping
 from typing import Any
 
-from .base import SocketServer, StartResponse, Worker, find_on_stack
+from .base import SocketServer, Worker, find_on_stack
 
 __all__ = ["Gunicorn"]
 
@@ -24,12 +24,22 @@ class Gunicorn(SocketServer):
         """See Server.serves."""
         return os.environ.get("SERVER_SOFTWARE", "").startswith("gunicorn") or bool(_owners())
 
-    def end_response(self, start_response: StartResponse, *, taken: bool) -> Iterable[bytes]:
-        """Raise what gunicorn takes for the end of a connection: it sends nothing more and logs at debug level."""
-        if taken:
-            raise StopIteration
-        # A StopIteration would only end the iteration, and gunicorn would send the headers of an empty response.
-        raise BrokenPipeError(errno.EPIPE, "the WebSocket connection is over")
+    def find_socket(self, environ: Mapping[str, Any]) -> Any | None:
+        """Return the socket of a request, but None over HTTP/2, where many requests share one."""
+        if environ.get("SERVER_PROTOCOL", "").startswith("HTTP/2") or "gunicorn.http2.send_trailers" in environ:
+            return None
+        return super().find_socket(environ)
+
+    def early_bytes(self, environ: Mapping[str, Any], sock: Any) -> bytes:
+        """See Server.early_bytes; they are in the buffer of what gunicorn reads the request from."""
+        unreader = getattr(getattr(environ.get("wsgi.input"), "reader", None), "unreader", None)
+        buffer = getattr(unreader, "buf", None)
+        if not isinstance(buffer, io.BytesIO):
+            return b""
+        found = buffer.getvalue()
+        buffer.seek(0)
+        buffer.truncate()
+        return found
 
     def workers(self) -> int | None:
         """See Server.workers."""

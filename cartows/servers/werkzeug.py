@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import os
-from collections.abc import Iterable
+from collections.abc import Mapping
 from typing import Any
 
-from .base import SocketServer, StartResponse, Worker, find_on_stack
+from .base import SocketServer, Worker, find_on_stack
 
 __all__ = ["Werkzeug"]
 
-_HEADERS = [("Content-Type", "text/html; charset=utf-8"), ("Content-Length", "0")]
+# More than the buffer of a request can hold.
+_MAX_EARLY = 1 << 20
 
 
 class Werkzeug(SocketServer):
@@ -22,11 +24,20 @@ class Werkzeug(SocketServer):
         """See Server.serves."""
         return "WERKZEUG_SERVER_FD" in os.environ or bool(_servers())
 
-    def end_response(self, start_response: StartResponse, *, taken: bool) -> Iterable[bytes]:
-        """Return an empty response, which Werkzeug writes to a socket that takes nothing any more, and logs as a 200."""
-        # A copy: middleware may add its own.
-        start_response("200 OK", list(_HEADERS))
-        return ()
+    def early_bytes(self, environ: Mapping[str, Any], sock: Any) -> bytes:
+        """See Server.early_bytes; the request is read through a buffer."""
+        reader = environ.get("wsgi.input")
+        if not isinstance(reader, io.BufferedReader):
+            return b""
+        # An empty buffer is filled from the socket, which must not wait.
+        timeout = sock.gettimeout()
+        sock.setblocking(False)
+        try:
+            return reader.read1(_MAX_EARLY)
+        except OSError:
+            return b""
+        finally:
+            sock.settimeout(timeout)
 
     def workers(self) -> int | None:
         """See Server.workers."""

@@ -51,7 +51,9 @@ def handshake(*, method: str = "GET", protocol: str = "HTTP/1.1", **changed: str
     environ = EnvironBuilder(path="/ws", method=method).get_environ()
     environ["SERVER_PROTOCOL"] = protocol
     for name, value in {**HANDSHAKE, **named}.items():
-        if value is not None:
+        if name == "Content-Length":
+            environ["CONTENT_LENGTH"] = value or ""
+        elif value is not None:
             environ[f"HTTP_{name.upper().replace('-', '_')}"] = value
     return Request(environ)
 
@@ -100,6 +102,23 @@ def test_http_from_before_there_were_websockets_is_400() -> None:
         assert refusal is not None, protocol
         assert (refusal.status, refusal.code) == (400, "OLD_HTTP")
         assert "HTTP/1.1" in refusal.message
+
+
+def test_an_upgrade_over_http_2_is_400_with_the_remedy() -> None:
+    for protocol in ("HTTP/2.0", "HTTP/2", "HTTP/3"):
+        # RFC 8441: over HTTP/2 a connection begins with CONNECT, which is no less refused in these words.
+        for method in ("GET", "CONNECT"):
+            refusal = check_handshake(handshake(method=method, protocol=protocol))
+            assert refusal is not None, protocol
+            assert (refusal.status, refusal.code) == (400, "NEW_HTTP")
+            assert protocol in refusal.message and "HTTP/1.1" in refusal.message and "gunicorn" in refusal.message
+
+
+def test_a_handshake_with_a_body_is_400() -> None:
+    for changed in ({"Content_Length": "5"}, {"Transfer_Encoding": "chunked"}, {"Content_Length": "x"}):
+        refusal = check_handshake(handshake(**changed))
+        assert refusal is not None and (refusal.status, refusal.code) == (400, "BODY"), changed
+    assert check_handshake(handshake(Content_Length="0")) is None
 
 
 def test_another_version_is_426_with_the_supported_one() -> None:

@@ -5,18 +5,20 @@ from __future__ import annotations
 import logging
 import socket
 import threading
-from collections.abc import Callable, Iterable
-from typing import Any, cast
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, cast
 
 import pytest
 from flask import Request, Response
+from werkzeug.datastructures import Headers
 from werkzeug.test import EnvironBuilder
 
+from cartows.client.transport import PlainTransport
 from cartows.handler.checks import Refusal
-from cartows.handler.handoff import HandOff, HandshakeSocket, UpgradeResponse, dead_end, is_tls, shake_hands
+from cartows.handler.handoff import HandOff, HandshakeSocket, UpgradeResponse, dead_end, is_tls, shake_hands, with_headers
 from cartows.hub import Hub
 from cartows.options import Options
-from cartows.servers.base import Server, SocketServer, StartResponse, Worker
+from cartows.servers.base import SocketServer, Worker
 
 REPLY = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\n"
 
@@ -25,13 +27,12 @@ dead_end()
 
 
 class FakeServer(SocketServer):
-    """A server whose responses end with a known iterable."""
+    """A server that takes sockets, or does not."""
 
     socket_key = "fake.socket"
 
     def __init__(self, takes: bool = True) -> None:
         self.takes = takes
-        self.ended: list[bool] = []
 
     def serves(self) -> bool:
         return True
@@ -39,9 +40,8 @@ class FakeServer(SocketServer):
     def can_take(self, sock: Any) -> bool:
         return self.takes
 
-    def end_response(self, start_response: StartResponse, *, taken: bool) -> Iterable[bytes]:
-        self.ended.append(taken)
-        return [b"the end"]
+    def early_bytes(self, environ: Mapping[str, Any], sock: Any) -> bytes:
+        return b""
 
     def workers(self) -> int | None:
         return 1
@@ -167,50 +167,104 @@ class FakeClient:
         self.calls.append("abort")
 
 
+class Started(NamedTuple):
+    """What a server was given of a response."""
+
+    body: Any
+    status: list[str]
+    headers: list[tuple[str, str]]
+
+
 def respond(
-    connected: Any, closed: list[str], attached: list[Any] | None = None, server: FakeServer | None = None
-) -> tuple[Any, FakeServer]:
-    """Run an UpgradeResponse as the WSGI application and return its body."""
-    server = FakeServer() if server is None else server
+    connected: Any, closed: list[str], attached: list[Any] | None = None, ended: list[str] | None = None, **set_by_app: str
+) -> Started:
+    """Run an UpgradeResponse as the WSGI application."""
+    seen: list[Headers] = []
+
+    def connect(headers: Headers) -> Any:
+        seen.append(headers)
+        return connected
+
     response = UpgradeResponse(
-        cast(Server, server),
-        lambda: connected,
+        connect,
         lambda refusal: Response(refusal.message, refusal.status),
         (attached if attached is not None else []).append,
+        lambda: (ended if ended is not None else []).append("ended"),
     )
+    assert response.status_code == 101
+    response.headers.update({name.replace("_", "-"): value for name, value in set_by_app.items()})
     response.call_on_close(lambda: closed.append("closed"))
-    return response(EnvironBuilder(path="/ws").get_environ(), lambda status, headers, *_: closed.append(status)), server
+    status: list[str] = []
+    headers: list[tuple[str, str]] = []
+
+    def start_response(line: str, fields: list[tuple[str, str]], *_: Any) -> None:
+        status.append(line)
+        headers.extend(fields)
+
+    body = response(EnvironBuilder(path="/ws").get_environ(), start_response)
+    assert len(seen) == 1
+    return Started(body, status, headers)
 
 
 def test_a_refusal_at_the_last_moment_is_http() -> None:
     closed: list[str] = []
-    body, server = respond(Refusal(503, "FULL", "No slot left."), closed)
-    assert b"".join(body) == b"No slot left."
-    assert (closed, server.ended) == (["503 SERVICE UNAVAILABLE"], [])
+    started = respond(Refusal(503, "FULL", "No slot left."), closed)
+    assert b"".join(started.body) == b"No slot left."
+    assert (closed, started.status) == ([], ["503 SERVICE UNAVAILABLE"])
 
 
-def test_a_client_that_was_handed_off_ends_the_response_at_once() -> None:
-    client, closed, attached = FakeClient(), cast("list[str]", []), cast("list[Any]", [])
-    body, server = respond((client, True), closed, attached)
-    assert list(body) == [b"the end"]
-    assert (client.calls, closed, attached, server.ended) == ([], ["closed"], [], [True])
+def test_a_client_that_was_handed_off_is_an_ordinary_empty_response_with_status_101() -> None:
+    client, closed, attached, ended = FakeClient(), cast("list[str]", []), cast("list[Any]", []), cast("list[str]", [])
+    started = respond((client, True), closed, attached, ended, X_Own="1")
+    assert list(started.body) == []
+    assert started.status == ["101 SWITCHING PROTOCOLS"] and ("X-Own", "1") in started.headers
+    assert (client.calls, closed, attached, ended) == ([], ["closed"], [], [])
 
 
 def test_an_attached_client_is_read_by_the_iteration_of_the_body() -> None:
-    client, closed, attached = FakeClient(), cast("list[str]", []), cast("list[Any]", [])
-    body, server = respond((client, False), closed, attached)
-    assert (client.calls, closed, attached, server.ended) == ([], ["closed"], [client], [])
-    assert list(body) == [b"the end"]
-    assert (client.calls, server.ended) == (["read"], [False])
-    body.close()
-    assert client.calls == ["read"]
+    client, closed, attached, ended = FakeClient(), cast("list[str]", []), cast("list[Any]", []), cast("list[str]", [])
+    started = respond((client, False), closed, attached, ended)
+    # Middleware knows the status before the client is read, and the server can send nothing once it has gone.
+    assert started.status == ["101 SWITCHING PROTOCOLS"]
+    assert (client.calls, closed, attached, ended) == ([], ["closed"], [client], [])
+    assert list(started.body) == []
+    assert (client.calls, ended) == (["read"], ["ended"])
+    started.body.close()
+    assert (client.calls, ended) == (["read"], ["ended"])
 
 
 def test_an_attached_client_whose_body_is_never_iterated_is_aborted() -> None:
-    client = FakeClient()
-    body, server = respond((client, False), [])
-    body.close()
-    assert (client.calls, server.ended) == (["abort", "read"], [])
+    client, ended = FakeClient(), cast("list[str]", [])
+    started = respond((client, False), [], ended=ended)
+    started.body.close()
+    assert (client.calls, ended) == (["abort", "read"], ["ended"])
+
+
+def test_an_attached_client_is_aborted_where_middleware_fails_to_start_its_response() -> None:
+    client, ended = FakeClient(), cast("list[str]", [])
+    response = UpgradeResponse(
+        lambda headers: cast(Any, (client, False)),
+        lambda refusal: Response(),
+        lambda client: None,
+        lambda: ended.append("ended"),
+    )
+
+    def start_response(*_: Any) -> None:
+        raise KeyError("middleware")
+
+    with pytest.raises(KeyError):
+        response(EnvironBuilder(path="/ws").get_environ(), start_response)
+    assert (client.calls, ended) == (["abort", "read"], ["ended"])
+
+
+def test_what_the_app_has_set_goes_out_with_the_handshake_and_nothing_that_describes_a_body() -> None:
+    headers = Headers({"Content-Type": "text/html", "Content-Length": "0", "Connection": "close", "Sec-WebSocket-Accept": "x"})
+    headers.add("Set-Cookie", "a=1; Path=/")
+    headers.add("Set-Cookie", "b=2")
+    headers.add("Vary", "Cookie")
+    head = REPLY.removesuffix(b"\r\n")
+    assert with_headers(REPLY, headers) == head + b"Set-Cookie: a=1; Path=/\r\nSet-Cookie: b=2\r\nVary: Cookie\r\n\r\n"
+    assert with_headers(REPLY, Headers()) == REPLY
 
 
 # The choice -------------------------------------------------------------------------------------------------------
@@ -251,5 +305,18 @@ def test_a_transport_owns_a_duplicate_or_borrows_the_servers_socket(taken: bool)
         assert transport.sock.gettimeout() is None
         transport.send(b"hello")
         assert peer.recv(64) == b"hello"
+        if taken:
+            transport.sock.close()
+
+
+@pytest.mark.parametrize("taken", [True, False])
+def test_what_the_server_has_read_already_comes_first(taken: bool) -> None:
+    mine, peer = socket.socketpair()
+    with mine, peer:
+        transport, _ = HandOff(Hub(), logging.getLogger("cartows")).open_transport(mine, taken, Options(), b"abcde")
+        peer.send(b"fgh")
+        assert [transport.receive(4), transport.receive(4)] == [b"abcd", b"e"]
+        transport = PlainTransport(transport.sock, borrowed=not taken)
+        assert transport.receive(4) == b"fgh"
         if taken:
             transport.sock.close()

@@ -1,12 +1,15 @@
-"""gunicorn: which worker runs here, how many there are, and how it is made to end a request in silence."""
+"""gunicorn: which worker runs here, how many there are, what it has read beyond a request, how it is kept from sending more."""
 
 from __future__ import annotations
 
-import errno
+import io
+import socket
 import threading
 from typing import Any
 
 import pytest
+from gunicorn.config import Config
+from gunicorn.http.parser import RequestParser
 
 from cartows.servers.gunicorn import Gunicorn
 from tests.support.gunicorn import Arbiter, ThreadedWorker, Worker
@@ -56,12 +59,32 @@ def test_the_socket_is_in_the_environ() -> None:
     assert server.find_socket({"werkzeug.socket": sock}) is None
 
 
-def test_a_response_ends_with_what_gunicorn_takes_for_a_closed_connection() -> None:
-    def start_response(*arguments: Any) -> None:
-        raise AssertionError("nothing may be sent")
+def test_a_request_over_http_2_has_no_socket_of_its_own() -> None:
+    for over in ({"SERVER_PROTOCOL": "HTTP/2.0"}, {"SERVER_PROTOCOL": "HTTP/2"}, {"gunicorn.http2.send_trailers": print}):
+        assert server.find_socket({"gunicorn.socket": object(), **over}) is None
+    sock = object()
+    assert server.find_socket({"gunicorn.socket": sock, "SERVER_PROTOCOL": "HTTP/1.1"}) is sock
 
-    with pytest.raises(StopIteration):
-        server.end_response(start_response, taken=True)
-    with pytest.raises(BrokenPipeError) as caught:
-        server.end_response(start_response, taken=False)
-    assert caught.value.errno == errno.EPIPE
+
+def test_what_gunicorn_has_read_beyond_a_request_is_returned_once() -> None:
+    mine, peer = socket.socketpair()
+    with mine, peer:
+        peer.sendall(b"GET /ws HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\n\r\n\x81\x80frames")
+        request = next(RequestParser(Config(), mine, ("127.0.0.1", 1)))
+        assert server.early_bytes({"wsgi.input": request.body}, mine) == b"\x81\x80frames"
+        assert server.early_bytes({"wsgi.input": request.body}, mine) == b""
+
+
+def test_an_input_that_is_not_gunicorns_has_nothing_beyond_the_request() -> None:
+    for other in (None, io.BytesIO(b"body"), object()):
+        assert server.early_bytes({"wsgi.input": other}, None) == b""
+
+
+def test_an_ended_socket_takes_nothing_more() -> None:
+    mine, peer = socket.socketpair()
+    with mine, peer:
+        server.end(mine)
+        assert peer.recv(1) == b""
+        with pytest.raises(BrokenPipeError):
+            mine.send(b"HTTP/1.1 101")
+        server.end(mine)

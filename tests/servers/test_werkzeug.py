@@ -1,7 +1,9 @@
-"""Werkzeug: whether it serves here, and how it is made to end a request."""
+"""Werkzeug: whether it serves here, and what it has read beyond a request."""
 
 from __future__ import annotations
 
+import io
+import socket
 import threading
 import urllib.request
 from collections.abc import Callable
@@ -43,14 +45,13 @@ def test_the_reloader_names_werkzeug_in_the_environment(monkeypatch: pytest.Monk
     assert server.serves()
 
 
-@pytest.mark.parametrize("taken", [False, True])
-def test_a_response_ends_empty(taken: bool) -> None:
-    started: list[tuple[str, list[tuple[str, str]]]] = []
-    for _ in range(2):
-        assert list(server.end_response(lambda status, headers: started.append((status, headers)), taken=taken)) == []
-        # Middleware may add headers of its own, and to this response alone.
-        started[-1][1].append(("X-Own", "1"))
-    for status, headers in started:
-        assert status == "200 OK"
-        assert dict(headers)["Content-Length"] == "0"
-        assert len(headers) == 3
+def test_what_werkzeug_has_read_beyond_a_request_is_returned_without_waiting() -> None:
+    mine, peer = socket.socketpair()
+    with mine, peer, mine.makefile("rb") as reader:
+        mine.settimeout(AT_MOST)
+        peer.sendall(b"GET /ws HTTP/1.1\r\n\x81\x80frames")
+        assert reader.readline() == b"GET /ws HTTP/1.1\r\n"
+        assert server.early_bytes({"wsgi.input": reader}, mine) == b"\x81\x80frames"
+        assert server.early_bytes({"wsgi.input": reader}, mine) == b""
+        assert mine.gettimeout() == AT_MOST
+    assert server.early_bytes({"wsgi.input": io.BytesIO(b"body")}, None) == b""

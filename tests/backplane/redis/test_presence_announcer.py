@@ -95,7 +95,7 @@ def test_killed_connections_are_no_line(start: Start, server: Redis, caplog: pyt
         processes[number].sync.reauthorize(f"user {number}")
         agree(*processes, names=[f"user {each}" for each in range(number + 1)])
         others = [each for each in processes if each is not processes[number]]
-        wait_for(lambda: all((f"user {number}",) in each.commands for each in others), "a command")  # noqa: B023
+        wait_until(lambda: all((f"user {number}",) in each.commands for each in others), "a command")  # noqa: B023
     assert logged(caplog) == []
 
 

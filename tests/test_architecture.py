@@ -93,7 +93,7 @@ COVERED_BY: dict[str, str] = {
     "backplane.local": "tests/hub/test_hub.py",
     # Reading needs a hub that receives: whole processes do, at a Redis that fails.
     "backplane.redis.backplane": "tests/integration/test_cluster.py",
-    "backplane.redis.event_reader": "tests/integration/test_cluster.py",
+    "backplane.redis.event_scripts": "tests/backplane/redis/test_event_store.py",
     # A few lines that the outages of the event writer run.
     "backplane.redis.backoff": "tests/backplane/redis/test_circuit_breaker.py",
     # Local delivery owns the echoes, and every outage of its tests runs them.

@@ -1,9 +1,10 @@
 """What a hub asks of the transport between processes, and what that transport reports to the hub.
 
 What a backplane guarantees. An event that is *stored* has a number. It reaches every hub that reads from the same broker: once,
-in the order of the numbers, and with the same number everywhere, so that a client may resume at any of them. An event that is
-*spooled* waits in this process until the broker is back: the clients of this process receive it at once, all others later, in
-the order in which it was published here. If the process ends first, the others never receive it. Any other event was not
+in the order of the numbers, and with the same number everywhere, so that a client may resume at any of them. A broker that is
+restored from an older copy, or replaced by a replica, may give a number again: the events' marks then differ. An event that
+is *spooled* waits in this process until the broker is back: the clients of this process receive it at once, all others later,
+in the order in which it was published here. If the process ends first, the others never receive it. Any other event was not
 accepted, and its publisher is given the reason.
 """
 
@@ -37,6 +38,9 @@ class Entry(NamedTuple):
     event: OutgoingEvent
     #: The clients of this process have received it already: only clients that resume need it.
     delivered: bool = False
+    #: What tells this event, and all before it, from others that may have had the same numbers in the same epoch: part of its
+    #: id. Empty where an epoch can have no two histories.
+    mark: str = ""
 
 
 class Snapshot(NamedTuple):
@@ -45,6 +49,8 @@ class Snapshot(NamedTuple):
     epoch: str
     number: int
     entries: Sequence[Entry] = ()
+    #: The mark of the event before those: a client may have received it last.
+    mark: str = ""
 
 
 class BackplaneResult(NamedTuple):

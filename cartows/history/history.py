@@ -19,12 +19,13 @@ from ..websocket.frames import Frame
 
 __all__ = ["Event", "History", "event_id"]
 
-_NUMBER = re.compile(r"[0-9]{1,18}", re.ASCII)
+# What follows the epoch in an id.
+_NUMBER = re.compile(r"([0-9]{1,18})(?:-[0-9a-f]{1,32})?", re.ASCII)
 
 
-def event_id(epoch: str, number: int) -> str:
+def event_id(epoch: str, number: int, mark: str = "") -> str:
     """Return an event's id on the wire."""
-    return f"{epoch}.{number}"
+    return f"{epoch}.{number}-{mark}" if mark else f"{epoch}.{number}"
 
 
 class Event(NamedTuple):
@@ -36,6 +37,8 @@ class Event(NamedTuple):
     shown: Frame | None = None
     #: Whether connected clients have been sent the event already, so that it is only kept for replays.
     delivered: bool = False
+    #: The mark in its id: see Entry.
+    mark: str = ""
 
 
 class _EventList:
@@ -61,8 +64,8 @@ class _EventList:
             del self._events[: self._dropped]
             self._dropped = 0
 
-    def first(self) -> Event:
-        return cast(Event, self._events[self._dropped])
+    def at(self, index: int) -> Event:
+        return cast(Event, self._events[self._dropped + index])
 
     def after(self, number: int, limit: int) -> list[Event]:
         """Return the first ``limit`` events after a number."""
@@ -96,27 +99,57 @@ class History:
         self._everyone = _EventList()
         self._bytes = 0
         self._head = 0
+        #: The mark of the event before the first that is kept, whose id is the oldest to resume from.
+        self._mark_before = ""
         #: Whether the broker is lost. Events that clients are sent have no number then, so no client can resume from here.
         self.degraded = False
 
     def id(self, number: int) -> str:
         """Return a position's id on the wire: that of its event, or one that cannot be resumed from while degraded."""
-        return f"{self.epoch}~{number}" if self.degraded else event_id(self.epoch, number)
+        return f"{self.epoch}~{number}" if self.degraded else self.event_id(number)
+
+    def event_id(self, number: int) -> str:
+        """Return the id of an event. One that the window does not reach back to has none that can be resumed from."""
+        with self._lock:
+            return event_id(self.epoch, number, self._mark_locked(number) or "")
 
     def number(self, id: str) -> int | None:
-        """Return the number in an id of this epoch, or None for anything else."""
-        epoch, _, number = id.partition(".")
-        return int(number) if epoch == self.epoch and _NUMBER.fullmatch(number) else None
+        """Return the number in the id of an event in this window, or of the one before it; None for anything else.
+
+        An id whose number is above the head may be that of an event that is yet to come. Its number is returned unproven: ask
+        again when the event is here.
+        """
+        epoch, _, rest = id.partition(".")
+        found = _NUMBER.fullmatch(rest)
+        if found is None:
+            return None
+        number = int(found[1])
+        with self._lock:
+            if epoch != self.epoch:
+                return None
+            if number > self._head:
+                return number
+            # The same number may have been given to another event: by a broker that was restored from an older copy, or by
+            # one of two that were separated.
+            mark = self._mark_locked(number)
+            return number if mark is not None and id == event_id(epoch, number, mark) else None
+
+    def _mark_locked(self, number: int) -> str | None:
+        """Return the mark of an event in the window, or of the one before it; None for any other."""
+        index = number - (self._head - len(self._events) + 1)
+        if index == -1:
+            return self._mark_before
+        return self._events.at(index).mark if 0 <= index < len(self._events) else None
 
     @property
     def head(self) -> int:
         """The number of the last event."""
         return self._head
 
-    def new_epoch(self, epoch: str, number: int) -> None:
-        """Drop all events, and continue after a number of another epoch. Hub thread."""
+    def new_epoch(self, epoch: str, number: int, mark: str = "") -> None:
+        """Drop all events, and continue after the event with a number and a mark, of another epoch. Hub thread."""
         with self._lock:
-            self.epoch, self._head, self._bytes = epoch, number, 0
+            self.epoch, self._head, self._mark_before, self._bytes = epoch, number, mark, 0
             self._events, self._everyone = _EventList(), _EventList()
             self._rooms.clear()
             self._times.clear()
@@ -185,8 +218,9 @@ class History:
     def _trim_locked(self, now: float) -> None:
         events, times = self._events, self._times
         while times and (len(times) > self._size or self._bytes > self._max_bytes or now - times[0] > self._ttl):
-            event = events.first()
+            event = events.at(0)
             self._bytes -= len(event.frame.plain)
+            self._mark_before = event.mark
             times.popleft()
             for each in self._lists_locked(event):
                 each.drop_first()

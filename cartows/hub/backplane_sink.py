@@ -51,7 +51,8 @@ class BackplaneSink:
     def begin(self, snapshot: Snapshot) -> None:
         """Begin with a history. Hub thread."""
         epoch = self._epoch = snapshot.epoch
-        self._dispatcher.begin(epoch, snapshot.number, [self.event(epoch, entry) for entry in snapshot.entries])
+        events = [self.event(epoch, entry) for entry in snapshot.entries]
+        self._dispatcher.begin(epoch, snapshot.number, events, snapshot.mark)
 
     def put(self, event: OutgoingEvent, epoch: str, timeout: float) -> BackplaneResult:
         """See Sink.put."""
@@ -66,16 +67,16 @@ class BackplaneSink:
             )
             return BackplaneResult(None, reason=full)
         assert isinstance(put, Event)
-        return BackplaneResult("queued", event_id(epoch, put.frame.number))
+        return BackplaneResult("queued", event_id(epoch, put.frame.number, put.mark))
 
     def _numbered(self, event: OutgoingEvent, epoch: str, number: int) -> Event:
         return self.event(epoch, Entry(number, event))
 
     def event(self, epoch: str, entry: Entry) -> Event:
         """Return a stored event as it is sent and kept."""
-        event, number = entry.event, entry.number
-        body = b'%s,"id":"%s"}' % (event.body[:-1], event_id(epoch, number).encode())
-        return Event(self._frame(event, body, number), event.audience, delivered=entry.delivered)
+        event, number, mark = entry.event, entry.number, entry.mark
+        body = b'%s,"id":"%s"}' % (event.body[:-1], event_id(epoch, number, mark).encode())
+        return Event(self._frame(event, body, number), event.audience, delivered=entry.delivered, mark=mark)
 
     def _frame(self, event: OutgoingEvent, body: bytes, number: int = 0) -> Frame:
         options = self._options
@@ -120,7 +121,8 @@ class BackplaneSink:
         """See Sink.new_epoch."""
         self._epoch = snapshot.epoch
         events = [self.event(snapshot.epoch, entry) for entry in snapshot.entries]
-        self._broadcast_queue.put_unbounded(partial(self._sessions.new_epoch, snapshot.epoch, snapshot.number, events))
+        begin = partial(self._sessions.new_epoch, snapshot.epoch, snapshot.number, events, snapshot.mark)
+        self._broadcast_queue.put_unbounded(begin)
 
     def presence_entries(self) -> list[PresenceEntry]:
         """See PresenceSink.presence_entries."""

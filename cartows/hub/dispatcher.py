@@ -88,9 +88,9 @@ class Dispatcher:
         """Take no more events in one iteration than a client with such a send queue can be sent."""
         self._min_queue_size = min(self._min_queue_size, send_queue_size)
 
-    def begin(self, epoch: str, number: int, events: Sequence[Event]) -> None:
-        """Replace the history by these events, the last of which has that number."""
-        self.history.new_epoch(epoch, number - len(events))
+    def begin(self, epoch: str, number: int, events: Sequence[Event], mark: str = "") -> None:
+        """Replace the history by these events, the last of which has that number; ``mark`` is that of the event before them."""
+        self.history.new_epoch(epoch, number - len(events), mark)
         if events:
             self.history.append(events)
         self.position = number

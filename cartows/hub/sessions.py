@@ -15,7 +15,7 @@ from ..client.batch import Batch
 from ..client.client import Client
 from ..client.subscriptions import SubscriptionChange
 from ..history.delivery_log import DeliveryLog
-from ..history.history import Event, event_id
+from ..history.history import Event
 from ..history.replay import Replay, ReplayRequest
 from ..message import Message, MessageType
 from ..rooms import Room, Subscriptions
@@ -205,12 +205,12 @@ class Sessions:
             self._send_restored(not self._lost)
             self._lost = False
 
-    def new_epoch(self, epoch: str, number: int, events: Sequence[Event]) -> None:
-        """Replace the history by these events, the last of which has that number; clients have to load everything again."""
+    def new_epoch(self, epoch: str, number: int, events: Sequence[Event], mark: str = "") -> None:
+        """Replace the history as ``Dispatcher.begin`` does; clients have to load everything again."""
         self._close_replaying()
         # A client that is sent a position before the loss is reported to it must not resume from it.
         reported_later, self._history.degraded = self._history.degraded, True
-        self._dispatcher.begin(epoch, number, events)
+        self._dispatcher.begin(epoch, number, events, mark)
         for log in self._delivery_logs.values():
             log.new_epoch(number)
         if reported_later:
@@ -227,7 +227,7 @@ class Sessions:
         return Frame(Message(type=MessageType.DEGRADED.value, id=self._history.id(self._dispatcher.position)).encode())
 
     def _send_restored(self, recovered: bool) -> None:
-        id = event_id(self._history.epoch, self._history.head)
+        id = self._history.event_id(self._history.head)
         message = Message(type=MessageType.RESTORED.value, id=id, data={"recovered": recovered})
         self._send_to_all(Frame(message.encode()))
         self._history.degraded = False

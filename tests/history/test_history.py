@@ -212,6 +212,54 @@ def test_an_id_is_the_epoch_and_the_number() -> None:
         assert kept.number(kept.id(number)) == number
 
 
+def marked(*marks: str, first: int = 1, size: int = 1000, before: str = "") -> History:
+    """Return a history whose events have these marks, after an event with the mark ``before``."""
+    made = history(size)
+    made.new_epoch(EPOCH, first - 1, before)
+    made.append([event(number)._replace(mark=mark) for number, mark in enumerate(marks, first)])
+    return made
+
+
+def test_an_id_proves_that_its_event_is_in_this_history() -> None:
+    """Two hubs of one epoch whose numbers diverge: as after a partition, or with numbers that are used again."""
+    one, other = marked("aaa", "bbb", "ccc", "ddd"), marked("aaa", "bbb", "eee", "fff")
+    assert one.id(3) == f"{EPOCH}.3-ccc"
+    for number in (0, 1, 2):
+        assert other.number(one.id(number)) == number
+    for number in (3, 4):
+        assert one.number(one.id(number)) == number
+        assert other.number(one.id(number)) is None
+        assert one.number(f"{EPOCH}.{number}") is None, "without a mark"
+        assert one.number(f"{EPOCH}.0{number}-{'ccc' if number == 3 else 'ddd'}") is None, "another spelling"
+
+
+def test_the_event_before_the_window_is_known_by_its_mark() -> None:
+    for kept in (marked("aaa", "bbb", "ccc", "ddd", size=2), marked("ccc", "ddd", first=3, before="bbb")):
+        assert kept.first() == 3
+        assert kept.number(kept.id(2)) == 2
+        assert kept.number(f"{EPOCH}.2-eee") is None
+        assert kept.number(f"{EPOCH}.1-aaa") is None, "what was missed after it is gone"
+    clock = Clock()
+    kept = history(ttl=10, clock=clock)
+    kept.append([event(1)._replace(mark="aaa"), event(2)._replace(mark="bbb")])
+    quiet = kept.id(2)
+    clock.now += 60
+    assert kept.count(2, EVERYTHING) == 0
+    assert kept.first() == 3
+    assert kept.id(2) == quiet
+    assert kept.number(quiet) == 2
+    assert kept.number(f"{EPOCH}.2-ccc") is None
+
+
+def test_an_id_above_the_head_is_proven_when_its_event_is_here() -> None:
+    kept = marked("aaa")
+    for id in (f"{EPOCH}.2-bbb", f"{EPOCH}.2-ccc"):
+        assert kept.number(id) == 2
+    kept.append([event(2)._replace(mark="bbb")])
+    assert kept.number(f"{EPOCH}.2-bbb") == 2
+    assert kept.number(f"{EPOCH}.2-ccc") is None
+
+
 @pytest.mark.parametrize(
     "id",
     [
@@ -230,6 +278,10 @@ def test_an_id_is_the_epoch_and_the_number() -> None:
         f"{EPOCH}.1_0",
         f"{EPOCH}.0x5",
         f"{EPOCH}.5e1",
+        f"{EPOCH}.5-",
+        f"{EPOCH}.5-a-b",
+        f"{EPOCH}.5-A",
+        f"{EPOCH}.5-" + "a" * 5000,
         f"{EPOCH}.\u0665",
         f"{EPOCH}.\u00b2",
         f"{EPOCH}." + "9" * 5000,

@@ -14,6 +14,7 @@ import pytest
 from cartows import Client, Hub, Options
 from cartows.client.connection import Connection
 from cartows.client.transport import PlainTransport
+from tests.support.harness import epoch_and_number
 from tests.support.raw_client import CLOSE, PING, PONG, TEXT, RawClient
 
 
@@ -101,4 +102,4 @@ def join() -> Iterator[Join]:
 
 def number(message: dict[str, Any]) -> int:
     """Return the number in a message's id."""
-    return int(message["id"].split(".")[1])
+    return epoch_and_number(message["id"])[1]

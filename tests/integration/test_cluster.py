@@ -25,7 +25,7 @@ from tests.support.cluster import (
     read_until_labels,
 )
 from tests.support.event_helpers import check_not_recovered, since
-from tests.support.harness import ROOT
+from tests.support.harness import ROOT, epoch_and_number
 from tests.support.redis.server import Redis
 from tests.support.waiting import wait_until
 
@@ -117,21 +117,21 @@ def test_a_client_resumes_after_a_restart_of_all_workers(
     make_redis: Callable[..., Redis], make_cluster: Callable[..., Cluster]
 ) -> None:
     cluster = make_cluster(make_redis().url)
+    first = cluster.connect().hello["id"]
     names = [name for pid in cluster.pids() for name in cluster.publish(3, at=pid)]
     (last,) = cluster.publish()
     start = cluster.connect()
     id = start.hello["id"]
-    epoch, _, number = id.rpartition(".")
     start.close()
     old = cluster.pids()
     cluster.server.signal(signal.SIGHUP)
     pids = cluster.await_workers(without=old)
     wait_until(lambda: not [pid for pid in old if pid in cluster.pids()], "the old workers to go")
     for pid in pids:
-        back = cluster.connect(since(f"{epoch}.{int(number) - 10}"), at=pid)
+        back = cluster.connect(since(first), at=pid)
         assert back.hello["data"] | {"recovered": True, "replayed": 10} == back.hello["data"]
         assert labels(read_until_labels(back, last)) == [*names, last]
-        assert back.hello["id"] == f"{epoch}.{int(number) - 10}"
+        assert back.hello["id"] == first
     (new,) = cluster.publish(at=pids[0])
     back = cluster.connect(since(id), at=pids[1])
     assert labels(read_until_labels(back, new)) == [new]
@@ -149,12 +149,14 @@ def test_a_resume_waits_for_an_id_that_another_worker_has_just_stored(cluster: C
         assert labels(read_until_labels(back, names[-1])) == names
 
 
-@pytest.mark.parametrize("given", ["future", "another epoch", "degraded", "garbage"])
+@pytest.mark.parametrize("given", ["future", "unproven", "another event", "another epoch", "degraded", "garbage"])
 def test_an_id_outside_the_history_is_not_recovered(cluster: Cluster, given: str) -> None:
     _, results = cluster.publish_with_results(1)
-    epoch, _, number = results[0]["id"].rpartition(".")
+    epoch, number = epoch_and_number(results[0]["id"])
     id = {
-        "future": f"{epoch}.{int(number) + 100_000}",
+        "future": f"{epoch}.{number + 100_000}",
+        "unproven": f"{epoch}.{number}",
+        "another event": f"{results[0]['id'].partition('-')[0]}-{'0' * 6}",
         "another epoch": f"{int(epoch, 16) ^ 1:08x}.{number}",
         "degraded": f"{epoch}~{number}",
         "garbage": "..",

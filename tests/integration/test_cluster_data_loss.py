@@ -13,7 +13,8 @@ from tests.support.cluster import (
     labels,
     read_until_labels,
 )
-from tests.support.event_helpers import check_not_recovered, since
+from tests.support.event_helpers import ask, check_not_recovered, since
+from tests.support.harness import epoch_and_number
 from tests.support.redis.server import Proxy, Redis
 from tests.support.waiting import wait_until
 
@@ -46,7 +47,7 @@ def check_new_epoch(cluster: Cluster, lose: Callable[[], None]) -> None:
         found = [message for message in messages if message["type"] != "restored"]
         assert labels(found) == after
         assert ids(found) == list(range(ids(found)[0], ids(found)[0] + len(after)))
-        assert ids(found)[0] > int(old.split(".")[1])
+        assert ids(found)[0] > epoch_and_number(old)[1]
     assert len({received[place][-1]["id"] for place in range(3)}) == 1
     for pid in pids:
         check_not_recovered(cluster.connect(since(old), at=pid).hello)
@@ -82,7 +83,7 @@ def test_events_that_are_published_into_an_emptied_redis_reach_all(cluster: Clus
         last = max(place for place, name in enumerate(labels(messages)) if name == "restored")
         assert messages[last]["data"] == {"recovered": False}
         # From then on nothing may be missing; reloading covers what came before it, or with it.
-        position = int(messages[last]["id"].split(".")[1])
+        _, position = epoch_and_number(messages[last]["id"])
         rest = events(messages[last:])
         assert ids(rest) == list(range(position + 1, position + 1 + len(rest)))
     cluster.await_connected()
@@ -144,3 +145,70 @@ def test_a_failover_without_a_loss_is_an_outage_at_most(
         cluster.server.stop()
     finally:
         proxy.close()
+
+
+# Numbers that are used again ------------------------------------------------------------------------------------------
+
+
+def check_no_way_back(cluster: Cluster, stranger: str, known: str, missed: list[str]) -> None:
+    """Check that an event of another history is no position here, by query and by `subscribe`, and that a common one is."""
+    for pid in cluster.pids():
+        check_not_recovered(cluster.connect(since(stranger), at=pid).hello)
+        back = cluster.connect(since(known), at=pid)
+        assert back.hello["data"]["recovered"] is True
+        assert labels(read_until_labels(back, missed[-1])) == missed
+        peer = cluster.connect("/ws?board_id=elsewhere", at=pid)
+        *_, answer = ask(peer, "subscribe", {"board_id": "b1", "since": stranger})
+        assert answer["data"]["recovered"] is False, answer
+        *replayed, answer = ask(peer, "subscribe", {"board_id": "b1", "since": known})
+        assert answer["data"]["recovered"] is True, answer
+        assert labels(replayed) == missed
+
+
+def test_numbers_that_an_older_redis_uses_again_are_no_positions(
+    make_redis: Callable[..., Redis], make_cluster: Callable[..., Cluster]
+) -> None:
+    """Redis and all workers go down together, and Redis comes back with a snapshot that lacks the last events."""
+    redis = make_redis()
+    cluster = make_cluster(redis.url)
+    peer = cluster.connect()
+    (first,) = cluster.publish(board_id="b1")
+    known = read_until_labels(peer, first)[-1]["id"]
+    redis.do("SAVE")
+    lost, results = cluster.publish_with_results(20, board_id="b1")
+    seen = read_until_labels(peer, lost[-1])[-1]["id"]
+    assert seen == results[-1]["id"]
+    redis.kill()
+    cluster.server.kill()
+    redis.start()
+    cluster = make_cluster(redis.url)
+    again = [name for pid in cluster.pids() for name in cluster.publish(20, at=pid, board_id="b1")]
+    # What it had and what is new is in one epoch, in which the numbers of the lost events are used again.
+    _, results = cluster.publish_with_results(1, board_id="b1")
+    assert epoch_and_number(results[0]["id"]) > epoch_and_number(seen)
+    assert epoch_and_number(results[0]["id"])[0] == epoch_and_number(seen)[0]
+    cluster.received(*(cluster.connect(at=pid) for pid in cluster.pids()))
+    witness = cluster.connect(since(known))
+    missed = [name for name in events_of(labels(read_until_labels(witness, again[-1])))]
+    missed += events_of(labels([witness.receive()]))
+    check_no_way_back(cluster, seen, known, missed)
+
+
+def test_a_client_of_the_other_side_of_a_partition_loads_again(
+    make_redis: Callable[..., Redis], make_cluster: Callable[..., Cluster]
+) -> None:
+    """Some workers stay at the old primary, others are at the replica that was promoted: one epoch, and two histories."""
+    primary, replica = make_redis(repl_diskless_sync_delay=0), make_redis()
+    one = make_cluster(primary.url)
+    peer = one.connect()
+    (first,) = one.publish(board_id="b1")
+    known = read_until_labels(peer, first)[-1]["id"]
+    replica.replicate(primary)
+    replica.promote()
+    other = make_cluster(replica.url)
+    here = one.publish(5, board_id="b1")
+    there = other.publish(9, board_id="b1")
+    strangers = [message["id"] for message in read_until_labels(peer, here[-1])]
+    one.server.stop()
+    for stranger in strangers:
+        check_no_way_back(other, stranger, known, there)

@@ -22,6 +22,7 @@ from tests.support.cluster import (
     read_until_labels,
 )
 from tests.support.event_helpers import check_not_recovered, since
+from tests.support.harness import epoch_and_number
 from tests.support.redis.server import Proxy, Redis
 
 META = "cartows:{0}:meta"
@@ -179,7 +180,7 @@ def check_received(messages: list[dict[str, Any]], first: list[str], spooled: li
     numbers = ids(with_ids)
     assert numbers == sorted(set(numbers))
     assert "~" in messages[begun]["id"] and "." in messages[over]["id"]
-    assert int(messages[over]["id"].rpartition(".")[2]) < numbers[0]
+    assert epoch_and_number(messages[over]["id"])[1] < numbers[0]
 
 
 @pytest.mark.parametrize("outage", [paused, paused_clients, killed, out_of_memory, refused], ids=lambda outage: outage.__name__)

@@ -476,6 +476,12 @@ class Server:
 
 def event_ids(messages: Iterable[Json]) -> list[int]:
     """Return the numbers in the ids of some events, which must be of one epoch."""
-    parts = [message["id"].rpartition(".") for message in messages]
-    assert len({epoch for epoch, _, _ in parts}) <= 1, parts
-    return [int(number) for _, _, number in parts]
+    parts = [epoch_and_number(message["id"]) for message in messages]
+    assert len({epoch for epoch, _ in parts}) <= 1, parts
+    return [number for _, number in parts]
+
+
+def epoch_and_number(id: str) -> tuple[str, int]:
+    """Return the epoch and the number in the id of an event, without its mark."""
+    epoch, _, rest = id.partition(".")
+    return epoch, int(rest.partition("-")[0])

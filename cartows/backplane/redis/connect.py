@@ -32,13 +32,22 @@ _FLAGS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0"
 # How much of a server's own text an error repeats.
 _MAX_ANSWER = 200
 
+# What a server answers that has no such command.
+_UNKNOWN_COMMAND = "unknown command"
+
+_SENTINEL = (
+    "It is a Sentinel, which has no events and which cartows does not ask for the primary: let CARTOWS_REDIS_URL name the "
+    "primary itself, or a proxy that follows it"
+)
+
 # Parts of an error's class and text, in lower case, and the remedy. The first match counts. Redis's error codes are looked for
 # anywhere: redis-py cuts some off, and a script's own text comes before them.
 _REMEDIES: tuple[tuple[tuple[str, ...], str], ...] = (
     (("cartowslayout",), "Another version of cartows keeps its events there: run one version, or use another database"),
     (
         ("noperm", "nopermission", "acl failure", "executing the script"),
-        "Its user may not do that: allow it ~cartows:* +@read +@write +@connection +@scripting +time",
+        # SELECT, for a URL with a database, is in @connection from Redis 7 on only.
+        "Its user may not do that: allow it ~cartows:* +@read +@write +@connection +@scripting +select +time",
     ),
     # Before authentication, a server rejects a command of more than a few words without looking at it.
     (
@@ -62,7 +71,7 @@ _REMEDIES: tuple[tuple[tuple[str, ...], str], ...] = (
     (("noreplicas", "not enough good replicas"), "Too few of its replicas are connected: see min-replicas-to-write"),
     (("wrongtype",), "Another application uses a key that begins with cartows: use another database"),
     (
-        ("unknown redis command", "unknown command"),
+        (_UNKNOWN_COMMAND, "unknown redis command"),
         "It must be Redis 5.0 or later, and no command that cartows needs may be renamed",
     ),
     (
@@ -185,9 +194,12 @@ class Broker:
 
     def link(self, timeout: float) -> Link:
         """Return a connection to this server for one thread; it is opened when it is first used."""
+        return Link(self, self._client(timeout), timeout)
+
+    def _client(self, timeout: float, **settings: Any) -> Any:
         redis = self._redis
         pool = redis.ConnectionPool(
-            **self._settings,
+            **(self._settings | settings),
             socket_timeout=timeout,
             socket_connect_timeout=timeout,
             # The event writer alone has the deadline and retries. A retry in redis-py would exceed the deadline.
@@ -196,7 +208,7 @@ class Broker:
             protocol=2,
             decode_responses=False,
         )
-        return Link(self, redis.Redis(connection_pool=pool), timeout)
+        return redis.Redis(connection_pool=pool)
 
     def explain(self, attempted: str, error: BaseException, timeout: float) -> BrokerError:
         """Return the BrokerError for an error of redis-py or of the system; ``attempted`` reads like "Storing events"."""
@@ -204,6 +216,8 @@ class Broker:
         # redis-py reports a connection that was closed; the system's own reason is in the error's context.
         seen = f"{type(error).__name__} {type(error.__context__).__name__} {error}".lower()
         remedy = next((remedy for marks, remedy in _REMEDIES if any(mark in seen for mark in marks)), None)
+        if _UNKNOWN_COMMAND in seen and self._is_sentinel(timeout):
+            remedy = _SENTINEL
         found = printable(" ".join(str(error).split())) or type(error).__name__
         for secret in self._secrets:
             found = found.replace(secret, "***")
@@ -213,6 +227,17 @@ class Broker:
         answers = exceptions.AuthenticationError, exceptions.AuthorizationError, exceptions.BusyLoadingError
         broken = isinstance(error, exceptions.ConnectionError) and not isinstance(error, answers)
         return BrokerError(f"{text}. {remedy}" if remedy else text, broken=broken)
+
+    def _is_sentinel(self, timeout: float) -> bool:
+        """Ask the server whether it is a Sentinel, which knows few commands: SELECT neither, so that no database is named."""
+        client = self._client(timeout, db=0)
+        try:
+            role = client.execute_command("ROLE")
+        except Exception:
+            return False
+        finally:
+            client.connection_pool.disconnect()
+        return bool(role) and role[0] == b"sentinel"
 
 
 class Link:

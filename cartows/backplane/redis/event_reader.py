@@ -11,13 +11,14 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Mapping, Sequence
 
 from ...options import Options
-from ..base import Entry, Sink, Snapshot
+from ..base import Sink, Snapshot
+from .backoff import Backoff
 from .connect import Broker, BrokerError, Link
-from .event_store import Names, Record, Store, new_epoch, record_of
+from .event_store import Names, Record, Store, entry_of, mark_of, new_epoch
 from .event_writer import EventWriter
+from .foreign_entries import ForeignEntry, ForeignEntryLog, parse_entry
 
 __all__ = ["EventReader"]
 
@@ -42,8 +43,16 @@ _RETRY = 0.25
 _STOP_STEP = 0.01
 
 
+# How long after a new epoch another one waits, in seconds: whatever makes the reader start again, it does not do so in a storm.
+_CALM = 10.0
+_EPOCH_WAITS = (0.25, 5.0)
+
+
 class _Gap(Exception):
-    """The stream does not continue at the position that the reader has reached."""
+    """The stream does not continue at the position that the reader has reached, but with ``entry``."""
+
+    def __init__(self, entry: Record | ForeignEntry) -> None:
+        self.entry = entry
 
 
 class EventReader:
@@ -64,16 +73,23 @@ class EventReader:
         self._stopping = threading.Event()
         #: When the reader ends although it has not reached the last event; the monotonic clock's.
         self._give_up_at = float("inf")
-        # The position: the epoch, the number that was read last, and the number, origin and sequence number of that entry.
+        # The position: the epoch, the number that was read last, that entry where there is one, and the chain up to it.
         self._epoch = ""
         self._number = 0
-        self._last: tuple[int, str, int] | None = None
+        self._last: Record | None = None
+        self._chain = ""
         #: The stream id to read after, which may be that of an entry that cartows did not write.
         self._after: bytes | str = "0-0"
         #: The number that the broker had reached when it was last checked.
         self._broker_number = 0
         #: Something was read since the last failure.
         self._has_read = False
+        #: The unexpected error that was logged last, until something is read.
+        self._logged_error = ""
+        #: When the last new epoch began, and how long the next one waits.
+        self._began_at = float("-inf")
+        self._epoch_waits = Backoff(*_EPOCH_WAITS)
+        self._foreign = ForeignEntryLog(logger, broker.address, names.events)
         #: Why ``prepare`` has failed, until the reader has taken a snapshot instead.
         self._fault: Exception | None = None
 
@@ -141,7 +157,8 @@ class EventReader:
             link.close()
 
     def _log_unexpected(self, error: Exception) -> None:
-        if not isinstance(error, BrokerError):
+        if not isinstance(error, BrokerError) and self._logged_error != repr(error):
+            self._logged_error = repr(error)
             self._logger.error("cartows: reading from %s failed unexpectedly", self._broker.address, exc_info=error)
 
     def _is_over(self) -> bool:
@@ -169,52 +186,72 @@ class EventReader:
         # A short first wait: that the broker can be read is to be known soon.
         wait, missing = _SHORT_WAIT_MS, 0
         while not self._is_over() and self._sink.await_room():
-            records = self._read(link, wait)
-            self._has_read = True
+            entries = self._read(link, wait)
+            self._has_read, self._logged_error = True, ""
             try:
-                self._pass_on(records)
-            except _Gap:
-                # Where the broker has lost something, a new epoch begins; else only this process has missed something.
-                if not self._check(link, store):
-                    self._new_epoch(link)
+                self._pass_on(entries)
+            except _Gap as gap:
+                self._bridge(link, store, gap.entry)
                 continue
             # Events that the broker counts and does not return, twice in a row, are lost: its stream is, and nothing else.
-            missing = missing + 1 if not records and not self._check(link, store) and self._broker_number > self._number else 0
+            missing = missing + 1 if not entries and not self._check(link, store) and self._broker_number > self._number else 0
             if missing > 1:
                 self._logger.error("cartows: %s has lost the stream %s", self._broker.address, self._names.events)
                 self._new_epoch(link)
             wait = _READ_WAIT_MS if self._writer.target() is None and not self._stopping.is_set() else _SHORT_WAIT_MS
 
-    def _read(self, link: Link, wait: int) -> list[Record]:
-        """Return the next records, or none after ``wait`` milliseconds."""
+    def _read(self, link: Link, wait: int) -> list[Record | ForeignEntry]:
+        """Return the next entries, or none after ``wait`` milliseconds."""
         found = link.call(
             "Reading events", "XREAD", "COUNT", _MAX_READ, "BLOCK", wait, "STREAMS", self._names.events, self._after
         )
         entries = found[0][1] if found else []
         if entries:
             self._after = entries[-1][0]
-        return self._records(entries)
+        return [parse_entry(id, fields) for id, fields in entries]
 
-    def _records(self, entries: Sequence[tuple[bytes, Mapping[bytes, bytes]]]) -> list[Record]:
-        records = []
-        for id, fields in entries:
-            try:
-                records.append(record_of(id, fields))
-            except (KeyError, ValueError, TypeError, RecursionError) as error:
-                self._logger.error("cartows: the entry %r of %s was not written by cartows: %r", id, self._names.events, error)
-        return records
-
-    def _pass_on(self, records: list[Record]) -> None:
-        """Pass on what was read. Raises _Gap, with nothing passed on, where it does not continue at the position."""
-        number, last = self._number, self._last
-        for record in records:
-            number += 1
-            follows = last is None or record.previous == f"{last[1]}:{last[2]}"
-            if record.number != number or record.epoch != self._epoch or not follows:
-                raise _Gap
-            last = (number, record.origin, record.seq)
-        self._number, self._last = number, last
+    def _pass_on(self, entries: list[Record | ForeignEntry]) -> None:
+        """Pass on what was read. Raises _Gap for the first entry that does not continue at the position; it ends there."""
+        records: list[Record] = []
+        gap: Record | ForeignEntry | None = None
+        for entry in entries:
+            if isinstance(entry, Record):
+                follows = entry.number == self._number + 1 and entry.epoch == self._epoch
+                if not follows or not entry.follows(self._last, self._chain):
+                    gap = entry
+                    break
+                records.append(entry)
+                self._number, self._last, self._chain = entry.number, entry, entry.chain
+            elif entry.number:
+                gap = entry
+                break
+            else:
+                self._foreign.log(entry.reason)
         self._writer.deliver(records, self._number)
+        if gap is not None:
+            raise _Gap(gap)
+
+    def _bridge(self, link: Link, store: Store, entry: Record | ForeignEntry) -> None:
+        """Continue where the stream does not: behind an entry that cartows did not write, else after another snapshot."""
+        if self._check(link, store):
+            return
+        is_counted = entry.number <= self._broker_number
+        if isinstance(entry, Record) and is_counted and entry.epoch == self._epoch:
+            # The broker has lost nothing: this process has missed something.
+            self._new_epoch(link)
+            return
+        reason = (
+            entry.reason
+            if isinstance(entry, ForeignEntry)
+            else f"the entry {entry.number}-0, of epoch {entry.epoch[:40]!r}, follows no event"
+        )
+        self._foreign.log(reason)
+        if is_counted:
+            # It takes the place of an event, which is lost.
+            self._new_epoch(link)
+        else:
+            # A script adds an event and counts it in one step: what is not counted is none, and nothing is lost with it.
+            self._after = f"{entry.number}-0"
 
     def _check(self, link: Link, store: Store) -> bool:
         """Check that the broker still has what was read; begin a new epoch where it has not, and return whether that was so."""
@@ -222,10 +259,12 @@ class EventReader:
         self._broker_number = found.number
         begins = found.state != "fine" or self._fault is not None
         if begins:
-            if found.state == "lost":
+            # Another process may have noticed first, or a publisher. The first epoch of this process replaces none.
+            if self._epoch and found.state != "fine":
                 self._logger.error(
-                    "cartows: %s has lost events (it was emptied, or a replica took over that had not received all of them): a "
-                    "new epoch begins, and every client is notified to reload",
+                    "cartows: %s has lost events (it was emptied, or restored from an older copy; or a replica that had "
+                    "not received all took over; or something else writes to its keys): a new epoch begins, and every client "
+                    "is notified to reload",
                     self._broker.address,
                 )
             self._new_epoch(link)
@@ -233,6 +272,11 @@ class EventReader:
 
     def _new_epoch(self, link: Link) -> None:
         """Continue after another snapshot: events are missing between the old position and what comes next."""
+        if time.monotonic() - self._began_at < _CALM:
+            self._stopping.wait(self._epoch_waits.wait())
+        else:
+            self._epoch_waits.reset()
+        self._began_at = time.monotonic()
         snapshot = self._take_snapshot(link)
         self._fault = None
         self._writer.new_epoch(snapshot)
@@ -241,11 +285,12 @@ class EventReader:
         """Return the last events of the current epoch, and move the position after them."""
         checked = Store(link, self._names).check("", self._writer.seen())
         kept = self._read_history(link, checked.epoch, checked.number)
-        self._epoch, self._number, self._last = checked.epoch, checked.number, None
+        self._epoch, self._number = checked.epoch, checked.number
+        self._last = kept[-1] if kept else None
+        self._chain = kept[-1].chain if kept else checked.chain
         self._after = f"{checked.number}-0"
-        if kept:
-            self._last = (checked.number, kept[-1].origin, kept[-1].seq)
-        return Snapshot(checked.epoch, checked.number, [Entry(record.number, record.event) for record in kept])
+        before = kept[0].chain_before if kept else checked.chain
+        return Snapshot(checked.epoch, checked.number, [entry_of(record) for record in kept], mark_of(before))
 
     def _read_history(self, link: Link, epoch: str, number: int) -> list[Record]:
         """Return the last consecutive records of an epoch up to a number, as many as a history may hold."""
@@ -254,12 +299,15 @@ class EventReader:
             page = link.call(
                 "Reading events", "XREVRANGE", self._names.events, f"{number}-0", "-", "COUNT", min(_PAGE, options.history_size)
             )
-            for record in self._records(page):
-                if record.number != number or record.epoch != epoch:
+            start = number
+            for entry in (parse_entry(id, fields) for id, fields in page):
+                if isinstance(entry, ForeignEntry) and not entry.number:
+                    continue
+                if isinstance(entry, ForeignEntry) or entry.number != number or entry.epoch != epoch:
                     return kept[::-1]
-                kept.append(record)
-                size += len(record.event.body)
+                kept.append(entry)
+                size += len(entry.event.body)
                 number -= 1
-            if not page:
+            if number == start:
                 break
         return kept[::-1]

@@ -10,21 +10,28 @@ The number of an event is part of its stream id, "<number>-0". Numbers grow by o
 epoch ends when the server has lost something: its data was flushed, or a replica took over that had not received everything.
 The next epoch begins above every number that the process which begins it has seen. A process detects a loss by a number below
 one that it has seen, or by another event under a number that it has read.
+
+Where no process is left that has seen more, a server that is restored from an older copy gives numbers again, in the same
+epoch; so do two servers that were separated. Each entry therefore has a *chain*: a hash of the chain before it and its own
+origin and sequence number. Equal chains mean that everything up to there is the same. The mark in an event's id is the
+beginning of its chain.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
-from ...rooms import Audience
-from ..base import OutgoingEvent
-from .connect import Link, Script
+from ...rooms import Audience, Room
+from ..base import Entry, OutgoingEvent
+from .connect import Link
+from .event_scripts import CHECK, STORE
 
-__all__ = ["LAYOUT", "Checked", "Names", "Record", "Store", "Stored", "record_of"]
+__all__ = ["LAYOUT", "Checked", "Names", "Record", "Store", "Stored", "entry_of", "mark_of", "record_of"]
 
 # The version of this layout: a process that finds another one changes nothing.
 LAYOUT = "1"
@@ -35,95 +42,8 @@ KEPT = 65536
 # How long the last batch of an origin is remembered, in seconds: longer than any attempt at storing it takes to arrive.
 REMEMBERED = 24 * 3600
 
-# Every script begins with this. Redis 5 has all commands that are used here.
-_OPENING = """
--- Redis 5 and 6 may replicate a script's text, and then reject XINFO in it; later versions replicate its effects always.
-if redis.replicate_commands then redis.replicate_commands() end
-local events, meta = KEYS[1], KEYS[2]
-local layout = redis.call('HGET', meta, 'version')
-if layout and layout ~= ARGV[1] then
-  return redis.error_reply('CARTOWSLAYOUT version ' .. layout .. ' of its layout, not ' .. ARGV[1])
-end
-local now = redis.call('HMGET', meta, 'epoch', 'number')
-local epoch, number = now[1], tonumber(now[2] or '0')
-local function text(value) return string.format('%.0f', value) end
--- The number of the entry that was added last, which the stream keeps even when it is empty.
-local function last_added()
-  local info = redis.pcall('XINFO', 'STREAM', events)
-  if info.err then return 0 end
-  for i = 1, #info, 2 do
-    if info[i] == 'last-generated-id' then return tonumber(string.match(info[i + 1], '^%d+')) end
-  end
-  return 0
-end
-"""
-
-# KEYS: events, meta, the origin's. ARGV: layout, a name for a new epoch, the highest number seen, events kept, seconds
-# remembered, origin, seq of the first event, then five for each event. Returns the epoch, the first number, and how many.
-_STORE = Script.of(
-    _OPENING
-    + """
-local mine, origin, first = KEYS[3], ARGV[6], tonumber(ARGV[7])
-local count = (#ARGV - 7) / 5
-local had = redis.call('HMGET', mine, 'first', 'last', 'number', 'epoch')
-if had[2] and tonumber(had[2]) >= first then
-  local before = first - tonumber(had[1])
-  if before < 0 then return redis.error_reply('CARTOWSOLD these events were stored before others that are') end
-  return {had[4], tonumber(had[3]) + before, math.min(count, tonumber(had[2]) - first + 1)}
-end
-local seen = tonumber(ARGV[3])
-if not epoch or number < seen then epoch, number = ARGV[2], math.max(number, seen) end
--- Each entry names the one before it, so that a reader detects every loss.
-local function name(i) return origin .. ':' .. text(first + i) end
-local previous = redis.call('HGET', meta, 'last') or ''
-local function add(i)
-  local at = 7 + 5 * i
-  return redis.pcall('XADD', events, 'MAXLEN', '~', ARGV[4], text(number + 1 + i) .. '-0',
-    'e', epoch, 'o', origin, 's', text(first + i), 'p', i == 0 and previous or name(i - 1),
-    'a', ARGV[at + 1], 't', ARGV[at + 2], 'b', ARGV[at + 3], 'm', ARGV[at + 4], 'k', ARGV[at + 5])
-end
--- The first entry is the first write: when it is rejected nothing has changed, and once it is stored, the others follow.
-local added = add(0)
-if type(added) == 'table' and added.err and string.find(added.err, 'equal or smaller', 1, true) then
-  epoch, number = ARGV[2], last_added()
-  added = add(0)
-end
-if type(added) == 'table' and added.err then return added end
-for i = 1, count - 1 do
-  added = add(i)
-  if type(added) == 'table' and added.err then return added end
-end
-redis.call('HSET', meta, 'version', ARGV[1], 'epoch', epoch, 'number', text(number + count), 'last', name(count - 1))
-redis.call('HSET', mine, 'first', text(first), 'last', text(first + count - 1), 'number', text(number + 1), 'epoch', epoch)
-redis.call('EXPIRE', mine, ARGV[5])
-return {epoch, number + 1, count}
-"""
-)
-
-# KEYS: events, meta. ARGV: layout, a name for a new epoch, then epoch, highest number seen, and number, origin and seq of the
-# last entry read ("" for none). Returns the state, the epoch and the number of its last event.
-_CHECK = Script.of(
-    _OPENING
-    + """
-local seen = tonumber(ARGV[4])
-local function begin(above)
-  redis.call('HSET', meta, 'version', ARGV[1], 'epoch', ARGV[2], 'number', text(above))
-  return {ARGV[3] == '' and 'changed' or 'lost', ARGV[2], above}
-end
-if not epoch then return begin(math.max(seen, last_added())) end
-if number < seen then return begin(seen) end
-if epoch ~= ARGV[3] then return {'changed', epoch, number} end
-if ARGV[6] ~= '' then
-  local at = ARGV[5] .. '-0'
-  for _, entry in ipairs(redis.call('XRANGE', events, at, at)) do
-    local has = {}
-    for i = 1, #entry[2], 2 do has[entry[2][i]] = entry[2][i + 1] end
-    if has.o ~= ARGV[6] or has.s ~= ARGV[7] then return begin(math.max(number, last_added())) end
-  end
-end
-return {'fine', epoch, number}
-"""
-)
+# The length of a mark: wrong once in 16 million, and few bytes in each event.
+_MARK = 6
 
 
 class Stored(NamedTuple):
@@ -132,6 +52,15 @@ class Stored(NamedTuple):
     epoch: str
     number: int
     size: int
+    #: The chain before the first of them.
+    chain: str = ""
+
+    def ids(self, origin: str, first: int) -> Iterator[str]:
+        """Yield the events' ids on the wire; ``first`` is the sequence number of the first."""
+        chain = self.chain
+        for place in range(self.size):
+            chain = _chained(chain, origin, first + place)
+            yield f"{self.epoch}.{self.number + place}-{mark_of(chain)}"
 
 
 class Checked(NamedTuple):
@@ -144,6 +73,8 @@ class Checked(NamedTuple):
     state: Literal["fine", "changed", "lost"]
     epoch: str
     number: int
+    #: The chain up to that event.
+    chain: str = ""
 
 
 class Record(NamedTuple):
@@ -154,8 +85,18 @@ class Record(NamedTuple):
     origin: str
     seq: int
     event: OutgoingEvent
-    #: The entry before it, as "origin:seq"; empty for the first of all.
+    #: The entry before it, as "origin:seq", and the chain up to that; both are empty for the first of all.
     previous: str = ""
+    chain_before: str = ""
+    #: The chain up to this entry.
+    chain: str = ""
+
+    def follows(self, last: Record | None, chain: str) -> bool:
+        """Return whether the entry before this one is ``last``, and the chain up to there is this one."""
+        if last is not None and self.previous != f"{last.origin}:{last.seq}":
+            return False
+        # An earlier version of cartows adds entries without a chain.
+        return self.chain_before in ("", chain)
 
 
 class Names:
@@ -189,19 +130,20 @@ class Store:
         for event in events:
             arguments += _fields(event)
         keys = [names.events, names.meta, names.origin(origin)]
-        epoch, number, size = self._link.run("Storing events", _STORE, keys, arguments)
-        return Stored(epoch.decode(), int(number), int(size))
+        epoch, number, size, chain = self._link.run("Storing events", STORE, keys, arguments)
+        return Stored(epoch.decode(), int(number), int(size), chain.decode())
 
-    def check(self, epoch: str, seen: int, last: tuple[int, str, int] | None = None) -> Checked:
-        """Compare a reader's position with the stream: ``last`` is number, origin and seq of the last entry that it has read.
+    def check(self, epoch: str, seen: int, last: Record | None = None) -> Checked:
+        """Compare a reader's position with the stream: ``last`` is the last entry that it has read.
 
         With an epoch of "" return the current epoch, and begin the first one where there is none. ``seen`` is the highest
         number that this process has seen, in any epoch.
         """
         names = self._names
-        arguments = [LAYOUT, new_epoch(), epoch, max(seen, last[0] if last else 0), *(last or ("", "", ""))]
-        state, current, number = self._link.run("Reading events", _CHECK, [names.events, names.meta], arguments)
-        return Checked(state.decode(), current.decode(), int(number))
+        arguments: list[Any] = [LAYOUT, new_epoch(), epoch, max(seen, last.number if last else 0)]
+        arguments += ("", "", "", "") if last is None else (last.number, last.origin, last.seq, last.chain_before)
+        state, current, number, chain = self._link.run("Reading events", CHECK, [names.events, names.meta], arguments)
+        return Checked(state.decode(), current.decode(), int(number), chain.decode())
 
     def position(self) -> tuple[str, int]:
         """Return the epoch and the number of its last event; "" and 0 where nothing is stored yet."""
@@ -219,19 +161,50 @@ def new_epoch() -> str:
 
 
 def record_of(id: bytes, fields: Mapping[bytes, bytes]) -> Record:
-    """Return the record of a stream entry. Raises ValueError or KeyError for one that cartows did not write."""
+    """Return the record of a stream entry.
+
+    Raises ValueError, KeyError, TypeError, AttributeError or RecursionError for one that cartows did not write.
+    """
     number, _, rest = id.partition(b"-")
     if rest != b"0":
         raise ValueError(f"{id!r} is not the id of an event")
-    entity = fields[b"m"]
+    entity, body = fields[b"m"], fields[b"b"]
+    # The id of the event is put in at its end.
+    if not (body.startswith(b"{") and body.endswith(b"}")):
+        raise ValueError("its body is no JSON object")
     event = OutgoingEvent(
         type=fields[b"t"].decode(),
-        body=fields[b"b"],
+        body=body,
         audience=_audience(fields[b"a"]),
-        entity=tuple(json.loads(entity)) if entity else None,
+        entity=_entity(entity) if entity else None,
         merges=fields[b"k"] == b"1",
     )
-    return Record(int(number), fields[b"e"].decode(), fields[b"o"].decode(), int(fields[b"s"]), event, fields[b"p"].decode())
+    origin, seq, before = fields[b"o"].decode(), int(fields[b"s"]), fields.get(b"c", b"").decode()
+    return Record(
+        number=int(number),
+        epoch=fields[b"e"].decode(),
+        origin=origin,
+        seq=seq,
+        event=event,
+        previous=fields[b"p"].decode(),
+        chain_before=before,
+        chain=_chained(before, origin, seq),
+    )
+
+
+def entry_of(record: Record, delivered: bool = False) -> Entry:
+    """Return a record as the hub keeps it."""
+    return Entry(record.number, record.event, delivered, mark_of(record.chain))
+
+
+def mark_of(chain: str) -> str:
+    """Return the mark of the event up to which a chain reaches."""
+    return chain[:_MARK]
+
+
+def _chained(before: str, origin: str, seq: int) -> str:
+    """Return the chain up to an entry as the scripts calculate it; sha1 is the one hash that they have."""
+    return hashlib.sha1(f"{before} {origin}:{seq}".encode(), usedforsecurity=False).hexdigest()[:16]
 
 
 def _fields(event: OutgoingEvent) -> tuple[bytes | str, ...]:
@@ -247,5 +220,21 @@ def _text(audience: Audience) -> str:
 
 @lru_cache(maxsize=1024)
 def _audience(text: bytes) -> Audience:
+    match json.loads(text):
+        # Only strings become keys of the hub: what else there is may have no hash, or all the same one.
+        case {"r": list() as rooms, "u": bool() as unfiltered, "e": bool() as everyone}:
+            return Audience(tuple(_room(*room) for room in rooms), unfiltered, everyone)
+    raise ValueError("its audience is none")
+
+
+def _room(key: str, value: str) -> Room:
+    if not (isinstance(key, str) and isinstance(value, str)):
+        raise ValueError("its audience has a room that is no pair of strings")
+    return key, value
+
+
+def _entity(text: bytes) -> tuple[str, ...]:
     found = json.loads(text)
-    return Audience(tuple((key, value) for key, value in found["r"]), found["u"], found["e"])
+    if not (isinstance(found, list) and all([isinstance(part, str) for part in found])):
+        raise ValueError("its entity is no list of strings")
+    return tuple(found)

@@ -261,7 +261,7 @@ class EventWriter:
             store.close()
             self._failed(f"Storing events failed: {error!r}")
         else:
-            self._succeeded(stored)
+            self._succeeded(stored, batch[0].seq if batch else 0)
 
     def _send(self, store: Store, batch: list[PendingEvent]) -> Stored:
         if not batch:
@@ -280,7 +280,7 @@ class EventWriter:
         if fresh:
             self._log_outage(reason)
 
-    def _succeeded(self, stored: Stored) -> None:
+    def _succeeded(self, stored: Stored, first: int) -> None:
         outage = None
         last = stored.number + stored.size - 1
         with self._lock:
@@ -289,11 +289,11 @@ class EventWriter:
             # new epoch. The numbers of a batch that was stored earlier prove nothing.
             target = max(last, self._seen) if stored.size or last >= self._asked_at else self._seen + 1
             self._seen = max(self._seen, last)
-            for number in range(stored.number, last + 1):
+            for number, id in enumerate(stored.ids(self.origin, first), stored.number):
                 pending = self._spool.pop()
                 if not self._breaker.is_open:
                     self._local.stored(pending, stored.epoch, number)
-                pending.id = f"{stored.epoch}.{number}"
+                pending.id = id
                 pending.release()
             self._stored += stored.size
             if self._breaker.is_open and not self._spool and not self._breaker.reader_lost:

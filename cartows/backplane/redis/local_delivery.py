@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..base import Entry, Sink, Snapshot
+from ..base import Sink, Snapshot
 from .echoes import Echoes
-from .event_store import Record
+from .event_store import Record, entry_of
 from .spool import PendingEvent, Spool
 
 __all__ = ["LocalDelivery"]
@@ -35,7 +35,7 @@ class LocalDelivery:
         sink = self._sink
         assert sink is not None
         if records:
-            sink.put_entries([Entry(record.number, record.event, self._is_delivered(record, spool)) for record in records])
+            sink.put_entries([entry_of(record, self._is_delivered(record, spool)) for record in records])
         self.echoes.read_to = max(self.echoes.read_to, position)
         if self.target is not None and position >= self.target:
             self._restore()

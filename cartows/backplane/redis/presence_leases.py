@@ -37,16 +37,26 @@ RETRIES = (0.1, 5.0)
 _OPENING = """
 if redis.replicate_commands then redis.replicate_commands() end
 local stream, procs, entries, lease = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local function add(run, id, ...) return run('XADD', stream, 'MAXLEN', '~', ARGV[1], id, ...) end
+local function in_new_era(...)
+  local now = redis.call('TIME')
+  add(redis.call, now[1] .. string.format('%06d', now[2]) .. '-1', ...)
+end
 local function announce(...)
-  local last, id = redis.call('XREVRANGE', stream, '+', '-', 'COUNT', 1)[1]
-  if last then
-    local era, number = string.match(last[1], '^(%d+)-(%d+)$')
-    id = era .. '-' .. string.format('%.0f', number + 1)
-  else
-    local now = redis.call('TIME')
-    id = now[1] .. string.format('%06d', now[2]) .. '-1'
+  local last = redis.call('XREVRANGE', stream, '+', '-', 'COUNT', 1)[1]
+  if not last then return in_new_era(...) end
+  local era, number = string.match(last[1], '^(%d+)-(%d+)$')
+  local id = era .. '-' .. string.format('%.0f', number + 1)
+  local added = add(redis.pcall, id, ...)
+  if type(added) ~= 'table' or not added.err then return end
+  -- Something else has added an entry at the end of the range, and none can follow. Every process finds the new era.
+  for _, text in ipairs({'equal or smaller', 'exhausted', 'Invalid stream ID'}) do
+    if string.find(added.err, text, 1, true) then
+      redis.call('DEL', stream)
+      return in_new_era(...)
+    end
   end
-  redis.call('XADD', stream, 'MAXLEN', '~', ARGV[1], id, ...)
+  add(redis.call, id, ...)
 end
 local function held()
   return redis.call('EXISTS', lease) == 1 and redis.call('SISMEMBER', procs, ARGV[2]) == 1

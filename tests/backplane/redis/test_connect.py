@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import builtins
 import logging
+import re
 import socket
+import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,10 +18,13 @@ import redis
 
 from cartows import OptionsError
 from cartows.backplane.redis.connect import Broker, BrokerError, Link, Script
-from cartows.backplane.redis.event_store import Store
-from tests.support.redis.events import event
-from tests.support.redis.server import HOST, Redis, free_port
+from cartows.backplane.redis.event_store import Store, record_of
+from tests.support.harness import ROOT
+from tests.support.redis.events import NAMES, event
+from tests.support.redis.server import HOST, Redis, binary, free_port
 from tests.support.waiting import wait_until
+
+MANY_WORKERS = ROOT / "docs" / "how-to" / "many-workers.md"
 
 SECRET = "s3cr:t/#?@%"
 QUOTED = "s3cr%3At%2F%23%3F%40%25"
@@ -161,12 +167,44 @@ def test_a_user_that_may_not(server: Redis, rights: str) -> None:
 
 
 def test_the_rights_that_are_asked_for_are_enough(server: Redis, make_store: Any) -> None:
-    rights = "~cartows:* +@read +@write +@connection +@scripting +time"
-    server.do("ACL", "SETUSER", "app", "on", f">{SECRET}", *rights.split())
-    store = make_store(f"redis://app:{QUOTED}@{HOST}:{server.port}/0")
+    """Those that the remedy names, with a database number as well: SELECT is in @connection from Redis 7 on only."""
+    server.do("ACL", "SETUSER", "app", "on", f">{SECRET}", "~cartows:*")
+    url = f"redis://app:{QUOTED}@{HOST}:{server.port}/3"
+    remedy = str(fault(url))
+    rights = re.search(r"allow it (~cartows:\* .*)$", remedy)
+    assert rights, remedy
+    assert rights[1] in MANY_WORKERS.read_text().replace("\n  ", " "), "the documentation names the same"
+    server.do("ACL", "SETUSER", "app", *rights[1].split())
+    store = make_store(url)
     epoch, *_ = store.store("a" * 16, 1, [event(1)], 0)
-    assert store.check(epoch, 1, (1, "a" * 16, 1)).state == "fine"
+    with server.client() as client:
+        client.execute_command("SELECT", 3)
+        ((id, fields),) = client.xrange(NAMES.events)
+    assert store.check(epoch, 1, record_of(id, fields)).state == "fine"
     assert store.position() == (epoch, 1)
+
+
+@pytest.mark.parametrize("database", [0, 3])
+def test_a_sentinel(tmp_path: Path, database: int) -> None:
+    path = binary()
+    assert path is not None
+    port = free_port()
+    configuration = tmp_path / "sentinel.conf"
+    configuration.write_text(f"port {port}\nbind {HOST}\nsentinel monitor primary {HOST} {free_port()} 1\n")
+    process = subprocess.Popen([path, str(configuration), "--sentinel"], cwd=tmp_path, stdout=subprocess.DEVNULL)
+    try:
+        url = f"redis://{HOST}:{port}/{database}"
+        error = wait_until(lambda: _unless_refused(url), "the Sentinel to answer")
+        assert "It is a Sentinel" in str(error)
+        assert "name the primary" in str(error)
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+def _unless_refused(url: str) -> BrokerError | None:
+    error = fault(url)
+    return None if "Nothing listens there" in str(error) else error
 
 
 def test_a_full_server(server: Redis) -> None:

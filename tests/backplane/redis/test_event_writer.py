@@ -10,7 +10,7 @@ from collections.abc import Callable
 import pytest
 
 from cartows.backplane.base import BackplaneResult
-from tests.support.redis.events import numbers_of, stored, stream
+from tests.support.redis.events import numbers_of, stored, stream, wire_id
 from tests.support.redis.server import HOST, Proxy, Redis, free_port
 from tests.support.redis.writers import GRACE, TIMEOUT, MakeWriter, await_recovery, publish, send, start_outage
 from tests.support.waiting import wait_until
@@ -23,7 +23,7 @@ def test_events_are_stored_in_order_and_publishers_get_their_ids(server: Redis, 
     outcomes = [publish(writer, number) for number in range(100)]
     records = stream(server)
     assert [outcome.status for outcome in outcomes] == ["stored"] * 100
-    assert [outcome.id for outcome in outcomes] == [f"{record.epoch}.{record.number}" for record in records]
+    assert [outcome.id for outcome in outcomes] == [wire_id(record) for record in records]
     assert [record.seq for record in records] == list(range(1, 101))
     assert {record.origin for record in records} == {writer.origin}
     assert stored(server) == list(range(100))
@@ -113,7 +113,7 @@ def test_a_lost_answer_is_requested_again_and_stores_nothing_twice(
     proxy.answers = drop
     outcome = publish(writer, 1)
     assert lost
-    assert (outcome.status, outcome.id) == ("stored", f"{stream(server)[1].epoch}.2")
+    assert (outcome.status, outcome.id) == ("stored", wire_id(stream(server)[1]))
     publish(writer, 2)
     assert stored(server) == [0, 1, 2]
     assert writer.stats()["retried"] == 1

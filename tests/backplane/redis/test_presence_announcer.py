@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from time import monotonic
 
 import pytest
 
 from cartows.backplane.redis import presence_leases
+from cartows.backplane.redis.connect import BrokerError
 from cartows.backplane.redis.presence_announcer import _LINGER, MAX_COMMANDS
+from cartows.backplane.redis.presence_status import PresenceStatus
 from tests.presence.test_presence import Client
 from tests.support.redis.presence import BOARD, LONG, Start, agree, logged
 from tests.support.redis.server import Redis
@@ -81,6 +84,54 @@ def test_a_redis_that_comes_back_empty_gets_all_entries_and_none_leaves(start: S
     agree(one, two, three, names=["ann", "ben", "cat", "dan"])
     assert [each.left for each in (one, two, three)] == [[]] * 3
     wait_until(lambda: server.do("SCARD", "cartows:{0}:procs") == 3, "every process to have its lease")
+
+
+def test_killed_connections_are_no_line(start: Start, server: Redis, caplog: pytest.LogCaptureFixture) -> None:
+    """CLIENT KILL closes those of all processes at once, each of which has another one a moment later."""
+    processes = [start() for _ in range(3)]
+    for number in range(3):
+        server.kill_clients()
+        processes[number].enter(Client(f"user {number}"))
+        processes[number].sync.reauthorize(f"user {number}")
+        agree(*processes, names=[f"user {each}" for each in range(number + 1)])
+        others = [each for each in processes if each is not processes[number]]
+        wait_until(lambda: all((f"user {number}",) in each.commands for each in others), "a command")  # noqa: B023
+    assert logged(caplog) == []
+
+
+def test_a_connection_that_comes_and_goes_is_logged_once_a_minute(caplog: pytest.LogCaptureFixture) -> None:
+    now = 100.0
+    status = PresenceStatus(logging.getLogger("cartows.test"), lambda: now)
+    closed = BrokerError("closed", broken=True)
+    for _ in range(50):
+        status.works("listener")
+        status.failed("listener", closed)
+        assert logged(caplog) == []
+    for _ in range(50):
+        status.failed("listener", closed)
+        status.failed("announcer", closed)
+        status.works("listener")
+        status.works("announcer")
+    assert len(logged(caplog)) == 2
+    now += 61
+    status.failed("announcer", BrokerError("no answer"))
+    assert len(logged(caplog)) == 3
+    assert "no answer" in logged(caplog)[-1]
+
+
+@pytest.mark.parametrize("removed", [False, True])
+def test_an_id_at_the_end_of_the_range_does_not_end_presence(start: Start, server: Redis, removed: bool) -> None:
+    one, two = start(), start()
+    one.enter(Client("ann"))
+    agree(one, two, names=["ann"])
+    id = f"{2**64 - 1}-{2**64 - 1}"
+    server.do("XADD", "cartows:{0}:presence", id, "a", "b")
+    if removed:
+        server.do("XDEL", "cartows:{0}:presence", id)
+    two.enter(Client("ben"))
+    agree(one, two, names=["ann", "ben"])
+    one.enter(Client("cat"))
+    agree(one, two, names=["ann", "ben", "cat"])
 
 
 def test_nothing_piles_up_while_redis_is_away(start: Start, server: Redis, caplog: pytest.LogCaptureFixture) -> None:

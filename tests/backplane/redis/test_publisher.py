@@ -18,7 +18,7 @@ import pytest
 
 from cartows import MessageError, Options, OptionsError, PublisherClosed, new_message
 from cartows.publisher import Publisher
-from tests.support.redis.events import stream
+from tests.support.redis.events import stream, wire_id
 from tests.support.redis.server import HOST, Redis, free_port
 from tests.support.waiting import wait_until
 
@@ -52,7 +52,7 @@ def test_a_broadcast_is_stored_for_its_recipients(server: Redis, make: Make) -> 
     publisher = make(server.url)
     result = publisher.broadcast_task_updated("t1", "b1", {"title": "y"}, project_id="p1")
     (record,) = stream(server)
-    assert result == (True, "stored", f"{record.epoch}.1", None)
+    assert result == (True, "stored", wire_id(record), None)
     assert record.event.type == "task.updated"
     assert set(record.event.audience.rooms) == {("project_id", "p1"), ("board_id", "b1")}
     assert record.event.audience.unfiltered

@@ -16,7 +16,7 @@ from collections.abc import Container, Sequence
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
-from tests.support.harness import HOST
+from tests.support.harness import HOST, epoch_and_number
 from tests.support.raw_client import CLOSE, TEXT, RawClient
 
 Json = dict[str, Any]
@@ -142,8 +142,8 @@ class DeliveryCheck:
             self.ids = dict(stream)
         self._by_epoch: dict[str, list[tuple[int, str]]] = defaultdict(list)
         for label, id in self.ids.items():
-            epoch, _, number = id.rpartition(".")
-            self._by_epoch[epoch].append((int(number), label))
+            epoch, number = epoch_and_number(id)
+            self._by_epoch[epoch].append((number, label))
         for numbers in self._by_epoch.values():
             numbers.sort()
 
@@ -211,8 +211,7 @@ class DeliveryCheck:
                 self.counts["events received" if message.id else "events received without id"] += 1
             if message.id is None or "." not in message.id:
                 continue
-            epoch, _, text = message.id.rpartition(".")
-            number = int(text)
+            epoch, number = epoch_and_number(message.id)
             if last is not None and (epoch, number) < (last[0], last[1] + (message.type == "numbered")) and epoch == last[0]:
                 self._fault(client, index, f"{message.id} came after {last[0]}.{last[1]}")
             if last is not None and epoch != last[0]:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from cartows.backplane.base import BackplaneResult, Entry, OutgoingEvent, Snapshot
-from cartows.backplane.redis.event_store import Names, Record, record_of
+from cartows.backplane.redis.event_store import Names, Record, mark_of, record_of
 from cartows.backplane.redis.event_writer import EventWriter
 from cartows.rooms import Audience
 from tests.support.redis.server import Redis
@@ -26,6 +26,11 @@ def number_of(event: OutgoingEvent) -> int:
     """Return the number that an event carries."""
     found: int = json.loads(event.body)["n"]
     return found
+
+
+def wire_id(record: Record) -> str:
+    """Return the id of an event on the wire."""
+    return f"{record.epoch}.{record.number}-{mark_of(record.chain)}"
 
 
 def numbers_of(events: Sequence[OutgoingEvent], by: str | None = None) -> list[int]:

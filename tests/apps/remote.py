@@ -50,7 +50,7 @@ def install(app: Flask, hub: Hub) -> None:
         results = [
             getattr(hub, name)(*map(_argument, arguments), **keywords) for name, arguments, keywords in request.get_json()
         ]
-        newest = max((int(result.id.partition(".")[2]) for result in results if result.id), default=0)
+        newest = max((_number(result.id) for result in results if result.id), default=0)
         deadline = time.monotonic() + 10
         while hub.position < newest and time.monotonic() < deadline:
             time.sleep(0.001)
@@ -91,3 +91,8 @@ def install(app: Flask, hub: Hub) -> None:
         return {"met": False}, 503
 
     app.register_blueprint(remote)
+
+
+def _number(id: str) -> int:
+    """Return the number in an id."""
+    return int(id.partition(".")[2].partition("-")[0])

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import deque
 
 from ...options import Options
 from ..base import Sink, Snapshot
@@ -43,8 +44,9 @@ _RETRY = 0.25
 _STOP_STEP = 0.01
 
 
-# How long after a new epoch another one waits, in seconds: whatever makes the reader start again, it does not do so in a storm.
-_CALM = 10.0
+# How many new epochs may begin in a period of so many seconds before the next one waits: whatever makes the reader begin again
+# and again, clients are not made to reload in a storm.
+_MAX_EPOCHS, _EPOCH_PERIOD = 8, 10.0
 _EPOCH_WAITS = (0.25, 5.0)
 
 
@@ -86,8 +88,8 @@ class EventReader:
         self._has_read = False
         #: The unexpected error that was logged last, until something is read.
         self._logged_error = ""
-        #: When the last new epoch began, and how long the next one waits.
-        self._began_at = float("-inf")
+        #: When the last new epochs began, and how long the next one waits where those were many.
+        self._began_at: deque[float] = deque(maxlen=_MAX_EPOCHS)
         self._epoch_waits = Backoff(*_EPOCH_WAITS)
         self._foreign = ForeignEntryLog(logger, broker.address, names.events)
         #: Why ``prepare`` has failed, until the reader has taken a snapshot instead.
@@ -272,11 +274,12 @@ class EventReader:
 
     def _new_epoch(self, link: Link) -> None:
         """Continue after another snapshot: events are missing between the old position and what comes next."""
-        if time.monotonic() - self._began_at < _CALM:
+        began = self._began_at
+        if len(began) == _MAX_EPOCHS and time.monotonic() - began[0] < _EPOCH_PERIOD:
             self._stopping.wait(self._epoch_waits.wait())
         else:
             self._epoch_waits.reset()
-        self._began_at = time.monotonic()
+        began.append(time.monotonic())
         snapshot = self._take_snapshot(link)
         self._fault = None
         self._writer.new_epoch(snapshot)

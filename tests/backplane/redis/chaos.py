@@ -30,9 +30,11 @@ from typing import Any
 
 import redis.exceptions
 
+from cartows.backplane.redis.event_store import record_of
 from tests.support import process
 from tests.support.harness import ROOT, Plan, Server
 from tests.support.redis.deliveries import DeliveryCheck, RecordingClient, Sent
+from tests.support.redis.events import wire_id
 from tests.support.redis.server import Proxy, Redis
 from tests.support.waiting import wait_until
 
@@ -317,7 +319,7 @@ def _stream(server: Redis, faults: list[str]) -> dict[str, str]:
         label = f"{data['by']}.{data['n']}"
         if label in found:
             faults.append(f"{label} is stored twice: as {found[label]} and as {id.decode()}")
-        found[label] = f"{fields[b'e'].decode()}.{id.decode().partition('-')[0]}"
+        found[label] = wire_id(record_of(id, fields))
     return found
 
 

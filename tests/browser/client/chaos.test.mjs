@@ -3,7 +3,7 @@
 
 import assert from 'node:assert/strict';
 import { deferred, scene, seeded } from './world.mjs';
-import { Server } from './model.mjs';
+import { numbers, Server } from './model.mjs';
 
 const GAMES = Number(process.env.CARTOWS_GAMES ?? 12);
 // Each game is played in rounds: what is lost in one must not be hidden by a load of the next.
@@ -77,7 +77,7 @@ class Game {
             if (this.word.get(room) !== word) return;
             this.firm.add(room);
             if (since === undefined) return;
-            const [epoch, n] = since.split('.').map(Number);
+            const [epoch, n] = numbers(since);
             for (const event of server.log) {
                 if (event.rooms.includes(room) && event.epoch === epoch && event.n > n) this.required.set(event.seq, event.rooms);
             }

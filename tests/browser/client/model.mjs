@@ -3,6 +3,11 @@
 
 import { CONNECTING, OPEN } from './world.mjs';
 
+// Ids are opaque to the client: these end like those of stored events, and one without its mark, or with another, is none.
+const mark = (epoch, n) => ((epoch * 7919 + n * 104729) % 0xffffff).toString(16);
+
+export const numbers = (id) => (String(id).match(/\d+/g) ?? []).slice(0, 2).map(Number);
+
 export class Server {
     #world;
 
@@ -25,7 +30,7 @@ export class Server {
         };
     }
 
-    id(n = this.head) { return `${this.epoch}.${n}`; }
+    id(n = this.head) { return `${this.epoch}.${n}-${mark(this.epoch, n)}`; }
 
     get waiting() { return [...this.peers.values()].filter(({ socket }) => socket.readyState === CONNECTING); }
     get open() { return [...this.peers.values()].filter(({ held, socket }) => held && socket.readyState === OPEN); }
@@ -49,8 +54,8 @@ export class Server {
 
     // The events after an id; undefined when it is out of reach.
     #after(id) {
-        const [epoch, n] = String(id).split('.').map(Number);
-        if (epoch !== this.epoch || !(n >= this.first - 1 && n <= this.head)) return undefined;
+        const [epoch, n] = numbers(id);
+        if (id !== this.id(n) || epoch !== this.epoch || !(n >= this.first - 1 && n <= this.head)) return undefined;
         return this.log.filter((event) => event.epoch === epoch && event.n > n);
     }
 

@@ -100,6 +100,7 @@ docs-serve: docs
 lint: $(VENV)/.test $(VENV)/.lint
 	$(BIN)/ruff check .
 	$(BIN)/mypy --strict cartows benchmarks
+	$(BIN)/mypy --strict tests/types
 	$(BIN)/vulture
 	$(BIN)/vulture cartows examples benchmarks tools tests
 	$(BIN)/codespell

@@ -150,8 +150,13 @@ class Broadcaster:
             The result of the broadcast.
 
         Raises:
+            TypeError: ``type`` is not a string.
             ValueError: ``filters`` has a key that no client can filter by.
         """
+        if not isinstance(type, str):
+            raise TypeError(
+                f"hub.broadcast({type!r}): the type of an event is a string, e.g. hub.broadcast('comment.added', data)"
+            )
         self._check_keys(filters or ())
         return self.publish(new_message(type, data), Audience(_rooms(filters or {})))
 

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any, TypeVar, cast
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar, Unpack, cast, overload
 
-from flask import Blueprint, Flask, Response, request, send_from_directory
+from flask import Blueprint, Flask, Request, Response, request
 from flask.blueprints import BlueprintSetupState
 from flask_sock import Sock
 
@@ -20,19 +19,23 @@ from .client.client import Client
 from .errors import OptionsError
 from .handler.admission import EXTENSIONS
 from .handler.handler import Handler
+from .handler.routes import add_rules, check_free
 from .hooks import AppHooks, Hooks
 from .hub.hub import Hub
-from .options import Options
+from .message import Message
+from .options import OptionArguments, Options, check_names
 from .servers.detection import configured_workers
 
 __all__ = ["CartoWS"]
 
-# The browser client.
-_STATIC = Path(__file__).with_name("static")
-_SCRIPT = "cartows.js"
-
-Function = TypeVar("Function", bound=Callable[..., Any])
-Authenticated = TypeVar("Authenticated", bound="Callable[..., Any] | Authenticator")
+# What the app's own functions take and return, for type checkers. An app may have its own classes of clients and requests.
+ClientT = TypeVar("ClientT", bound=Client)
+RequestT = TypeVar("RequestT", bound=Request)
+AuthenticatorT = TypeVar("AuthenticatorT", bound=Authenticator)
+IdentityT = TypeVar("IdentityT")
+ResultT = TypeVar("ResultT")
+AllowedT = TypeVar("AllowedT", bound=bool | Coroutine[Any, Any, bool])
+AcceptedT = TypeVar("AcceptedT", bound=int | Coroutine[Any, Any, int | None] | None)
 
 
 class CartoWS:
@@ -46,6 +49,8 @@ class CartoWS:
 
     Raises:
         OptionsError: A setting is invalid.
+        TypeError: An argument is of another kind, as in ``CartoWS(hub, app)``.
+        ValueError: The app has a WebSocket route at that path already.
     """
 
     def __init__(
@@ -54,8 +59,10 @@ class CartoWS:
         hub: Hub | None = None,
         *,
         client_class: type[Client] = Client,
-        **options: Any,
+        **options: Unpack[OptionArguments],
     ) -> None:
+        _check_arguments(app, hub, client_class)
+        check_names(options)
         self.hub = hub if hub is not None else Hub()
         self.client_class = client_class
         self._overrides = options
@@ -77,7 +84,7 @@ class CartoWS:
 
     # The app's own functions ----------------------------------------------------------------------------------------
 
-    def on(self, type: str) -> Callable[[Function], Function]:
+    def on(self, type: str) -> Callable[[Callable[[ClientT, Message], ResultT]], Callable[[ClientT, Message], ResultT]]:
         """Register the handler of a message type, as a decorator: ``@ws.on("chat.say")``.
 
         The handler is called as ``function(client, message)`` for each message of the type, on the client's reader thread in
@@ -90,13 +97,13 @@ class CartoWS:
             ValueError: The type has a handler, or is answered by cartows itself.
         """
 
-        def add(function: Function) -> Function:
+        def add(function: Callable[[ClientT, Message], ResultT]) -> Callable[[ClientT, Message], ResultT]:
             self._hooks.add_message(type, function)
             return function
 
         return add
 
-    def on_connect(self, function: Function) -> Function:
+    def on_connect(self, function: Callable[[ClientT], AcceptedT]) -> Callable[[ClientT], AcceptedT]:
         """Call a function for each client before it receives its first event, as a decorator.
 
         Called as ``function(client)`` on the client's reader thread in an app context; ``client.identity`` is what
@@ -110,7 +117,7 @@ class CartoWS:
         self._hooks.connect.append(function)
         return function
 
-    def on_disconnect(self, function: Function) -> Function:
+    def on_disconnect(self, function: Callable[[ClientT], ResultT]) -> Callable[[ClientT], ResultT]:
         """Call a function once for each client that has gone, as a decorator.
 
         Called as ``function(client)`` on the client's reader thread in an app context, when the client is no longer in
@@ -123,7 +130,13 @@ class CartoWS:
         self._hooks.disconnect.append(function)
         return function
 
-    def authenticate(self, function: Authenticated) -> Authenticated:
+    @overload
+    def authenticate(self, function: AuthenticatorT) -> AuthenticatorT: ...
+
+    @overload
+    def authenticate(self, function: Callable[[RequestT], ResultT]) -> Callable[[RequestT], ResultT]: ...
+
+    def authenticate(self, function: Any) -> Any:
         """Decide who may connect, as a decorator or with an Authenticator: ``ws.authenticate(JWTAuth(secret))``.
 
         Called as ``function(request)`` before the upgrade, on the request's thread and in its context: ``session`` and ``g``
@@ -147,7 +160,9 @@ class CartoWS:
         self._hooks.authenticate = function
         return function
 
-    def authorize(self, function: Function) -> Function:
+    def authorize(
+        self, function: Callable[[IdentityT, str | None, str | None], AllowedT]
+    ) -> Callable[[IdentityT, str | None, str | None], AllowedT]:
         """Decide which rooms a client may subscribe to, as a decorator.
 
         Called as ``function(identity, key, value)``. For each filter of the query it is called on the request's thread and in
@@ -160,7 +175,7 @@ class CartoWS:
         self._hooks.authorize = function
         return function
 
-    def project_of_board(self, function: Function) -> Function:
+    def project_of_board(self, function: Callable[[IdentityT], ResultT]) -> Callable[[IdentityT], ResultT]:
         """Find the project of task events that do not carry it, as a decorator.
 
         Called as ``function(board_id)`` once for each such event, on the publisher's thread in whatever context it has.
@@ -189,20 +204,31 @@ class CartoWS:
 
         Raises:
             OptionsError: A setting is invalid.
-            ValueError: The app has a cartows route at that path already.
+            TypeError: It is neither.
+            ValueError: The app has a WebSocket route at that path already.
         """
+        _check_arguments(app, self.hub, self.client_class)
         if isinstance(app, Blueprint):
             app.record(self._serve_blueprint)
         else:
-            self._serve(app, "", "")
+            self._serve(app, "", "", {})
 
     def _serve_blueprint(self, state: BlueprintSetupState) -> None:
         # By this prefix Flask finds the ``before_request`` and the like of the blueprint, a nested or renamed one too.
         blueprint = f"{state.name_prefix}.{state.name}".lstrip(".")
-        self._serve(cast(Flask, state.app), state.url_prefix or "", f"{blueprint}.")
+        placed = {"subdomain": state.subdomain, "defaults": state.url_defaults or None}
+        self._serve(cast(Flask, state.app), state.url_prefix or "", f"{blueprint}.", placed)
 
-    def _serve(self, app: Flask, prefix: str, blueprint: str) -> None:
+    def _serve(self, app: Flask, prefix: str, blueprint: str, placed: dict[str, Any]) -> None:
         options = self._options(app)
+        if app.url_map.host_matching != (options.host is not None):
+            raise OptionsError(
+                f"CARTOWS_HOST={options.host!r} (host=) does not fit the app {app.name!r}: an app made with host_matching=True "
+                "needs a host, since a route without one matches nothing there; any other app needs None"
+            )
+        path = f"{prefix.rstrip('/')}{options.path}"
+        placed = {**placed, "host": options.host}
+        check_free(app, app.url_rule_class(path, websocket=True, **placed))
         self.hub.adopt_options(options)
         if options.redis_url is not None and options.redis_url != self.hub.options.redis_url:
             raise OptionsError(
@@ -213,20 +239,12 @@ class CartoWS:
         if self.hub.enc_hook is None:
             self.hub.enc_hook = lambda value: app.json.default(value)  # type: ignore[attr-defined]
         handler = Handler(self.hub, options=options, client_class=self.client_class, hooks=self.hooks_of(app))
-        path = f"{prefix.rstrip('/')}{options.path}"
         endpoint = f"{blueprint}cartows"
         if endpoint in app.view_functions:
             endpoint += path.replace("/", "_")
         if endpoint in app.view_functions:
-            raise ValueError(f"The app {app.name!r} has a cartows route at {path!r} already; give another one its own path=")
-        app.view_functions[endpoint] = self._view(handler)
-        for websocket in (True, False):
-            # Without methods: every request to the path is answered with what is wrong with it.
-            app.url_map.add(app.url_rule_class(path, endpoint=endpoint, websocket=websocket))
-        # A colon, since no endpoint of the app's own has one.
-        script = f"{endpoint}:script"
-        app.view_functions[script] = _send_script
-        app.url_map.add(app.url_rule_class(f"{path.rstrip('/')}/{_SCRIPT}", endpoint=script, methods=("GET",)))
+            raise ValueError(f"The app {app.name!r} has a view named {endpoint!r} already; give this route another path=")
+        add_rules(app, path, endpoint, self._view(handler), placed)
         app.extensions["cartows"] = self
         ours = app.extensions.setdefault(EXTENSIONS, [])
         if self not in ours:
@@ -246,6 +264,7 @@ class CartoWS:
         warned, alone = False, self.hub.options.redis_url is None
 
         def cartows_view(**_: Any) -> Response:
+            """Open a WebSocket connection, or say why it is refused."""
             nonlocal warned
             if alone and not warned and request.environ.get("wsgi.multiprocess") and configured_workers() == 1:
                 warned = True
@@ -255,13 +274,16 @@ class CartoWS:
         return cartows_view
 
 
-def _send_script(**_: Any) -> Response:
-    """Return the browser client; a browser asks each time whether the copy that it has is current."""
-    # The URL has no version, so the app's SEND_FILE_MAX_AGE_DEFAULT must not apply.
-    response = send_from_directory(_STATIC, _SCRIPT, mimetype="text/javascript", max_age=0)
-    # A page of another origin may load a module only where this allows it; nothing in this one is secret.
-    response.headers["Access-Control-Allow-Origin"] = "*"
-    return response
+def _check_arguments(app: object, hub: object, client_class: object) -> None:
+    """Raise TypeError where an argument of CartoWS is of another kind."""
+    if isinstance(app, Hub):
+        raise TypeError("CartoWS(hub, app): the app comes first, CartoWS(app, hub)")
+    if app is not None and not isinstance(app, (Flask, Blueprint)):
+        raise TypeError(f"CartoWS(app, hub): the app is a Flask app or a Blueprint, not {app!r}")
+    if hub is not None and not isinstance(hub, Hub):
+        raise TypeError(f"CartoWS(app, hub): the hub is a cartows.Hub, not {hub!r}")
+    if not isinstance(client_class, type) or not issubclass(client_class, Client):
+        raise TypeError(f"CartoWS(client_class={client_class!r}): it is a class derived from cartows.Client")
 
 
 class _Capture:

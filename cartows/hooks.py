@@ -59,6 +59,8 @@ class Hooks:
 
     def add_message(self, type: str, function: Callable[..., Any]) -> None:
         """Register the handler of a message type. Raises ValueError for a type that has one."""
+        if not isinstance(type, str):
+            raise TypeError(f"@ws.on({type!r}): name the type of the messages, e.g. @ws.on('chat.say')")
         if type in RESERVED:
             raise ValueError(f"@ws.on({type!r}): messages of this type are answered by cartows itself")
         if type in self.messages:

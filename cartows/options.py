@@ -6,15 +6,16 @@ The comments above the fields are the text of the reference page.
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 from .errors import OptionsError
 from .origins import listed_origin
 
-__all__ = ["Options"]
+__all__ = ["OptionArguments", "Options", "check_names"]
 
 PREFIX = "CARTOWS_"
 
@@ -43,6 +44,9 @@ class Options:
 
     #: The path of the WebSocket route that the extension adds. Default: ``"/ws"``.
     path: str = "/ws"
+    #: The host of the route, in an app that was made with ``host_matching=True``, e.g. ``"live.example.com"``; it may have
+    #: variables, as hosts of Flask's routes do. Default: None.
+    host: str | None = None
     #: The largest number of messages in the hub's broadcast queue. Default: 256.
     broadcast_queue_size: int = 256
     #: The longest time that a broadcast waits, in seconds, for room in the broadcast queue or for Redis, however many threads
@@ -145,11 +149,55 @@ class Options:
                 if name not in known:
                     raise OptionsError(f"{key} is not an option of cartows. The options are: {_listing(known)}")
                 values[name] = config[key]
-        for name, value in overrides.items():
-            if name not in known:
-                raise OptionsError(f"{name}= is not an option of cartows. The options are: {', '.join(sorted(known))}")
-            values[name] = value
-        return cls(**values)
+        check_names(overrides)
+        return cls(**{**values, **overrides})
+
+
+class OptionArguments(TypedDict, total=False):
+    """The fields of Options as keyword arguments, for the type checkers of those who write ``CartoWS(app, hub, ...)``."""
+
+    path: str
+    host: str | None
+    broadcast_queue_size: int
+    publish_timeout: float
+    send_queue_size: int
+    send_queue_bytes: int
+    slow_consumer: Policy
+    history_size: int
+    history_bytes: int
+    history_ttl: float
+    redis_url: str | None
+    spool_size: int
+    spool_bytes: int
+    presence_leave_wait: float
+    presence_room_limit: int
+    write_wait: float
+    pong_wait: float
+    ping_period: float
+    max_message_size: int
+    read_buffer: int
+    write_buffer: int | None
+    allowed_origins: str | Sequence[str] | OriginCheck | None
+    max_clients: int | None
+    max_clients_per_ip: int | None
+    max_clients_per_user: int | None
+    rate_limit: float | None
+    rate_burst: int
+    max_filters: int
+    filter_keys: Sequence[str]
+    compress_min_size: int | None
+    greeting: bool
+    handoff: bool | None
+
+
+def check_names(arguments: Mapping[str, Any]) -> None:
+    """Raise OptionsError for a keyword argument that is not an option."""
+    known = {field.name for field in dataclasses.fields(Options)}
+    for name in arguments:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, 1)
+            meant = f" Did you mean {close[0]}=?" if close else ""
+            raise OptionsError(f"{name}= is not an option of cartows.{meant} The options are: {', '.join(sorted(known))}")
 
 
 _REDIS_SCHEMES = ("redis://", "rediss://", "unix://")
@@ -187,6 +235,10 @@ def _checked(name: str, value: Any) -> Any:
         if not isinstance(value, str) or not value.startswith(_REDIS_SCHEMES):
             # Without the value, which may contain a password.
             raise OptionsError(f"{_key(name)} cannot be used: it must be a URL that begins with {', '.join(_REDIS_SCHEMES)}")
+        return value
+    if name == "host":
+        if not isinstance(value, str) or not value or "/" in value:
+            raise _invalid(name, value, 'a host such as "live.example.com", or None')
         return value
     if str in kinds:
         if not isinstance(value, str) or not value.startswith("/"):

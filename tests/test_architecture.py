@@ -87,6 +87,7 @@ COVERED_BY: dict[str, str] = {
     "handler.admission": "tests/integration/test_auth_live.py",
     "handler.handler": "tests/integration/test_http.py",
     "handler.registration": "tests/integration/test_app_handlers.py",
+    "handler.routes": "tests/test_extension.py",
     # Protocols and values: both backplanes implement them.
     "backplane.base": "tests/backplane/redis/test_local_delivery.py",
     # A hub without a broker uses it for every event.

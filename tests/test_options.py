@@ -6,11 +6,14 @@ import ast
 import dataclasses
 import inspect
 import re
+import typing
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
 from cartows import Options, OptionsError
+from cartows.options import OptionArguments, check_names
 
 NUMBERS = {
     "broadcast_queue_size": "an integer above 0",
@@ -48,6 +51,7 @@ for _name, (_allowed, _values) in WRONG.items():
     if "None" not in _allowed:
         _values.append(None)
 WRONG["path"] = ('a path that begins with "/"', ["", "ws", None, 5])
+WRONG["host"] = ('a host such as "live.example.com", or None', ["", "a/b", 5])
 WRONG["greeting"] = ("true or false", [None, 1, 0, "yes"])
 WRONG["handoff"] = ("true or false or None", [1, 0, "auto"])
 WRONG["allowed_origins"] = (
@@ -66,6 +70,7 @@ def key_of(name: str) -> str:
 def test_the_defaults() -> None:
     assert dataclasses.asdict(Options()) == {
         "path": "/ws",
+        "host": None,
         "broadcast_queue_size": 256,
         "publish_timeout": 1.0,
         "send_queue_size": 256,
@@ -181,6 +186,7 @@ def test_an_unknown_argument_fails_and_the_options_are_named() -> None:
 def test_every_option_is_a_key_and_keys_without_the_prefix_are_ignored() -> None:
     values: dict[str, Any] = {
         "path": "/live",
+        "host": "live.example.com",
         "broadcast_queue_size": 1,
         "publish_timeout": 2.0,
         "send_queue_size": 3,
@@ -281,6 +287,19 @@ def test_an_origin_that_no_page_has_is_refused_with_its_fault() -> None:
 
 def test_null_is_an_origin() -> None:
     assert Options(allowed_origins="null").allowed_origins == ("null",)
+
+
+def test_the_keyword_arguments_of_type_checkers_are_the_fields() -> None:
+    arguments, fields = typing.get_type_hints(OptionArguments), typing.get_type_hints(Options)
+    # A list, or a string with commas, becomes a tuple.
+    assert arguments.pop("filter_keys") == Sequence[str] and fields.pop("filter_keys") == tuple[str, ...]
+    assert arguments == fields and list(arguments) == list(fields)
+
+
+def test_a_misspelt_argument_is_answered_with_what_was_meant() -> None:
+    with pytest.raises(OptionsError, match=r"pign_period= is not an option of cartows. Did you mean ping_period=\?"):
+        check_names({"ping_period": 5, "pign_period": 5})
+    check_names({"ping_period": 5})
 
 
 def test_an_origin_check_is_kept() -> None:

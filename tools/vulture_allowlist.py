@@ -30,6 +30,7 @@ _.log_message
 # Attributes that Flask, its sessions and sqlite3 read.
 _.isolation_level
 _.permanent
+_.provide_automatic_options
 _.secret_key
 _.sort_keys
 

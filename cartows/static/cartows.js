@@ -211,8 +211,9 @@ export class Connection {
     #notBefore = 0;
     #advice = null;
     #timer = null;
-    // The HTTP request that finds out why the last attempt failed, and the last reason that was logged.
+    // The HTTP request that finds out why the last attempt failed, what it found out, and the last reason that was logged.
     #explanation = null;
+    #cause;
     #lastReason;
 
     #receivedAt = 0;
@@ -460,6 +461,7 @@ export class Connection {
         clearTimeout(this.#timer);
         this.#opened = true;
         this.#openedAt = now();
+        this.#cause = undefined;
         this.#allowance = { count: BURST, at: now() };
         this.#watch();
         if (rest.length) {
@@ -482,8 +484,10 @@ export class Connection {
         const opened = this.#opened;
         if (opened && now() - this.#openedAt >= STABLE) this.#failures = 0;
         const mine = this.#drop();
-        const otherwise = opened ? 'The connection broke.' : 'The server cannot be reached.';
-        const why = { code, reason: reason || advice?.reason || otherwise };
+        // Why it did not open is not known yet: the page is told once the server has been asked, see #explain.
+        const cause = opened || reason ? undefined : this.#cause;
+        const otherwise = cause?.reason ?? (opened ? 'The connection broke.' : 'The connection failed.');
+        const why = { code: cause?.code ?? code, reason: reason || advice?.reason || otherwise };
         const { token } = this.#options;
         // A token that is a string stays the same, so it would be rejected again.
         const isStale = code === EXPIRED && token !== undefined && typeof token !== 'function';
@@ -499,7 +503,10 @@ export class Connection {
         // A page that cannot connect can still show something.
         if (!opened && this.#position === null && !this.#shown) this.#reload('first');
         this.#wait(why, advice?.retry_after_ms);
-        if (mine === this.#attempt && !opened && (this.#failures <= 2 || this.#failures % 5 === 0)) this.#explain();
+        if (mine !== this.#attempt || opened) return;
+        const isKnown = Boolean(reason || advice?.reason);
+        const asks = (!isKnown && this.#cause === undefined) || this.#failures <= 2 || this.#failures % 5 === 0;
+        if (asks) this.#explain(isKnown);
     }
 
     #wait(why, retryAfter) {
@@ -560,12 +567,15 @@ export class Connection {
         if (event.persisted) this.#wake();
     };
 
-    // A browser does not tell a page why a handshake was rejected. An HTTP request to the same URL does.
-    async #explain() {
+    // A browser does not tell a page why a handshake was rejected. An HTTP request to the same URL does. That no answer comes is
+    // no news where a reason is known.
+    async #explain(isKnown) {
         const mine = this.#attempt;
         const url = new URL(this.#query().url);
         url.protocol = url.protocol === 'wss:' ? 'https:' : 'http:';
-        if (url.origin !== globalThis.location?.origin || typeof fetch !== 'function') return;
+        if (typeof fetch !== 'function') return;
+        const page = globalThis.location?.origin;
+        const isOther = page !== undefined && url.origin !== page;
         const headers = { Accept: 'application/json', 'X-Cartows-Explain': '1' };
         if (this.#options.token !== undefined) {
             // An attempt that had no token yet was not rejected.
@@ -573,14 +583,29 @@ export class Connection {
             headers.Authorization = `Bearer ${this.#usedToken}`;
         }
         this.#explanation = new AbortController();
+        const { signal } = this.#explanation;
+        const isOver = () => mine !== this.#attempt || this.#status.state !== 'waiting';
         let response, body;
         try {
-            response = await fetch(url, { headers, cache: 'no-store', redirect: 'manual', signal: this.#explanation.signal });
+            // With cookies, as the handshake: without them the answer could be another one.
+            const credentials = isOther ? 'include' : 'same-origin';
+            response = await fetch(url, { headers, credentials, cache: 'no-store', redirect: 'manual', signal });
             body = await response.json();
         } catch {
+            // From another origin no answer can be read without CORS. One that cannot be read shows that there is a server.
+            const answers = !response && isOther && !isOver() && await fetch(url, { mode: 'no-cors', cache: 'no-store', signal })
+                .then(() => true, () => false);
+            if (!response && !isOver() && (answers || !isKnown)) {
+                this.#setReason({
+                    reason: answers
+                        ? `The server answers, but refuses the connection. It may not allow pages of ${page} `
+                            + '(allowed_origins); its log has the reason.'
+                        : 'The server cannot be reached.',
+                });
+            }
             if (!response) return;
         }
-        if (mine !== this.#attempt || this.#status.state !== 'waiting') return;
+        if (isOver()) return;
         const { status } = response;
         const text = typeof body?.message === 'string' ? body.message : '';
         if (response.type === 'opaqueredirect') {
@@ -600,6 +625,7 @@ export class Connection {
             const why = { code: status, reason: text || `The server answered ${status} at ${url.pathname}.` };
             const seconds = Number(response.headers.get('Retry-After'));
             // Spread out, so that not all clients reconnect in the same second.
+            if (seconds > 0) this.#cause = why;
             if (seconds > 0) this.#wait(why, seconds * 1000 * (1 + Math.random() / 2)); else this.#setReason(why);
         }
     }
@@ -607,6 +633,7 @@ export class Connection {
     #setReason(why) {
         if (why.reason !== this.#lastReason) console.warn(`cartows: cannot connect: ${why.code ?? ''} ${why.reason}`);
         this.#lastReason = why.reason;
+        this.#cause = why;
         this.#set({ ...this.#status, ...why });
     }
 

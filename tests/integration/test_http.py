@@ -95,12 +95,17 @@ def test_a_request_of_http_1_0_is_refused(server: Server) -> None:
 def test_other_methods_are_refused(server: Server, method: str) -> None:
     for headers in ({"Content-Length": "0"}, {"Content-Length": "0", "Upgrade": None, "Connection": "close"}):
         response = ask(server, headers, method=method)
-        check_refusal(response, 405)
+        assert response.status == 405, response
         assert "GET" in response.headers["Allow"]
 
 
 def test_a_post_with_a_body_is_refused(server: Server) -> None:
-    check_refusal(server.post("/ws", {"type": "ping"}), 405)
+    assert server.post("/ws", {"type": "ping"}).status == 405
+
+
+def test_a_handshake_with_a_body_is_refused(server: Server) -> None:
+    for headers in ({"Content-Length": "4"}, {"Transfer-Encoding": "chunked"}):
+        check_refusal(ask(server, headers), 400)
 
 
 @pytest.mark.parametrize("version", ["8", "0", "14", "abc", "13x", "-13"])

@@ -33,13 +33,93 @@ scene('the token goes along', async (world) => {
     assert.equal(world.fetched[0].headers.Authorization, 'Bearer t1');
 });
 
-scene('no reason is requested from another host', async (world) => {
-    const live = world.connect({}, 'wss://other.example.com/ws');
+// A page on another port than its server, as with a development server.
+const OTHER = 'wss://other.example.com/ws';
+
+async function refusedElsewhere(world, options = {}) {
+    const live = world.connect(options, OTHER);
     await world.flush();
     world.socket.break(1006);
     await world.flush();
-    assert.equal(world.fetched.length, 0);
+    return live;
+}
+
+scene('nothing is said of the server before it has been asked', async (world) => {
+    let give;
+    world.answer = () => new Promise((resolve) => { give = resolve; });
+    const reasons = [];
+    const live = world.connect({ onState: ({ reason }) => reasons.push(reason) });
+    await world.flush();
+    world.socket.break(1006);
+    await world.flush();
+    assert.equal(live.status.reason, 'The connection failed.');
+    give(new Response('{"code": "ORIGIN_REFUSED", "message": "Pages of this origin may not connect."}', { status: 403 }));
+    await world.flush();
+    assert.equal(live.status.reason, 'Pages of this origin may not connect.');
+    assert.ok(!reasons.some((reason) => reason?.includes('cannot be reached')));
+});
+
+scene('what was found out is said until it connects, also where it is not asked again', async (world) => {
+    const live = await refused(world, {}, 4);
+    assert.equal(world.fetched.length, 2);
+    assert.equal(live.status.reason, 'The server cannot be reached.');
+    live.retry();
+    await world.flush();
+    world.socket.greet();
+    await world.flush();
+    world.socket.break(1006);
+    await world.flush();
+    assert.equal(live.status.reason, 'The connection broke.');
+    live.retry();
+    await world.flush();
+    world.answers(503, { code: 'FULL', message: 'Full.' });
+    world.socket.break(1006);
+    await world.flush();
+    assert.deepEqual([live.status.code, live.status.reason], [503, 'Full.']);
+});
+
+scene('another host is asked with cookies, as the handshake was', async (world) => {
+    world.answers(403, { code: 'ORIGIN_REFUSED', message: 'Pages of that origin may not connect.' });
+    const live = await refusedElsewhere(world);
+    assert.equal(world.fetched.length, 1);
+    const [{ url, credentials, headers }] = world.fetched;
+    assert.deepEqual([url, credentials, headers['X-Cartows-Explain']], ['https://other.example.com/ws', 'include', '1']);
+    assert.deepEqual(live.status, { state: 'closed', code: 403, reason: 'Pages of that origin may not connect.' });
+});
+
+scene('where the answer of another host cannot be read, what it may be is said', async (world) => {
+    world.answer = async (asked) => {
+        if (asked.mode !== 'no-cors') throw new TypeError('Failed to fetch');
+        return { type: 'opaque', status: 0 };
+    };
+    const live = await refusedElsewhere(world, { token: 't1' });
+    const { reason } = live.status;
+    assert.match(reason, /may not allow pages of https:\/\/app\.example\.com/);
+    assert.match(reason, /allowed_origins/);
     assert.equal(live.state, 'waiting');
+    // The token is not sent with a request whose answer says nothing.
+    assert.deepEqual(world.fetched.map(({ mode, headers }) => [mode, headers?.Authorization]), [
+        [undefined, 'Bearer t1'], ['no-cors', undefined],
+    ]);
+    assert.ok(world.console.some((line) => line.includes(reason)));
+});
+
+scene('another host that does not answer cannot be reached', async (world) => {
+    const live = await refusedElsewhere(world);
+    assert.equal(world.fetched.length, 2);
+    assert.equal(live.status.reason, 'The server cannot be reached.');
+});
+
+scene('another host is not asked a second time when it is trying again', async (world) => {
+    let fail;
+    world.answer = () => new Promise((resolve, reject) => { fail = reject; });
+    const live = await refusedElsewhere(world);
+    live.retry();
+    await world.flush();
+    fail(new TypeError('Failed to fetch'));
+    await world.flush();
+    assert.equal(world.fetched.length, 1);
+    assert.equal(live.state, 'connecting');
 });
 
 scene('no reason is requested after a connection', async (world) => {
@@ -107,7 +187,7 @@ for (const value of ['Wed, 21 Oct 2026 07:28:00 GMT', '-1', '0', 'x', '']) {
 scene('a proxy that passes no upgrade is named, from the second time on', async (world) => {
     world.answers(400, { code: 'NOT_A_WEBSOCKET_REQUEST', message: 'x' });
     const live = await refused(world);
-    assert.match(live.status.reason, /cannot be reached/);
+    assert.equal(live.status.reason, 'The connection failed.');
     live.retry();
     await world.flush();
     world.socket.break(1006);

@@ -10,9 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.hostile import fuzz_frames, mutations
-from tests.hostile.attacks import ANSWERS, CLOSES, DEFLATE, Attack, open_client
+from tests.hostile.attacks import ANSWERS, CLOSES, Attack
 from tests.hostile.own_server import APP, CONFIG, target_of
-from tests.hostile.target import AttackClient, frame
+from tests.hostile.target import DEFLATE, AttackClient, frame, open_client
 from tests.integration.conftest import Serve
 from tests.support.clients import Peer
 from tests.support.event_helpers import complete_watcher
@@ -44,7 +44,7 @@ def witness(server: Server) -> Iterator[Peer]:
 
 
 def check(end: str, ends: str, data: bytes) -> None:
-    attack = Attack("", "", lambda target, rng, stop: "", ends)
+    attack = Attack("", "", lambda target, rng, stop: "", ends, "")
     assert attack.expects(end), f"{end!r} answered {data[:2000]!r}"
 
 

@@ -392,7 +392,7 @@ ATTACKS = (
     ),
     Attack(
         "unread in numbers",
-        "a hundred clients that ask for much and read nothing",
+        "sixty clients that ask for much and read nothing",
         costly.unread_in_numbers,
         GONE,
         "`send_queue_bytes`, `total_queue_bytes`, `write_buffer`: 3008",

@@ -17,8 +17,8 @@ from tests.support.raw_client import CONTINUATION, TEXT, deflate
 # A multiple of it hashes to 0, in every CPython of 64 bits: sys.hash_info.modulus.
 _MODULUS = 2**61 - 1
 
-# Clients that one thread of an attack holds open: with two threads a hundred, and each costs at least its bound of memory.
-_CLIENTS = 50
+# Clients that one thread of an attack holds open: with two threads sixty, and each occupies as much memory as it may.
+_CLIENTS = 30
 
 # How long they stay at least, once all of them have sent everything: the server has to read that; seconds.
 _STAY = 1.0

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from random import Random
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.hostile import costly, mutations
-from tests.hostile.fuzz_costs import conversation
+from tests.hostile import costly, fuzz_costs, mutations
 from tests.hostile.target import frame, json_frame
 from tests.hostile.test_fuzz import IN_PROCESS, RANDOM
 from tests.support.raw_client import CONTINUATION, TEXT, deflate_bomb
@@ -33,13 +35,27 @@ SEEDS = {
 }
 
 
+def messages(rng: Random) -> bytes:
+    return frame(TEXT, mutations.message(rng))
+
+
+@pytest.fixture(autouse=True)
+def hubs() -> Iterator[None]:
+    yield
+    fuzz_costs.close()
+
+
 @pytest.mark.parametrize("name", SEEDS)
 def test_every_attack_costs_no_more_than_its_bytes_may(name: str) -> None:
-    conversation(SEEDS[name])
+    fuzz_costs.conversation(SEEDS[name])
 
 
 @settings(IN_PROCESS, max_examples=60)
-@given(st.lists(RANDOM, min_size=1, max_size=4), st.sampled_from([mutations.frames, mutations.compressed, mutations.message]))
-def test_no_input_costs_more_than_its_bytes_may(rngs: list, make: object) -> None:
-    parts = [make(rng) for rng in rngs]
-    conversation(b"".join(frame(TEXT, part) if make is mutations.message else part for part in parts))
+@given(st.lists(RANDOM, min_size=1, max_size=4), st.sampled_from([mutations.frames, mutations.compressed, messages]))
+def test_no_input_costs_more_than_its_bytes_may(rngs: list[Random], make: Callable[[Random], bytes]) -> None:
+    fuzz_costs.conversation(b"".join(make(rng) for rng in rngs))
+
+
+def test_a_cost_over_its_bound_is_a_failure() -> None:
+    assert fuzz_costs.Costs(1000, 0.0, 0, 0).problems() == []
+    assert len(fuzz_costs.Costs(1000, 1000.0, fuzz_costs.PEAK + 1, fuzz_costs.KEPT + 1).problems()) == 3

@@ -12,8 +12,8 @@ from tests.support.harness import Server
 # How much more memory a worker may hold than before, once all clients have left, and at its peak; bytes.
 GROWTH, PEAK_GROWTH = 24 << 20, 64 << 20
 
-# How much may wait in the kernel for all clients together, in bytes: a hundred of them read nothing in some attacks.
-QUEUED = 32 << 20
+# How much may wait in the kernel for all clients together, in bytes: sixty of them read nothing in some attacks.
+QUEUED = 16 << 20
 
 # How much processor time a connection of an attacker may cost, whatever it sends in its round; seconds. An honest message costs
 # a thousandth of a second at most; half a megabyte of JSON, decoded, a hundredth.

@@ -18,10 +18,12 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from tests.hostile.attacks import ATTACKS, Assault, Attack
-from tests.hostile.bystanders import EVENT, Bystanders, Publish, Report
+from tests.hostile.bystanders import EVENT, Bystanders, Publish
+from tests.hostile.table import Result, catalogue, heading, line, summary
 from tests.hostile.target import Target
 
 if TYPE_CHECKING:
+    from tests.hostile.watch import Watch
     from tests.support.harness import Server
 
 # The attack that needs an app with tokens.
@@ -36,7 +38,7 @@ Do this only to a server that is yours to break, and inform those who monitor it
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     if options.list:
-        print("\n".join(f"{attack.name:18} {attack.what}" for attack in ATTACKS))
+        print(catalogue())
         return 0
     attacks = [attack for attack in ATTACKS if attack.name in options.only or not options.only]
     if options.url is None:
@@ -55,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.attackers_only:
         return _attack_only(target, attacks, options)
     try:
-        return _attack(target, attacks, options, _publisher(target, options.publish))
+        return _report(_attack(target, attacks, options, _publisher(target, options.publish)))
     except ConnectionRefusedError as error:
         print(f"{options.url} admits no well-behaved client: {error}", file=sys.stderr)
         return 2
@@ -127,10 +129,16 @@ def _attack_own_server(attacks: Sequence[Attack], options: argparse.Namespace) -
     issuer = Issuer()
     with run_server(HOSTILE_PUBLIC_KEY=issuer.pem.decode()) as server:
         target = target_of(server)
-        failed = _attack(target, [each for each in attacks if each.name != TOKENS], options, publisher(server), server)
+        results = _attack(target, [each for each in attacks if each.name != TOKENS], options, publisher(server), server)
         guarded = target_of(server, ("Authorization", f"Bearer {issuer.token()}"))
         guarded = guarded._replace(path=GUARDED, forged=tuple(forge(issuer) for forge in FORGED.values()))
-        return failed | _attack(guarded, [each for each in attacks if each.name == TOKENS], options, publisher(server), server)
+        results += _attack(guarded, [each for each in attacks if each.name == TOKENS], options, publisher(server), server)
+    return _report(results)
+
+
+def _report(results: Sequence[Result]) -> int:
+    print("\n" + summary(results))
+    return 1 if any(result.problems for result in results) else 0
 
 
 def _attack(
@@ -139,49 +147,44 @@ def _attack(
     options: argparse.Namespace,
     publish: Publish | None,
     server: Server | None = None,
-) -> int:
+) -> list[Result]:
     if not attacks:
-        return 0
+        return []
     seed = random.randrange(1 << 32) if options.seed is None else options.seed
     what = "pings and GET / only; with --publish events are counted" if publish is None else "20 events/s"
-    print(f"seed {seed}; well-behaved clients beside each attack: {what}")
-    print(f"{'attack':18} {'rounds':>7} {'events':>8} {'lost':>5} {'closed':>8} {'p99':>8} {'HTTP':>10} {'slowest':>8}")
-    failed = False
+    print(f"seed {seed}; well-behaved clients beside each attack: {what}\n{heading()}")
+    results = []
     for group in [attacks] if options.together else [[attack] for attack in attacks]:
+        watch = _watch(server)
         assault = Assault(target, group, seed, pause=options.pause)
-        with Bystanders(target, publish) as bystanders:
+        with watch or contextlib.nullcontext(), Bystanders(target, publish) as bystanders:
             assault.start()
             try:
                 time.sleep(options.seconds)
             finally:
                 assault.stop()
-        name = "all together" if options.together else group[0].name
         problems = bystanders.report.problems(starved=any(attack.starves for attack in group)) + assault.findings
+        rounds = sum(sum(ends.values()) for ends in assault.ends.values())
         with contextlib.ExitStack() as stack:
-            if server is not None:
+            if server is not None and watch is not None:
                 stack.callback(server.close_clients)
                 try:
                     server.check()
                 except AssertionError as error:
                     problems.append(f"the server did not return to its idle state: {error}")
-        _print(name, sum(sum(ends.values()) for ends in assault.ends.values()), bystanders.report)
-        for attack in group:
-            ends = ", ".join(f"{count} x {end}" for end, count in assault.ends[attack.name].most_common(6))
-            print(f"    {ends}" if len(group) == 1 else f"    {attack.name}: {ends}")
-        for problem in problems:
-            print(f"  ! {problem}")
-        failed |= bool(problems)
-    print("The well-behaved clients lost nothing." if not failed else "There are problems: see the lines with !")
-    return 1 if failed else 0
+                problems += watch.problems(None if any(attack.lasts for attack in group) else rounds)
+        result = Result(tuple(group), assault.ends, bystanders.report, problems, watch.peak if watch is not None else None)
+        print(line(result), flush=True)
+        results.append(result)
+    return results
 
 
-def _print(name: str, rounds: int, report: Report) -> None:
-    answered = f"{report.http - report.http_failed}/{report.http}"
-    print(
-        f"{name:18} {rounds:7} {report.published * report.clients:8} {report.lost:5} {report.disconnected:8} "
-        f"{report.p99 * 1000:5.0f} ms {answered:>10} {report.http_slowest:6.2f} s",
-        flush=True,
-    )
+def _watch(server: Server | None) -> Watch | None:
+    if server is None:
+        return None
+    from tests.hostile.watch import Watch
+
+    return Watch(server)
 
 
 def _attack_only(target: Target, attacks: Sequence[Attack], options: argparse.Namespace) -> int:

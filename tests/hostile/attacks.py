@@ -14,13 +14,11 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from random import Random
 
-from tests.hostile import mutations
-from tests.hostile.target import GONE, SILENT, AttackClient, Target, frame, json_frame
+from tests.hostile import costly, mutations
+from tests.hostile.target import DEFLATE, GONE, SILENT, AttackClient, Target, frame, json_frame, open_client
 from tests.support.raw_client import CONTINUATION, PING, PONG, TEXT, deflate_bomb, make_request
 
 Round = Callable[[Target, Random, threading.Event], str]
-
-DEFLATE = ("Sec-WebSocket-Extensions", "permessage-deflate")
 
 # How long to wait for the answer to a mutated request, which need not be a complete one; seconds.
 _SHORT_WAIT = 0.3
@@ -38,6 +36,8 @@ class Attack:
     round: Round
     #: How a round may end, as a regular expression; anything else is a finding.
     ends: str
+    #: What prevents that other clients notice: an option, or what the server does.
+    held_by: str
     threads: int = 2
     #: Holds request threads, which only the web server can prevent: see slow_handshakes.
     starves: bool = False
@@ -52,16 +52,6 @@ class Attack:
 ANSWERS = r"101|400|403|404|405|408|413|414|417|421|426|429|431|501|503|505|gone|silent"
 # A client that breaks the protocol, or sends invalid messages, is closed with the reason, unless it leaves first.
 CLOSES = r"close (1000|1001|1002|1003|1005|1007|1008|1009|3000|3013|4999)|gone"
-
-
-def open_client(target: Target, *more: tuple[str, str], receive_buffer: int = 0, path: str | None = None) -> AttackClient:
-    """Return a connection that was upgraded. Raises ConnectionError where that was refused."""
-    client = AttackClient(target, receive_buffer=receive_buffer)
-    status = client.upgrade([*target.handshake(), *more], path)
-    if status != "101":
-        client.reset()
-        raise ConnectionRefusedError(status)
-    return client
 
 
 def broken_handshakes(target: Target, rng: Random, stop: threading.Event) -> str:
@@ -277,25 +267,155 @@ def forged_tokens(target: Target, rng: Random, stop: threading.Event) -> str:
 
 
 ATTACKS = (
-    Attack("broken handshakes", "handshakes with one to four things wrong", broken_handshakes, ANSWERS),
-    Attack("broken frames", "reserved bits, fragments out of order, lengths that lie", broken_frames, CLOSES),
-    Attack("broken deflate", "compressed messages that do not inflate", broken_deflate, CLOSES),
-    Attack("odd messages", "JSON that is nearly a message", odd_messages, CLOSES),
-    Attack("lying lengths", "frames of which only the beginning comes", lying_lengths, CLOSES),
-    Attack("endless fragments", "messages that never end", endless_fragments, CLOSES),
-    Attack("bombs", "a hundred megabytes in a hundred kilobytes", bombs, "close 1009|gone", threads=1),
-    Attack("tiny messages", "thousands of the smallest messages", tiny_messages, "close (3013|1008)|gone"),
-    Attack("pings", "thousands of pings", pings, "close 3013|gone"),
-    Attack("unasked pongs", "thousands of pongs", unasked_pongs, "close 3013|gone"),
-    Attack("empty fragments", "a message that neither grows nor ends", empty_fragments, "close (3013|1002|1008|1009)|gone"),
-    Attack("connections", "connections that come and go", connections, GONE),
-    Attack("reconnects", "handshakes, and nothing after them", reconnects, "101|503"),
-    Attack("subscriptions", "rooms, presence and replays, again and again", subscriptions, "close (3013|1008)|gone"),
-    Attack("slow frames", "a message byte by byte", slow_frames, CLOSES, threads=8, lasts=True),
-    Attack("never reading", "clients that ask and never read", never_reading, GONE, threads=8, lasts=True),
-    Attack("slow handshakes", "handshakes byte by byte", slow_handshakes, GONE, threads=2, starves=True, lasts=True),
-    Attack("cross-site", "pages of another origin", cross_site, "400|403"),
-    Attack("forged tokens", "tokens without a valid signature", forged_tokens, "400|401"),
+    Attack(
+        "broken handshakes",
+        "handshakes with one to four things wrong",
+        broken_handshakes,
+        ANSWERS,
+        "checks before the upgrade: 4xx",
+    ),
+    Attack(
+        "broken frames",
+        "reserved bits, fragments out of order, lengths that lie",
+        broken_frames,
+        CLOSES,
+        "the parser: 1002, 1007, 1009",
+    ),
+    Attack("broken deflate", "compressed messages that do not inflate", broken_deflate, CLOSES, "the parser: 1002, 1007, 1009"),
+    Attack("odd messages", "JSON that is nearly a message", odd_messages, CLOSES, "the limit of invalid messages: 1008"),
+    Attack(
+        "lying lengths",
+        "frames of which only the beginning comes",
+        lying_lengths,
+        CLOSES,
+        "`max_message_size`; a length is never allocated in advance",
+    ),
+    Attack(
+        "endless fragments",
+        "messages that never end",
+        endless_fragments,
+        CLOSES,
+        "`max_message_size`, `rate_limit` for small fragments",
+    ),
+    Attack(
+        "bombs",
+        "a hundred megabytes in a hundred kilobytes",
+        bombs,
+        "close 1009|gone",
+        "`max_message_size`, counted while inflating: 1009",
+        threads=1,
+    ),
+    Attack(
+        "tiny messages",
+        "thousands of the smallest messages",
+        tiny_messages,
+        "close (3013|1008)|gone",
+        "`rate_limit`, `rate_burst`: 3013",
+    ),
+    Attack("pings", "thousands of pings", pings, "close 3013|gone", "`rate_limit`, `rate_burst`: 3013"),
+    Attack("unasked pongs", "thousands of pongs", unasked_pongs, "close 3013|gone", "`rate_limit`, `rate_burst`: 3013"),
+    Attack(
+        "empty fragments",
+        "a message that neither grows nor ends",
+        empty_fragments,
+        "close (3013|1002|1008|1009)|gone",
+        "`rate_limit`, `rate_burst`: 3013",
+    ),
+    Attack(
+        "connections", "connections that come and go", connections, GONE, "no thread and no client before a whole handshake"
+    ),
+    Attack(
+        "reconnects",
+        "handshakes, and nothing after them",
+        reconnects,
+        "101|503",
+        "a slot per client, given back: `max_clients`",
+    ),
+    Attack(
+        "subscriptions",
+        "rooms, presence and replays, again and again",
+        subscriptions,
+        "close (3013|1008)|gone",
+        "`max_filters`, `rate_limit` with a charge per room: 3013",
+    ),
+    Attack(
+        "slow frames",
+        "a message byte by byte",
+        slow_frames,
+        CLOSES,
+        "a reader thread waits in the read scheduler, not on the socket",
+        threads=8,
+        lasts=True,
+    ),
+    Attack(
+        "never reading",
+        "clients that ask and never read",
+        never_reading,
+        GONE,
+        "`send_queue_size`, `send_queue_bytes`, `write_wait`: 3008",
+        threads=8,
+        lasts=True,
+    ),
+    Attack(
+        "slow handshakes",
+        "handshakes byte by byte",
+        slow_handshakes,
+        GONE,
+        "nothing but the proxy for HTTP; clients do not need the pool",
+        threads=2,
+        starves=True,
+        lasts=True,
+    ),
+    Attack(
+        "colliding numbers",
+        "half a megabyte of integers with one hash",
+        costly.colliding_numbers,
+        CLOSES,
+        "a bound on the size of a command; no container is keyed by numbers of a client",
+        threads=1,
+    ),
+    Attack(
+        "amplification",
+        "half a kilobyte that inflates to half a megabyte of lists",
+        costly.amplification,
+        CLOSES,
+        "`rate_limit` counts bytes after decompression; invalid messages are counted over time",
+        threads=1,
+    ),
+    Attack(
+        "endless deflate",
+        "a compressed message that goes on after its end",
+        costly.endless_deflate,
+        "close (1002|1007|1009)|gone",
+        "`max_message_size` on the wire: 1009, 1007",
+        threads=1,
+    ),
+    Attack(
+        "unread in numbers",
+        "sixty clients that ask for much and read nothing",
+        costly.unread_in_numbers,
+        GONE,
+        "`send_queue_bytes`, `total_queue_bytes`, `write_buffer`: 3008",
+        lasts=True,
+    ),
+    Attack(
+        "long names",
+        "clients with a hundred rooms of 256 emoji each",
+        costly.long_names,
+        GONE,
+        "room names are bounded in bytes",
+        lasts=True,
+    ),
+    Attack(
+        "unfinished messages",
+        "clients that each leave a long message unfinished",
+        costly.unfinished_messages,
+        GONE,
+        "`max_message_size`; fragments are kept as bytes and counted in `total_queue_bytes`",
+        lasts=True,
+    ),
+    Attack("cross-site", "pages of another origin", cross_site, "400|403", "`allowed_origins`: 403"),
+    Attack("forged tokens", "tokens without a valid signature", forged_tokens, "400|401", "`authenticate`: 401"),
 )
 
 

@@ -10,8 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from tests.hostile.attacks import open_client
-from tests.hostile.target import WAIT_LIMIT, AttackClient, Target, json_frame
+from tests.hostile.target import WAIT_LIMIT, AttackClient, Target, json_frame, open_client
 
 # Publishes the event of that number over HTTP; returns the status.
 Publish = Callable[[int], int]

@@ -1,32 +1,22 @@
-"""The parsers of cartows under atheris: ``python -m tests.hostile.fuzz_frames -max_total_time=60``, after installing it.
+"""The parsers of what an unknown peer sends, as targets of ``tests.hostile.fuzz``.
 
-Each reads what an unknown peer sends. What they guarantee for any bytes is asserted here, without a server; test_fuzz runs
-the same with inputs of hypothesis. The arguments are libFuzzer's.
+What each guarantees for any bytes is asserted here, without a server; test_fuzz runs the same with inputs of hypothesis.
 """
 
 from __future__ import annotations
 
-import contextlib
-import sys
 from collections.abc import Callable
-from typing import Any
 
-try:
-    import atheris
-except ImportError:  # only the command needs it
-    atheris = None
+from werkzeug.test import EnvironBuilder
+from werkzeug.wrappers import Request
 
-with atheris.instrument_imports(include=["cartows", "wsproto"]) if atheris is not None else contextlib.nullcontext():
-    from werkzeug.test import EnvironBuilder
-    from werkzeug.wrappers import Request
-
-    from cartows.auth import JWTAuth
-    from cartows.client.commands import MAX_NAME, InvalidMessage, parse_subscription
-    from cartows.errors import AuthError, OptionsError
-    from cartows.handler.checks import Refusal, check_filters, check_handshake, check_origin
-    from cartows.message import decode_object
-    from cartows.options import Options
-    from cartows.websocket.parser import Closed, Extensions, Inbound, Overhead, Pinged
+from cartows.auth import JWTAuth
+from cartows.client.commands import MAX_NAME, InvalidMessage, parse_subscription
+from cartows.errors import AuthError, OptionsError
+from cartows.handler.checks import Refusal, check_filters, check_handshake, check_origin
+from cartows.message import decode_object
+from cartows.options import Options
+from cartows.websocket.parser import Closed, Extensions, Inbound, Overhead, Pinged
 
 OPTIONS = Options()
 MAX_SIZE = 2000
@@ -124,17 +114,3 @@ def one_input(data: bytes) -> None:
     """Pass everything after the first byte to the parser which that byte selects."""
     if data:
         TARGETS[data[0] % len(TARGETS)](data[1:])
-
-
-def main(arguments: list[str]) -> int:
-    if atheris is None:
-        print("atheris is not installed here: pip install atheris. The tests run the same with hypothesis.", file=sys.stderr)
-        return 2
-    fuzzer: Any = atheris
-    fuzzer.Setup(arguments, one_input)
-    fuzzer.Fuzz()
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv))

@@ -31,6 +31,9 @@ GONE, SILENT = "gone", "silent"
 
 Headers = list[tuple[str, str]]
 
+#: The header that offers compression.
+DEFLATE = ("Sec-WebSocket-Extensions", "permessage-deflate")
+
 #: A frame with a mask of zeros, which leaves the payload as it is: the same arguments always make the same bytes.
 frame = functools.partial(make_frame, mask=bytes(4))
 
@@ -168,3 +171,13 @@ class AttackClient(RawClient):
     def _recv(self, size: int) -> bytes:
         self.socket.settimeout(max(0.001, self._end - time.monotonic()))
         return super()._recv(size)
+
+
+def open_client(target: Target, *more: tuple[str, str], receive_buffer: int = 0, path: str | None = None) -> AttackClient:
+    """Return a connection that was upgraded. Raises ConnectionError where that was refused."""
+    client = AttackClient(target, receive_buffer=receive_buffer)
+    status = client.upgrade([*target.handshake(), *more], path)
+    if status != "101":
+        client.reset()
+        raise ConnectionRefusedError(status)
+    return client

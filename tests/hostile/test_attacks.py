@@ -11,7 +11,8 @@ import pytest
 
 from tests.hostile.attacks import ATTACKS, GONE, Assault, Attack
 from tests.hostile.bystanders import Bystanders, Report
-from tests.hostile.own_server import APP, CONFIG, Memory, publisher, target_of
+from tests.hostile.own_server import APP, CONFIG, publisher, target_of
+from tests.hostile.watch import Watch
 from tests.integration.conftest import Serve
 from tests.support.harness import GTHREAD, GTHREAD_ATTACHED, Kind, Server
 from tests.support.waiting import wait_until
@@ -53,12 +54,12 @@ def attacked(server: Server, *attacks: Attack, seed: int = 1) -> tuple[Assault, 
 
 @pytest.mark.parametrize("attack", OPEN, ids=lambda attack: attack.name.replace(" ", "-"))
 def test_well_behaved_clients_do_not_notice(server: Server, attack: Attack) -> None:
-    memory = Memory(server)
-    assault, report = attacked(server, attack)
+    with Watch(server) as watch:
+        assault, report = attacked(server, attack)
     assert not assault.findings
     assert not report.problems()
     server.check()
-    assert not memory.problems()
+    assert not watch.problems(None if attack.lasts else sum(assault.ends[attack.name].values()))
 
 
 @pytest.mark.parametrize("kind", [GTHREAD, GTHREAD_ATTACHED], ids=str)
@@ -73,7 +74,7 @@ def test_well_behaved_clients_do_not_notice_all_attacks_at_once(serve: Serve, ki
 
 def test_an_unexpected_end_and_a_lost_event_are_reported(server: Server) -> None:
     """An attack whose rounds end otherwise than expected is a finding; so is an event that does not arrive."""
-    wrong = Attack("wrong", "ends unexpectedly", lambda target, rng, stop: GONE, "close 1009", threads=1)
+    wrong = Attack("wrong", "ends unexpectedly", lambda target, rng, stop: GONE, "close 1009", "nothing", threads=1)
     assault, _ = attacked(server, wrong)
     assert assault.findings
     with Bystanders(target_of(server), lambda number: 200, count=1, wait_limit=0.1) as bystanders:

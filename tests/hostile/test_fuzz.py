@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from random import Random
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.hostile import fuzz_frames, mutations
-from tests.hostile.attacks import ANSWERS, CLOSES, DEFLATE, Attack, open_client
+from tests.hostile import fuzz, fuzz_costs, mutations
+from tests.hostile.attacks import ANSWERS, CLOSES, Attack
 from tests.hostile.own_server import APP, CONFIG, target_of
-from tests.hostile.target import AttackClient, frame
+from tests.hostile.target import DEFLATE, AttackClient, frame, open_client
 from tests.integration.conftest import Serve
 from tests.support.clients import Peer
 from tests.support.event_helpers import complete_watcher
@@ -44,7 +45,7 @@ def witness(server: Server) -> Iterator[Peer]:
 
 
 def check(end: str, ends: str, data: bytes) -> None:
-    attack = Attack("", "", lambda target, rng, stop: "", ends)
+    attack = Attack("", "", lambda target, rng, stop: "", ends, "")
     assert attack.expects(end), f"{end!r} answered {data[:2000]!r}"
 
 
@@ -92,17 +93,46 @@ def test_any_messages_are_answered_and_no_handler_fails(server: Server, witness:
         assert "INTERNAL" not in client.received, data
 
 
-@IN_PROCESS
-@given(st.binary(max_size=300))
-def test_the_parsers_accept_any_bytes(data: bytes) -> None:
-    fuzz_frames.one_input(data)
+CHEAP = [name for name in fuzz.TARGETS if name != "conversation"]  # which test_fuzz_costs runs
 
 
 @IN_PROCESS
-@given(RANDOM, st.integers(0, len(fuzz_frames.TARGETS) - 1))
-def test_the_parsers_accept_almost_valid_input(rng: Random, target: int) -> None:
-    if fuzz_frames.TARGETS[target] is fuzz_frames.inbound:
-        made, how = rng.choice((mutations.frames, mutations.compressed)), bytes([rng.randrange(256)])
+@given(st.sampled_from(CHEAP), st.binary(max_size=300))
+def test_the_targets_accept_any_bytes(name: str, data: bytes) -> None:
+    fuzz.TARGETS[name](data)
+
+
+@IN_PROCESS
+@given(RANDOM, st.sampled_from(CHEAP))
+def test_the_targets_accept_almost_valid_input(rng: Random, name: str) -> None:
+    if name == "inbound":
+        data = bytes([rng.randrange(256)]) + rng.choice((mutations.frames, mutations.compressed))(rng)
+    elif name in ("message", "subscription"):
+        data = mutations.message(rng)
     else:
-        made, how = mutations.message, b""
-    fuzz_frames.one_input(bytes([target]) + how + made(rng))
+        data = fuzz.mutated(rng, fuzz.corpus(name))
+    fuzz.TARGETS[name](data)
+
+
+@pytest.mark.parametrize("name", fuzz.TARGETS)
+def test_each_kept_input_passes(name: str) -> None:
+    kept = fuzz.corpus(name)
+    assert kept, "each target has a corpus"
+    for data in kept:
+        fuzz.TARGETS[name](data)
+    fuzz_costs.close()
+
+
+def test_a_target_that_fails_is_reported_with_its_input(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fails(data: bytes) -> None:
+        raise AssertionError("wrong")
+
+    monkeypatch.setattr(fuzz, "atheris", None)
+    monkeypatch.setattr(fuzz, "FOUND", tmp_path)
+    monkeypatch.setitem(fuzz.TARGETS, "message", fails)
+    assert fuzz.main(["message", "--seconds", "1"]) == 1
+    assert "AssertionError: wrong" in capsys.readouterr().err
+    (kept,) = (tmp_path / "message").iterdir()
+    assert kept.read_bytes() is not None

@@ -16,6 +16,7 @@ from urllib.parse import unquote_plus
 from ..errors import printable
 from ..options import Options
 from ..origins import is_listed, is_same_host, listed_origin
+from ..rooms import MAX_ROOM_BYTES, is_room_name
 
 __all__ = [
     "NO_WEBSOCKET",
@@ -157,7 +158,7 @@ def _origin_remedy(request: Any, origin: str, allowed: Any) -> str:
 
 
 def check_filters(request: Any, options: Options) -> dict[str, tuple[str, ...]] | Refusal:
-    """Return the filters that the query names, each key with its values, or why there are too many.
+    """Return the filters that the query names, each key with its values, or why there are too many or one is too long.
 
     ``rooms=none`` asks for no room. A key without values stands for that, since a query without filters asks for everything.
     """
@@ -166,6 +167,9 @@ def check_filters(request: Any, options: Options) -> dict[str, tuple[str, ...]] 
     count = sum(len(values) for values in filters.values())
     if count > options.max_filters:
         return Refusal(403, "TOO_MANY_FILTERS", f"A client may hold {options.max_filters} filter values, not {count}.")
+    too_long = next((key for key, values in filters.items() if not all(map(is_room_name, values))), None)
+    if too_long is not None:
+        return Refusal(403, "ROOM_NAME_TOO_LONG", f"The name of a room, {too_long}=, may have {MAX_ROOM_BYTES} bytes as UTF-8.")
     if not filters and request.args.get("rooms") == "none":
         return {options.filter_keys[0]: ()}
     return filters

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from werkzeug.test import EnvironBuilder
 
 from cartows import Options
+from cartows.client.commands import InvalidMessage, parse_subscription
 from cartows.handler.checks import (
     Refusal,
     check_filters,
@@ -376,6 +377,37 @@ def test_a_client_may_hold_as_many_filters_as_allowed_and_no_more(keys: list[str
         assert isinstance(refused, Refusal)
         assert (refused.status, refused.code) == (403, "TOO_MANY_FILTERS")
         assert str(allowed) in refused.message and str(allowed + 1) in refused.message
+
+
+@pytest.mark.parametrize("name", ["x" * 256, "é" * 128, "😀" * 64, "9" * 256], ids=["ascii", "two bytes", "emoji", "digits"])
+def test_one_limit_in_bytes_holds_for_a_room_in_the_query_and_in_subscribe(name: str) -> None:
+    """What one way accepts and the other refuses is a client that cannot come back to its room."""
+
+    def by_query(value: str) -> bool:
+        return not isinstance(check_filters(request(query={"board_id": value}), Options()), Refusal)
+
+    def by_subscribe(value: str | int) -> bool:
+        try:
+            return parse_subscription({"board_id": ["b1", value]}, ["board_id"], joins=True).rooms[-1] == (
+                "board_id",
+                str(value),
+            )
+        except InvalidMessage as error:
+            assert "256 bytes" in str(error)
+            return False
+
+    assert by_query(name) and by_subscribe(name)
+    longer = f"{name}1"
+    assert not by_query(longer) and not by_subscribe(longer)
+    if name.isdigit():
+        assert by_subscribe(int(name)) and not by_subscribe(int(longer))
+        assert not by_subscribe(1 << 500_000), "an integer that Python refuses to write"
+
+
+def test_a_refused_name_is_named_by_its_key_and_the_limit() -> None:
+    refused = check_filters(request(query={"board_id": "b1", "project_id": "x" * 1000}), Options())
+    assert isinstance(refused, Refusal) and (refused.status, refused.code) == (403, "ROOM_NAME_TOO_LONG")
+    assert "project_id" in refused.message and "256" in refused.message
 
 
 # Capacity -------------------------------------------------------------------------------------------------------------

@@ -93,7 +93,8 @@ class Options:
     #: ``https://*.example.com`` stands for all subdomains, or a function that takes the request and returns whether it is
     #: allowed. Default: None.
     allowed_origins: str | Sequence[str] | OriginCheck | None = None
-    #: The largest number of clients in this process; None derives it from the process's limit of open files. Default: None.
+    #: The largest number of clients in this process; None derives it from the limits of open files,
+    #: threads and memory. Default: None.
     max_clients: int | None = None
     #: The largest number of clients from one address, by the request's ``remote_addr``; None is unlimited. Default: None.
     max_clients_per_ip: int | None = None

@@ -26,15 +26,10 @@ __all__ = [
     "check_filters",
     "check_handshake",
     "check_origin",
-    "default_max_clients",
     "hide_parameters",
     "too_many",
     "unavailable",
 ]
-
-# Descriptors left to the app, its database and the sockets that a server has accepted but not yet given to a thread: gunicorn
-# accepts up to 1,000 (worker_connections), and its gthread worker dies when accept finds no descriptor.
-_HEADROOM = 1064
 
 # Seconds after which a client that found no free slot may try again.
 _RETRY_AFTER = 5
@@ -204,15 +199,3 @@ def unavailable(code: str, message: str) -> Refusal:
 def too_many(code: str, message: str) -> Refusal:
     """Return a 429 with a ``Retry-After``."""
     return Refusal(429, code, message, (("Retry-After", str(_RETRY_AFTER)),))
-
-
-def default_max_clients() -> int:
-    """Return the process's file limit less headroom, and at least half the limit; 500 where there is no such limit."""
-    try:
-        import resource  # not on Windows
-    except ImportError:
-        return 500
-    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    if limit == resource.RLIM_INFINITY:
-        limit = 1 << 20
-    return max(1, limit - min(_HEADROOM, limit // 2))

@@ -35,7 +35,7 @@ class ClientServices:
         self._registry = Registry()
         self._capacity = Capacity()
         self._timer = Timer("cartows-heartbeat", self.logger, SLACK)
-        self._heartbeat = Heartbeat(self._timer, self.logger)
+        self._heartbeat = Heartbeat(self._timer, self.logger, self._capacity)
         self._rechecker = Rechecker(self.logger)
         self.read_scheduler = ReadScheduler()
 

@@ -1,9 +1,8 @@
-"""What is refused before the upgrade, with which answer, and how many clients the file limit allows."""
+"""What is refused before the upgrade, and with which answer."""
 
 from __future__ import annotations
 
 import base64
-import sys
 from typing import Any
 
 import pytest
@@ -19,7 +18,6 @@ from cartows.handler.checks import (
     check_filters,
     check_handshake,
     check_origin,
-    default_max_clients,
     unavailable,
 )
 
@@ -417,30 +415,3 @@ def test_a_503_names_when_to_try_again() -> None:
     refusal = unavailable("FULL", "No slot left.")
     assert (refusal.status, refusal.code, refusal.message) == (503, "FULL", "No slot left.")
     assert int(dict(refusal.headers)["Retry-After"]) > 0
-
-
-resource = pytest.importorskip("resource")
-
-
-def test_the_file_limit_less_headroom_is_the_number_of_clients(monkeypatch: pytest.MonkeyPatch) -> None:
-    limits = {1: 1, 2: 1, 256: 128, 1024: 512, 2128: 1064, 4096: 3032, 65536: 64472, 1 << 20: (1 << 20) - 1064}
-    asked: list[int] = []
-
-    def getrlimit(which: int) -> tuple[int, int]:
-        asked.append(which)
-        return limit, 1 << 20
-
-    monkeypatch.setattr(resource, "getrlimit", getrlimit)
-    for limit, clients in limits.items():
-        assert default_max_clients() == clients, limit
-    assert set(asked) == {resource.RLIMIT_NOFILE}
-
-
-def test_no_file_limit_is_no_endless_number_of_clients(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(resource, "getrlimit", lambda which: (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-    assert default_max_clients() == (1 << 20) - 1064
-
-
-def test_where_there_are_no_file_limits_there_is_a_number_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "resource", None)
-    assert default_max_clients() == 500

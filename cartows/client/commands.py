@@ -35,6 +35,8 @@ _ROOMS_PER_MESSAGE = 10
 
 # How many bytes, as JSON, a client's presence entry may have.
 MAX_META = 1024
+# And how many values, those within it included: a kilobyte of "[],[],…" takes twenty in memory, for each room.
+MAX_META_VALUES = 64
 
 # Integers with more bits have longer names than a room may have, and Python refuses to write very large ones.
 _MAX_BITS = 4 * MAX_ROOM_BYTES
@@ -216,4 +218,17 @@ def _meta(value: Any) -> Mapping[str, Any]:
     size = encoded_size(value)
     if size > MAX_META:
         raise InvalidMessage(f"A presence entry may have {MAX_META} bytes as JSON, not {size}.", "presence")
+    if _count_values(value) > MAX_META_VALUES:
+        raise InvalidMessage(f"A presence entry may have {MAX_META_VALUES} values.", "presence")
     return value
+
+
+def _count_values(value: Any) -> int:
+    """Return how many values are within a value of JSON; it is small, since its size has been checked."""
+    count, left = 0, [value]
+    while left:
+        each = left.pop()
+        inner = each.values() if isinstance(each, Mapping) else each if isinstance(each, list) else ()
+        count += len(inner)
+        left += inner
+    return count

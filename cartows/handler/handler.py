@@ -174,7 +174,7 @@ class Handler:
             ws.close(*self._refuse_route(full))
             return
         try:
-            connection = RouteConnection(ws, self.options)
+            connection = RouteConnection(ws, self.options, self.hub.queue_budget)
         except OSError:
             # The peer has gone, and simple-websocket has closed the socket.
             self.hub.release_slot(admitted.slot)
@@ -268,7 +268,7 @@ class Handler:
         except OSError as error:
             self.hub.release_slot(admission.slot)
             return unavailable("NO_DESCRIPTOR", f"The server has no descriptor left for another client: {error.strerror}.")
-        connection = Connection(transport, lock, options, with_headers(reply, headers))
+        connection = Connection(transport, lock, options, with_headers(reply, headers), self.hub.queue_budget)
         try:
             client = self._registration.make(self.client_class, connection, admission)
         except Exception:

@@ -250,7 +250,7 @@ class CartoWS:
         if self not in ours:
             ours.append(self)
         self._handlers.append(handler)
-        handler.logger.info("cartows: %s serves up to %d clients per process", path, handler.max_clients)
+        handler.log_limits(path)
         workers = configured_workers()
         if workers > 1 and self.hub.options.redis_url is None:
             _warn_of_workers(handler.logger, str(workers))

@@ -22,6 +22,8 @@ PREFIX = "CARTOWS_"
 # The limits of system calls: seconds for timers and poll, bytes for setsockopt. More would fail on first use.
 _MAX_SECONDS = 1_000_000
 _MAX_INTEGER = 2**31 - 1
+# What is only counted, and may be more.
+_MAX_BYTES = 2**63 - 1
 
 # Called with the request before the upgrade; returns whether its origin is allowed.
 OriginCheck = Callable[[Any], bool]
@@ -56,6 +58,10 @@ class Options:
     send_queue_size: int = 256
     #: The largest number of bytes in one client's send queue; the limit that is reached first applies. Default: 1 MiB.
     send_queue_bytes: int = 1024 * 1024
+    #: The largest number of bytes that wait for all clients of this process together, an event that waits for several counted
+    #: once; beyond it those for whom most waits are disconnected with 3008. None is an eighth of the memory that the machine or
+    #: the container has, divided by the server's worker processes. Default: None.
+    total_queue_bytes: int | None = None
     #: What happens when a client's send queue is full: ``"disconnect"`` closes it with 3008, ``"drop_oldest"`` drops the
     #: oldest events that wait, ``"coalesce"`` merges updates of the same entity that wait. Default: ``"disconnect"``.
     slow_consumer: Policy = "disconnect"
@@ -90,14 +96,15 @@ class Options:
     max_message_size: int = 512 * 1024
     #: The largest number of bytes that are read from a socket at a time. Default: 4096.
     read_buffer: int = 4096
-    #: The size of each client socket's send buffer in the kernel (``SO_SNDBUF``), in bytes; None leaves it to the kernel.
-    #: Default: None.
-    write_buffer: int | None = None
+    #: The size of each client socket's send buffer in the kernel (``SO_SNDBUF``), in bytes, twice which a client that does not
+    #: read can occupy; None leaves it to the kernel, and that can be some MiB. Default: 64 KiB.
+    write_buffer: int | None = 64 * 1024
     #: The origins of pages that may connect: None for the host of the request, ``"*"`` for all, a list of origins, where
     #: ``https://*.example.com`` stands for all subdomains, or a function that takes the request and returns whether it is
     #: allowed. Default: None.
     allowed_origins: str | Sequence[str] | OriginCheck | None = None
-    #: The largest number of clients in this process; None derives it from the process's limit of open files. Default: None.
+    #: The largest number of clients in this process; None derives it from the limits of open files,
+    #: threads and memory. Default: None.
     max_clients: int | None = None
     #: The largest number of clients from one address, by the request's ``remote_addr``; None is unlimited. Default: None.
     max_clients_per_ip: int | None = None
@@ -245,7 +252,7 @@ def _checked(name: str, value: Any) -> Any:
             raise _invalid(name, value, 'a path that begins with "/"')
         return value
     number = float if float in kinds else int
-    largest = _MAX_SECONDS if number is float else _MAX_INTEGER
+    largest = _MAX_SECONDS if number is float else _MAX_BYTES if name == "total_queue_bytes" else _MAX_INTEGER
     # NaN compares as False.
     if isinstance(value, bool) or not isinstance(value, (int, float) if number is float else int) or not 0 < value <= largest:
         kind = "a number" if number is float else "an integer"

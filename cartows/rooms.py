@@ -12,7 +12,21 @@ import enum
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Generic, NamedTuple, TypeVar
 
-__all__ = ["Audience", "Filters", "Room", "Rooms", "Subscriptions", "room_value", "with_rooms", "without_rooms"]
+__all__ = [
+    "MAX_ROOM_BYTES",
+    "Audience",
+    "Filters",
+    "Room",
+    "Rooms",
+    "Subscriptions",
+    "is_room_name",
+    "room_value",
+    "with_rooms",
+    "without_rooms",
+]
+
+#: How long a name of a room that a client asks for may be, in bytes as UTF-8.
+MAX_ROOM_BYTES = 256
 
 Member = TypeVar("Member")
 Room = tuple[str, str]
@@ -61,6 +75,14 @@ class Subscriptions(NamedTuple):
 def room_value(value: Any) -> str:
     """Return a filter value as the string that a URL contains, so that ``5``, a UUID or an enum equals what a browser sends."""
     return str(value.value if isinstance(value, enum.Enum) else value)
+
+
+def is_room_name(value: str) -> bool:
+    """Return whether a client may ask for a room of that name: whether it is short enough."""
+    # Bytes, not characters, of which one may take four.
+    if len(value) > MAX_ROOM_BYTES or value.isascii():
+        return len(value) <= MAX_ROOM_BYTES
+    return len(value.encode(errors="surrogatepass")) <= MAX_ROOM_BYTES
 
 
 def with_rooms(filters: Filters, rooms: tuple[Room, ...]) -> Filters:

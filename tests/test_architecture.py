@@ -20,6 +20,7 @@ PACKAGE = ROOT / "cartows"
 ALLOWED: dict[str, str] = {
     "errors": "",
     "origins": "",
+    "limits": "",
     "rooms": "",
     "servers": "",
     "websocket": "",
@@ -34,8 +35,8 @@ ALLOWED: dict[str, str] = {
     "broadcaster": "backplane errors message rooms",
     "publisher": "backplane broadcaster errors message options rooms",
     "sqlalchemy": "backplane broadcaster errors message options rooms",
-    "hub": "backplane broadcaster client errors history message options presence rooms servers websocket",
-    "handler": "auth client errors hooks hub options origins rooms servers websocket",
+    "hub": "backplane broadcaster client errors history limits message options presence rooms servers websocket",
+    "handler": "auth client errors hooks hub limits options origins rooms servers websocket",
     "extension": "auth broadcaster client errors handler hooks hub message options presence rooms servers websocket",
     # The list of what is public.
     "__init__": "auth broadcaster client errors extension handler hub message options publisher",

@@ -26,6 +26,7 @@ NUMBERS = {
     "max_message_size": "an integer above 0",
     "read_buffer": "an integer above 0",
     "write_buffer": "an integer above 0 or None",
+    "total_queue_bytes": "an integer above 0 or None",
     "max_clients": "an integer above 0 or None",
     "max_filters": "an integer above 0",
     "compress_min_size": "an integer above 0 or None",
@@ -75,6 +76,7 @@ def test_the_defaults() -> None:
         "publish_timeout": 1.0,
         "send_queue_size": 256,
         "send_queue_bytes": 1024 * 1024,
+        "total_queue_bytes": None,
         "slow_consumer": "disconnect",
         "history_size": 1024,
         "history_bytes": 8 * 1024 * 1024,
@@ -89,7 +91,7 @@ def test_the_defaults() -> None:
         "ping_period": 54.0,
         "max_message_size": 512 * 1024,
         "read_buffer": 4096,
-        "write_buffer": None,
+        "write_buffer": 64 * 1024,
         "allowed_origins": None,
         "max_clients": None,
         "max_clients_per_ip": None,
@@ -191,6 +193,7 @@ def test_every_option_is_a_key_and_keys_without_the_prefix_are_ignored() -> None
         "publish_timeout": 2.0,
         "send_queue_size": 3,
         "send_queue_bytes": 4,
+        "total_queue_bytes": 1 << 40,
         "slow_consumer": "coalesce",
         "history_size": 13,
         "history_bytes": 14,
@@ -326,7 +329,14 @@ def test_every_option_has_a_description_that_ends_with_its_default() -> None:
             descriptions[line.partition(":")[0]] = " ".join(text)
             text = []
     assert descriptions.keys() == {field.name for field in dataclasses.fields(Options)}
-    sizes = {"1 MiB": 1024**2, "8 MiB": 8 * 1024**2, "16 MiB": 16 * 1024**2, "512 KiB": 512 * 1024, "10,000": 10_000}
+    sizes = {
+        "1 MiB": 1024**2,
+        "8 MiB": 8 * 1024**2,
+        "16 MiB": 16 * 1024**2,
+        "64 KiB": 64 * 1024,
+        "512 KiB": 512 * 1024,
+        "10,000": 10_000,
+    }
     for field in dataclasses.fields(Options):
         found = re.search(r" Default: (.+)\.$", descriptions[field.name])
         assert found, field.name

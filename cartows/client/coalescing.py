@@ -13,6 +13,7 @@ import msgspec
 
 from ..message import OBJECT, merged_changes
 from ..websocket.frames import Entity, Frame
+from .queue_budget import UNLIMITED, QueueBudget
 
 __all__ = ["CoalescingQueue", "Notice", "merge"]
 
@@ -52,9 +53,10 @@ class CoalescingQueue:
     the place of the first removed update.
     """
 
-    __slots__ = ("_deflate", "_frames", "_next", "_notice", "_notice_place", "_updates")
+    __slots__ = ("_budget", "_deflate", "_frames", "_next", "_notice", "_notice_place", "_updates")
 
-    def __init__(self, deflate: bool, notice: Notice | None) -> None:
+    def __init__(self, deflate: bool, notice: Notice | None, budget: QueueBudget = UNLIMITED) -> None:
+        self._budget = budget
         self._deflate = deflate
         self._notice = notice
         #: The frames by their places, which only grow. Of Python's dicts only this one removes its first key in constant time.
@@ -86,6 +88,7 @@ class CoalescingQueue:
                         grown += self._remove(waiting)
                         merged = True
             self._frames[self._next] = frame
+            self._budget.hold((frame,))
             self._next += 1
             grown += len(frame.wire(self._deflate))
         return grown, merged
@@ -94,18 +97,22 @@ class CoalescingQueue:
         """Remove a frame, put the notice in its place if none stands before it, and return by how many bytes that grows."""
         frames, notice_place, deflate = self._frames, self._notice_place, self._deflate
         older = frames[place]
+        self._budget.release((older,))
         grown = -len(older.wire(deflate))
         if self._notice is None or (notice_place is not None and notice_place < place):
             del frames[place]
             return grown
         if notice_place is not None:
-            grown -= len(frames.pop(notice_place).wire(deflate))
+            replaced = frames.pop(notice_place)
+            self._budget.release((replaced,))
+            grown -= len(replaced.wire(deflate))
         notice = frames[place] = self._notice(older.number)
+        self._budget.hold((notice,))
         self._notice_place = place
         return grown + len(notice.wire(deflate))
 
     def popleft(self) -> Frame:
-        """Remove and return the first frame."""
+        """Remove and return the first frame; the budget still counts it."""
         place, frame = self._frames.popitem(last=False)
         if place == self._notice_place:
             self._notice_place = None

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from ..errors import AuthError
 from ..hooks import AppHooks
 from ..message import Message, MessageType, decode_object, encoded_size, new_error_message, new_message
-from ..rooms import Room, room_value
+from ..rooms import MAX_ROOM_BYTES, Room, is_room_name, room_value
 from ..websocket.close_codes import CloseCode
 from .authorization import Authorization
 from .connection import Connection
@@ -35,10 +35,11 @@ _ROOMS_PER_MESSAGE = 10
 
 # How many bytes, as JSON, a client's presence entry may have.
 MAX_META = 1024
+# And how many values, those within it included: a kilobyte of "[],[],…" takes twenty in memory, for each room.
+MAX_META_VALUES = 64
 
-# How many characters a room's name may have. The bound in bits is for integers: Python refuses to write very large ones.
-MAX_NAME = 256
-_MAX_BITS = 3 * MAX_NAME
+# Integers with more bits have longer names than a room may have, and Python refuses to write very large ones.
+_MAX_BITS = 4 * MAX_ROOM_BYTES
 
 
 class InvalidMessage(ValueError):
@@ -204,9 +205,11 @@ def _values(key: str, value: Any) -> list[str]:
     values = value if isinstance(value, list) else [value]
     if not all(isinstance(each, str) or (isinstance(each, int) and not isinstance(each, bool)) for each in values):
         raise InvalidMessage("A room is named by a string or an integer, or by a list of them.", key)
-    if not all(each.bit_length() <= _MAX_BITS if isinstance(each, int) else len(each) <= MAX_NAME for each in values):
-        raise InvalidMessage(f"The name of a room may have {MAX_NAME} characters.", key)
-    return [room_value(each) for each in values]
+    if not any(isinstance(each, int) and each.bit_length() > _MAX_BITS for each in values):
+        names = [room_value(each) for each in values]
+        if all(map(is_room_name, names)):
+            return names
+    raise InvalidMessage(f"The name of a room may have {MAX_ROOM_BYTES} bytes as UTF-8.", key)
 
 
 def _meta(value: Any) -> Mapping[str, Any]:
@@ -215,4 +218,17 @@ def _meta(value: Any) -> Mapping[str, Any]:
     size = encoded_size(value)
     if size > MAX_META:
         raise InvalidMessage(f"A presence entry may have {MAX_META} bytes as JSON, not {size}.", "presence")
+    if _count_values(value) > MAX_META_VALUES:
+        raise InvalidMessage(f"A presence entry may have {MAX_META_VALUES} values.", "presence")
     return value
+
+
+def _count_values(value: Any) -> int:
+    """Return how many values are within a value of JSON; it is small, since its size has been checked."""
+    count, left = 0, [value]
+    while left:
+        each = left.pop()
+        inner = each.values() if isinstance(each, Mapping) else each if isinstance(each, list) else ()
+        count += len(inner)
+        left += inner
+    return count

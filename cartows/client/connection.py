@@ -20,6 +20,7 @@ from ..options import Options
 from ..websocket.close_codes import CloseCode, is_final
 from ..websocket.frames import Frame, close_frame
 from ..websocket.parser import Closed, Extensions, Inbound, Overhead, Pinged
+from .queue_budget import UNLIMITED, QueueBudget
 from .rate_limit import ADMIT, END, RateLimit
 from .sender import OVERFLOW, WANTS_WRITER, Sender
 from .transport import Transport
@@ -64,13 +65,20 @@ class Owner(Protocol):
 
 
 class Connection(Sender):
-    """A transport, the client's send queue and its inbound side."""
+    """A transport, the client's send queue and its inbound side. ``budget`` counts what waits for all clients."""
 
     __slots__ = ("__weakref__", "_inbound", "handling", "last_received", "limit", "owner")
 
-    def __init__(self, transport: Transport, lock: threading.Lock, options: Options, reply: bytes = b"") -> None:
+    def __init__(
+        self,
+        transport: Transport,
+        lock: threading.Lock,
+        options: Options,
+        reply: bytes = b"",
+        budget: QueueBudget = UNLIMITED,
+    ) -> None:
         extensions = Extensions.agreed(reply)
-        super().__init__(transport, lock, options, reply, extensions.reads_deflate)
+        super().__init__(transport, lock, options, reply, extensions.reads_deflate, budget)
         self.owner: Owner | None = None
         # The reader thread's, except that the heartbeat reads the first two.
         #: When bytes last came, by the monotonic clock.
@@ -116,6 +124,11 @@ class Connection(Sender):
                 self._out.pong = payload
             outcome = self._push_locked()
         self._act_on(outcome)
+
+    def share(self) -> float:
+        """Return this client's part of the bytes that wait for all clients."""
+        with self.lock:
+            return self._out.share()
 
     def _act_on(self, outcome: int) -> None:
         if outcome == WANTS_WRITER and self.owner is not None:
@@ -273,6 +286,7 @@ class Connection(Sender):
         """Give up a connection that has not begun: close our descriptor, and leave the server's own as it was."""
         with self.lock:
             self.closing = self.ended = self.closed = True
+            self._out.clear()
             self.transport.close()
         _open_connections.pop(id(self), None)
 

@@ -17,19 +17,26 @@ from ..options import Options
 from ..rooms import Subscriptions
 from ..websocket.frames import Frame, ping_frame, pong_frame
 from .coalescing import Notice
+from .queue_budget import FRAME_BYTES, UNLIMITED, QueueBudget, share
 from .send_queue import SendQueue
 
 __all__ = ["Outbox"]
 
 
 class Outbox:
-    """Everything queued for one client. ``notice`` makes the message that reports a loss; None for a raw protocol."""
+    """Everything queued for one client. ``notice`` makes the message that reports a loss; None for a raw protocol.
+
+    ``budget`` counts what waits for all clients.
+    """
 
     __slots__ = (
+        "_budget",
+        "_cut",
         "_deflate",
         "_notice",
         "_options",
         "_page",
+        "_replay_bytes",
         "closing_frames",
         "lost",
         "ping",
@@ -40,19 +47,26 @@ class Outbox:
         "seen",
     )
 
-    def __init__(self, options: Options, deflate: bool, notice: Notice | None) -> None:
+    def __init__(self, options: Options, deflate: bool, notice: Notice | None, budget: QueueBudget = UNLIMITED) -> None:
         self._options = options
+        self._budget = budget
         self._deflate = deflate
         self._notice = notice
-        #: The rest of a cut frame.
-        self.rest = b""
+        #: The rest of a cut frame. Not a copy: the frame may be a large one, and cut for a thousand clients.
+        self.rest: bytes | memoryview = b""
+        #: That frame, or those of a TLS record, which the budget counts until then.
+        self._cut: list[Frame] = []
         #: Pings are answered with the newest pong only (RFC 6455, section 5.5.3), so a flood of them cannot pile up.
         self.pong: bytes | None = None
         self.ping = False
         #: The send queue.
-        self.queue = SendQueue(options.slow_consumer, options.send_queue_size, options.send_queue_bytes, deflate, notice)
+        self.queue = SendQueue(
+            options.slow_consumer, options.send_queue_size, options.send_queue_bytes, deflate, notice, budget
+        )
         #: What is still to be taken from the history.
         self.replay: Replay | None = None
+        #: What its messages count for in the budget.
+        self._replay_bytes = 0
         #: What was taken from the history and has not been sent.
         self._page: SendQueue | None = None
         #: The history has dropped events that were still to be replayed; only the closing frames go out now.
@@ -83,19 +97,36 @@ class Outbox:
             wire = frame.wire(self._deflate)
             if taken < len(wire):
                 if taken:
-                    self.rest = wire[taken:]
+                    self._budget.hold((frame,))
+                    self._cut_at(frame, taken)
                     index += 1
                 self.queue.extend(frames[index:])
                 return
             taken -= len(wire)
 
+    def _cut_at(self, frame: Frame, sent: int) -> None:
+        self._cut, self.rest = [frame], memoryview(frame.wire(self._deflate))[sent:]
+
+    def _shorten_rest(self, taken: int) -> None:
+        self.rest = self.rest[taken:]
+        if not self.rest:
+            self.rest = b""
+            if self._cut:
+                self._budget.release(self._cut)
+                self._cut = []
+
     def over(self) -> bool:
-        """Return whether more is queued than the bounds allow."""
-        return self.queue.over(len(self.rest))
+        """Return whether more is queued than the bounds allow, those of this client or of all."""
+        return self.queue.over(len(self.rest)) or self._budget.exhausted
 
     def relieve(self) -> bool:
         """Apply the policy for slow clients; False when more is queued than the bounds allow all the same."""
-        return self.queue.relieve(len(self.rest))
+        return self.queue.relieve(len(self.rest)) and not self._budget.exhausted
+
+    def share(self) -> float:
+        """Return this client's part of the bytes that wait for all."""
+        page = 0.0 if self._page is None else self._page.share()
+        return self.queue.share() + page + share(self._cut) + self._replay_bytes
 
     def queue_messages(self, replay: Replay, frames: Sequence[Frame], at: int = 0) -> bool:
         """Add messages to a replay, not before the event numbered ``at``; False when it then holds too many of them."""
@@ -111,7 +142,16 @@ class Outbox:
 
     def _fits(self, replay: Replay) -> bool:
         options = self._options
-        return replay.waiting <= options.send_queue_size and replay.waiting_bytes <= options.send_queue_bytes
+        self._count_replay()
+        fits = replay.waiting <= options.send_queue_size and replay.waiting_bytes <= options.send_queue_bytes
+        return fits and not self._budget.exhausted
+
+    def _count_replay(self) -> None:
+        replay = self.replay
+        now = 0 if replay is None else replay.waiting_bytes + replay.waiting * FRAME_BYTES
+        if now != self._replay_bytes:
+            self._budget.change(now - self._replay_bytes)
+            self._replay_bytes = now
 
     def next(self, room: int, closing: bool) -> tuple[list[bytes], SendQueue | None]:
         """Return what is to be sent next, and the queue to remove it from.
@@ -119,7 +159,8 @@ class Outbox:
         About ``room`` bytes; none when the page of the replay that was taken had no event for this client.
         """
         if self.rest:
-            return [self.rest], None
+            # TLS has bytes, all of which must be offered again.
+            return [self.rest if isinstance(self.rest, bytes) else bytes(self.rest[:room])], None
         if self.pong is not None or self.ping:
             pieces = [pong_frame(self.pong)] if self.pong is not None else []
             pieces += [ping_frame()] if self.ping else []
@@ -137,12 +178,18 @@ class Outbox:
 
     def remove_sent(self, pieces: list[bytes], queue: SendQueue | None, taken: int, whole: bool) -> None:
         """Remove what went out; with ``whole`` all pieces are one TLS record, of which the exact rest must go out next."""
-        if queue is not None and not whole:
-            self.rest = queue.pop_sent(pieces, taken)
+        if self.rest:
+            self._shorten_rest(taken)
             return
-        self.rest = b"".join(pieces)[taken:]
+        if queue is not None and not whole:
+            cut = queue.pop_sent(pieces, taken)
+            if cut is not None:
+                self._cut_at(*cut)
+            return
+        self.rest = b"".join(pieces)
         if queue is not None:
-            queue.pop(len(pieces))
+            self._cut = queue.take(len(pieces))
+        self._shorten_rest(taken)
 
     def _take_page(self, replay: Replay, room: int, closing: bool) -> None:
         """Take the next page from the history, act on a client that the history has left behind, go live at the head."""
@@ -150,6 +197,7 @@ class Outbox:
         if frames is None:
             if closing:
                 self.replay = None
+                self._count_replay()
                 return
             if self._options.slow_consumer == "disconnect":
                 self.lost = True
@@ -159,8 +207,9 @@ class Outbox:
             frames = [self._notice(lost)] if self._notice is not None else []
             frames += replay.next(room) or []
         if frames:
-            self._page = self._page or SendQueue("disconnect", 0, 0, self._deflate, None)
+            self._page = self._page or SendQueue("disconnect", 0, 0, self._deflate, None, self._budget)
             self._page.extend(frames)
+        self._count_replay()
         if replay.is_over():
             self.seen = max(self.seen, replay.cursor)
             self.replay = None
@@ -168,11 +217,15 @@ class Outbox:
     def drop(self) -> None:
         """Drop all messages; a frame that was begun, and the closing frames, still go out."""
         self.queue.clear()
+        if self._page is not None:
+            self._page.clear()
         self._page = self.replay = None
+        self._count_replay()
         self.lost = False
         self.ping, self.pong = False, None
 
     def clear(self) -> None:
         """Drop everything."""
         self.drop()
-        self.rest = self.closing_frames = b""
+        self._shorten_rest(len(self.rest))
+        self.closing_frames = b""

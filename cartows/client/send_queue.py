@@ -28,6 +28,7 @@ from itertools import islice
 from ..options import Policy
 from ..websocket.frames import Frame
 from .coalescing import CoalescingQueue, Notice
+from .queue_budget import UNLIMITED, QueueBudget, share
 
 __all__ = ["SendQueue"]
 
@@ -39,10 +40,11 @@ class SendQueue:
     """The frames that wait for one client, within bounds as far as the policy allows.
 
     ``max_frames`` and ``max_bytes`` are the bounds, ``deflate`` selects which of a frame's two forms goes out. Without a
-    ``notice`` the client is not notified of a loss.
+    ``notice`` the client is not notified of a loss. ``budget`` counts what all queues hold.
     """
 
     __slots__ = (
+        "_budget",
         "_deflate",
         "_max_bytes",
         "_max_frames",
@@ -54,12 +56,21 @@ class SendQueue:
         "incomplete",
     )
 
-    def __init__(self, policy: Policy, max_frames: int, max_bytes: int, deflate: bool, notice: Notice | None) -> None:
+    def __init__(
+        self,
+        policy: Policy,
+        max_frames: int,
+        max_bytes: int,
+        deflate: bool,
+        notice: Notice | None,
+        budget: QueueBudget = UNLIMITED,
+    ) -> None:
         self._policy = policy
         self._max_frames = max_frames
         self._max_bytes = max_bytes
         self._deflate = deflate
         self._notice = notice
+        self._budget = budget
         #: None while the queue is empty, as it is for most clients most of the time: an empty deque takes 600 bytes.
         self._queue: deque[Frame] | CoalescingQueue | None = None
         #: The notice of ``drop_oldest`` while it waits; no event stands before it.
@@ -85,6 +96,8 @@ class SendQueue:
         queue.extend(frames)
         deflate = self._deflate
         self.bytes += sum([len(frame.wire(deflate)) for frame in frames])
+        # Not before: the form that goes out counts, and has been made now.
+        self._budget.hold(frames)
 
     def over(self, rest: int) -> bool:
         """Return whether more waits than the bounds allow, with so many bytes of a cut frame still to be sent."""
@@ -97,8 +110,9 @@ class SendQueue:
             while self.over(rest) and self._drop_oldest(rest):
                 pass
         elif self._policy == "coalesce" and isinstance(self._queue, deque) and self.over(rest):
-            coalesced = CoalescingQueue(self._deflate, self._notice)
+            coalesced = CoalescingQueue(self._deflate, self._notice, self._budget)
             self.bytes, merged = coalesced.extend(self._queue)
+            self._budget.release(self._queue)
             self.incomplete = self.incomplete or merged
             self._queue = coalesced
         return not self.over(rest)
@@ -108,7 +122,8 @@ class SendQueue:
         queue, notice, deflate = self._queue, self._waiting_notice, self._deflate
         if not isinstance(queue, deque):
             return False
-        dropped = last_behind = 0
+        dropped: list[Frame] = []
+        last_behind = 0
         # Frames that are kept move to the back, and all of them return to the front in one rotation.
         rotated = 0
         while rotated < len(queue) and self.over(rest):
@@ -118,11 +133,12 @@ class SendQueue:
                 continue
             frame = queue.popleft()
             self.bytes -= len(frame.wire(deflate))
-            dropped += 1
+            dropped.append(frame)
             if self._notice is not None and notice is None:
                 notice = self._waiting_notice = self._notice(frame.number)
                 self.bytes += len(notice.wire(deflate))
                 queue.append(notice)
+                self._budget.hold((notice,))
                 rotated += 1
             elif rotated and queue[-1] is notice:
                 last_behind = frame.number
@@ -131,8 +147,11 @@ class SendQueue:
             newer = self._waiting_notice = self._notice(last_behind)
             self.bytes += len(newer.wire(deflate)) - len(notice.wire(deflate))
             queue[queue.index(notice)] = newer
-        self.incomplete = self.incomplete or dropped > 0
-        return dropped > 0
+            self._budget.hold((newer,))
+            dropped.append(notice)
+        self._budget.release(dropped)
+        self.incomplete = self.incomplete or bool(dropped)
+        return bool(dropped)
 
     def pieces(self, room: int) -> list[bytes]:
         """Return the next frames' bytes for one send: as many as fit into ``room``, but one at least and 256 at most."""
@@ -147,29 +166,41 @@ class SendQueue:
 
     def pop(self, count: int) -> None:
         """Remove the first frames, which have gone out."""
+        self._budget.release(self.take(count))
+
+    def take(self, count: int) -> list[Frame]:
+        """Remove the first frames, and return them; the budget still counts them."""
         queue = self._queue
         if queue is None:
-            return
-        for _ in range(count):
-            frame = queue.popleft()
+            return []
+        frames = [queue.popleft() for _ in range(count)]
+        for frame in frames:
             self.bytes -= len(frame.wire(self._deflate))
             if frame is self._waiting_notice:
                 self._waiting_notice = None
         if not queue:
             self._queue = None
+        return frames
 
-    def pop_sent(self, pieces: Sequence[bytes], taken: int) -> bytes:
-        """Remove what went out of the ``pieces`` and return the rest of the one that was cut."""
-        for piece in pieces:
-            if taken <= 0:
-                return b""
-            self.pop(1)
-            if taken < len(piece):
-                return piece[taken:]
-            taken -= len(piece)
-        return b""
+    def pop_sent(self, pieces: Sequence[bytes], taken: int) -> tuple[Frame, int] | None:
+        """Remove what went out of the ``pieces``; return the frame that was cut, and how many bytes of it went out.
+
+        The budget still counts that frame.
+        """
+        sent = 0
+        while sent < len(pieces) and taken >= len(pieces[sent]):
+            taken -= len(pieces[sent])
+            sent += 1
+        self.pop(sent)
+        return (self.take(1)[0], taken) if sent < len(pieces) and taken > 0 else None
 
     def clear(self) -> None:
         """Remove everything, without a notice."""
+        if self._queue is not None:
+            self._budget.release(self._queue)
         self._queue = self._waiting_notice = None
         self.bytes = 0
+
+    def share(self) -> float:
+        """Return this queue's part of what all queues hold: a frame in several of them is divided."""
+        return share(self._queue or ())

@@ -30,6 +30,7 @@ from ..websocket.close_codes import CloseCode
 from ..websocket.frames import Frame
 from .batch import Batch
 from .outbox import Outbox
+from .queue_budget import QueueBudget
 from .transport import Transport
 
 __all__ = ["GONE", "OVERFLOW", "QUEUED", "SENT", "WANTS_WRITER", "Sender"]
@@ -77,13 +78,15 @@ class Sender:
         "writer_owns",
     )
 
-    def __init__(self, transport: Transport, lock: threading.Lock, options: Options, reply: bytes, deflate: bool) -> None:
+    def __init__(
+        self, transport: Transport, lock: threading.Lock, options: Options, reply: bytes, deflate: bool, budget: QueueBudget
+    ) -> None:
         self.transport = transport
         self.options = options
         self.lock = lock
         self._deflate = deflate
         self._reply = reply
-        self._out = Outbox(options, deflate, self._loss_notice if options.greeting else None)
+        self._out = Outbox(options, deflate, self._loss_notice if options.greeting else None, budget)
         #: The message that ``offer_position`` was asked for before the connection was opened.
         self._early_position: BuildPosition | None = None
         #: A FIN follows once all is sent: the peer broke the protocol, and has been sent the reason.

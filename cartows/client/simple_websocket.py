@@ -23,6 +23,7 @@ from ..options import Options
 from ..websocket.close_codes import CloseCode
 from ..websocket.frames import CLOSE, PONG
 from .connection import Connection
+from .queue_budget import UNLIMITED, QueueBudget
 from .rate_limit import ADMIT, END, RateLimit
 from .transport import PlainTransport
 
@@ -121,8 +122,8 @@ class RouteConnection(Connection):
 
     __slots__ = ("_socket", "_ws")
 
-    def __init__(self, ws: Any, options: Options) -> None:
-        super().__init__(PlainTransport(ws.sock, borrowed=True), threading.Lock(), options)
+    def __init__(self, ws: Any, options: Options, budget: QueueBudget = UNLIMITED) -> None:
+        super().__init__(PlainTransport(ws.sock, borrowed=True), threading.Lock(), options, budget=budget)
         self.transport.tune(options.write_buffer)
         self._ws = ws
         self._socket = RouteSocket(ws, self)

@@ -66,6 +66,7 @@ class Transport:
         with suppress(OSError):
             self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if write_buffer is not None:
+            # The kernel doubles it, for what it keeps beside the bytes, and does not enlarge it any more.
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, write_buffer)
 
     def send(self, data: bytes) -> int:

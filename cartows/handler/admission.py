@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import os
 from typing import Any, NamedTuple
 
 from flask import current_app, request
@@ -18,8 +19,10 @@ from ..errors import AuthError, CartowsError
 from ..hooks import AppHooks
 from ..hub.capacity import Slot, SlotLimits
 from ..hub.hub import Hub
+from ..limits import Limits, find_limits
 from ..options import Options
 from ..rooms import Filters, room_value
+from ..servers.detection import configured_threads, configured_workers
 from .checks import (
     NO_WEBSOCKET,
     Refusal,
@@ -27,7 +30,6 @@ from .checks import (
     check_filters,
     check_handshake,
     check_origin,
-    default_max_clients,
     hide_parameters,
     too_many,
     unavailable,
@@ -67,6 +69,9 @@ class AdmissionPolicy:
         self._logger = logger
         self._options = options
         self._hooks = hooks
+        #: The process and its limits, once it has had a request.
+        self._found: tuple[int, Limits] | None = None
+        self._full_logged = False
 
     @property
     def options(self) -> Options:
@@ -80,7 +85,18 @@ class AdmissionPolicy:
     @property
     def max_clients(self) -> int:
         """The number of clients that this process serves at most."""
-        return self.options.max_clients or default_max_clients()
+        return self.options.max_clients or self.limits().clients
+
+    def find_limits(self) -> Limits:
+        """Return what the system grants this process now."""
+        write_buffer = self.options.write_buffer or 0
+        return find_limits(workers=configured_workers(), pool=configured_threads(), write_buffer=write_buffer)
+
+    def limits(self) -> Limits:
+        """Return what the system granted this process at its first request, when the app had been loaded."""
+        if self._found is None or self._found[0] != os.getpid():
+            self._found = (os.getpid(), self.find_limits())
+        return self._found[1]
 
     def _app_hooks(self) -> AppHooks | None:
         """Return the app's functions; in a route of the app's own, those of the extension with the same hub.
@@ -182,22 +198,31 @@ class AdmissionPolicy:
     def take_slot(self, slot: Slot) -> Refusal | None:
         """Take a slot in this process, or return why there is none."""
         limits = self._limits()
-        return _full(self._hub.take_slot(slot, limits), limits)
+        return self._full(self._hub.take_slot(slot, limits), limits)
 
     def _check_slot(self, slot: Slot) -> Refusal | None:
         limits = self._limits()
-        return _full(self._hub.check_slot(slot, limits), limits)
+        return self._full(self._hub.check_slot(slot, limits), limits)
 
     def _limits(self) -> SlotLimits:
         options = self.options
-        return SlotLimits(self.max_clients, options.max_clients_per_ip, options.max_clients_per_user)
+        # Who sets the number of clients answers for their threads.
+        threads = None if options.max_clients is not None else self.limits().threads
+        return SlotLimits(self.max_clients, options.max_clients_per_ip, options.max_clients_per_user, threads)
 
-
-def _full(full: str | None, limits: SlotLimits) -> Refusal | None:
-    if full is None:
-        return None
-    if full == "clients":
-        return unavailable("FULL", f"This process serves {limits.clients} clients and has no slot left; try again.")
-    if full == "address":
-        return too_many("TOO_MANY_FROM_IP", f"{limits.per_address} clients from your address are connected already.")
-    return too_many("TOO_MANY_OF_USER", f"You are connected {limits.per_identity} times already.")
+    def _full(self, full: str | None, limits: SlotLimits) -> Refusal | None:
+        if full is None:
+            return None
+        if full == "clients":
+            if self.options.max_clients is None and not self._full_logged:
+                self._full_logged = True
+                self._logger.warning(
+                    "cartows: %d clients are connected, as many as this process is allowed, and others are refused with 503. "
+                    "Raise the first of these limits: %s",
+                    limits.clients,
+                    self.limits(),
+                )
+            return unavailable("FULL", f"This process serves {limits.clients} clients and has no slot left; try again.")
+        if full == "address":
+            return too_many("TOO_MANY_FROM_IP", f"{limits.per_address} clients from your address are connected already.")
+        return too_many("TOO_MANY_OF_USER", f"You are connected {limits.per_identity} times already.")

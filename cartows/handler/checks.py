@@ -16,6 +16,7 @@ from urllib.parse import unquote_plus
 from ..errors import printable
 from ..options import Options
 from ..origins import is_listed, is_same_host, listed_origin
+from ..rooms import MAX_ROOM_BYTES, is_room_name
 
 __all__ = [
     "NO_WEBSOCKET",
@@ -25,15 +26,10 @@ __all__ = [
     "check_filters",
     "check_handshake",
     "check_origin",
-    "default_max_clients",
     "hide_parameters",
     "too_many",
     "unavailable",
 ]
-
-# Descriptors left to the app, its database and the sockets that a server has accepted but not yet given to a thread: gunicorn
-# accepts up to 1,000 (worker_connections), and its gthread worker dies when accept finds no descriptor.
-_HEADROOM = 1064
 
 # Seconds after which a client that found no free slot may try again.
 _RETRY_AFTER = 5
@@ -157,7 +153,7 @@ def _origin_remedy(request: Any, origin: str, allowed: Any) -> str:
 
 
 def check_filters(request: Any, options: Options) -> dict[str, tuple[str, ...]] | Refusal:
-    """Return the filters that the query names, each key with its values, or why there are too many.
+    """Return the filters that the query names, each key with its values, or why there are too many or one is too long.
 
     ``rooms=none`` asks for no room. A key without values stands for that, since a query without filters asks for everything.
     """
@@ -166,6 +162,9 @@ def check_filters(request: Any, options: Options) -> dict[str, tuple[str, ...]] 
     count = sum(len(values) for values in filters.values())
     if count > options.max_filters:
         return Refusal(403, "TOO_MANY_FILTERS", f"A client may hold {options.max_filters} filter values, not {count}.")
+    too_long = next((key for key, values in filters.items() if not all(map(is_room_name, values))), None)
+    if too_long is not None:
+        return Refusal(403, "ROOM_NAME_TOO_LONG", f"The name of a room, {too_long}=, may have {MAX_ROOM_BYTES} bytes as UTF-8.")
     if not filters and request.args.get("rooms") == "none":
         return {options.filter_keys[0]: ()}
     return filters
@@ -200,15 +199,3 @@ def unavailable(code: str, message: str) -> Refusal:
 def too_many(code: str, message: str) -> Refusal:
     """Return a 429 with a ``Retry-After``."""
     return Refusal(429, code, message, (("Retry-After", str(_RETRY_AFTER)),))
-
-
-def default_max_clients() -> int:
-    """Return the process's file limit less headroom, and at least half the limit; 500 where there is no such limit."""
-    try:
-        import resource  # not on Windows
-    except ImportError:
-        return 500
-    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    if limit == resource.RLIM_INFINITY:
-        limit = 1 << 20
-    return max(1, limit - min(_HEADROOM, limit // 2))

@@ -23,6 +23,7 @@ from ..client.simple_websocket import RouteConnection, abort_socket
 from ..errors import CartowsError, HubClosed, printable
 from ..hooks import AppHooks
 from ..hub.hub import Hub
+from ..limits import bound_arenas
 from ..options import Options, OriginCheck
 from ..servers.base import Server
 from ..servers.detection import find_socket
@@ -96,6 +97,19 @@ class Handler:
         """The number of clients that this process serves at most."""
         return self._admission.max_clients
 
+    def log_limits(self, path: str) -> None:
+        """Log how many clients this process serves at most, and why; called when a route is added, before the server serves."""
+        if bound_arenas():
+            self.logger.info(
+                "cartows: the address space is limited (RLIMIT_AS), so that malloc makes no more than two arenas; "
+                "MALLOC_ARENA_MAX in the environment sets another number"
+            )
+        if self.options.max_clients is not None:
+            self.logger.info("cartows: %s serves up to %d clients per process (CARTOWS_MAX_CLIENTS)", path, self.max_clients)
+            return
+        limits = self._admission.find_limits()
+        self.logger.info("cartows: %s serves up to %d clients per process: %s", path, limits.clients, limits)
+
     def set_check_origin(self, check: OriginCheck) -> None:
         """Decide with a function which origins may connect, for this handler alone; Go's ``SetCheckOrigin``.
 
@@ -160,7 +174,7 @@ class Handler:
             ws.close(*self._refuse_route(full))
             return
         try:
-            connection = RouteConnection(ws, self.options)
+            connection = RouteConnection(ws, self.options, self.hub.queue_budget)
         except OSError:
             # The peer has gone, and simple-websocket has closed the socket.
             self.hub.release_slot(admitted.slot)
@@ -254,7 +268,7 @@ class Handler:
         except OSError as error:
             self.hub.release_slot(admission.slot)
             return unavailable("NO_DESCRIPTOR", f"The server has no descriptor left for another client: {error.strerror}.")
-        connection = Connection(transport, lock, options, with_headers(reply, headers))
+        connection = Connection(transport, lock, options, with_headers(reply, headers), self.hub.queue_budget)
         try:
             client = self._registration.make(self.client_class, connection, admission)
         except Exception:

@@ -139,7 +139,12 @@ class BackplaneSink:
     def reauthorize_identity(self, identity: str) -> None:
         """See PresenceSink.reauthorize_identity."""
         # On a thread of its own: the app's answers may take any time.
-        threading.Thread(target=self._reauthorize, args=(identity,), name="cartows-reauthorize", daemon=True).start()
+        thread = threading.Thread(target=self._reauthorize, args=(identity,), name="cartows-reauthorize", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:
+            # The process has no thread left. A room that was revoked must not be kept for that.
+            self._reauthorize(identity)
 
     def _reauthorize(self, identity: str) -> None:
         try:

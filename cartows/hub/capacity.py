@@ -1,4 +1,4 @@
-"""The slots of a process: how many clients it serves, in all, for one address and for one identity.
+"""The slots of a process: how many clients it serves, in all, for one address and for one identity; and its writer threads.
 
 **Threads**: any.
 **Locks**: ``_lock`` guards the counts. It is a leaf: no other lock is taken while it is held.
@@ -19,6 +19,8 @@ class SlotLimits(NamedTuple):
     clients: int
     per_address: int | None = None
     per_identity: int | None = None
+    #: The threads for clients: one for each slot, the others for writers.
+    threads: int | None = None
 
 
 class Slot(NamedTuple):
@@ -44,6 +46,9 @@ class Capacity:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._taken = 0
+        self._writers = 0
+        #: The threads for clients, by the limits of the last admission; None for any number.
+        self._threads: int | None = None
         self._taken_by: Counter[tuple[str, str]] = Counter()
 
     @property
@@ -54,6 +59,7 @@ class Capacity:
     def take(self, slot: Slot, limits: SlotLimits) -> str | None:
         """Take a slot, to be released later; return the limit that forbids it, as ``check`` does, or None."""
         with self._lock:
+            self._threads = limits.threads
             full = self._check_locked(slot, limits)
             if full is None:
                 self._taken += 1
@@ -78,3 +84,16 @@ class Capacity:
                 self._taken_by[key] -= 1
                 if not self._taken_by[key]:
                     del self._taken_by[key]
+
+    def take_writer(self) -> bool:
+        """Return whether a writer thread may be started; it is to be released when it has ended."""
+        with self._lock:
+            if self._threads is not None and self._taken + self._writers >= self._threads:
+                return False
+            self._writers += 1
+            return True
+
+    def release_writer(self) -> None:
+        """Give a writer thread back."""
+        with self._lock:
+            self._writers -= 1

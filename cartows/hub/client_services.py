@@ -14,10 +14,12 @@ from collections.abc import Callable
 from typing import Any
 
 from ..client.client import Client
+from ..client.queue_budget import QueueBudget
 from ..client.read_scheduler import ReadScheduler
 from ..message import Message
 from .capacity import Capacity, Slot, SlotLimits
 from .heartbeat import SLACK, Heartbeat
+from .pipeline import Pipeline
 from .rechecker import Rechecker
 from .registry import Registry
 from .timer import Timer
@@ -29,13 +31,14 @@ class ClientServices:
     """The registry, the slots and the timers of one hub in one process."""
 
     logger: logging.Logger
+    _pipeline: Pipeline
 
     def _init_services(self) -> None:
         """Create all of it: with the hub, and again in the child of a fork."""
         self._registry = Registry()
         self._capacity = Capacity()
         self._timer = Timer("cartows-heartbeat", self.logger, SLACK)
-        self._heartbeat = Heartbeat(self._timer, self.logger)
+        self._heartbeat = Heartbeat(self._timer, self.logger, self._capacity)
         self._rechecker = Rechecker(self.logger)
         self.read_scheduler = ReadScheduler()
 
@@ -126,6 +129,11 @@ class ClientServices:
     def recheck_expiry(self, client: Client) -> None:
         """See ClientHub.recheck_expiry."""
         self._heartbeat.recheck_expiry(client)
+
+    @property
+    def queue_budget(self) -> QueueBudget:
+        """The budget that the connections of this hub's clients are made with."""
+        return self._pipeline.relief.budget
 
     # For handlers -----------------------------------------------------------------------------------------------------
 

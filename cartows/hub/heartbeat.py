@@ -14,6 +14,7 @@ from functools import partial
 
 from ..client.client import Client
 from ..websocket.close_codes import CloseCode
+from .capacity import Capacity
 from .timer import NEVER, Timer, TimerEntry
 
 __all__ = ["SLACK", "Heartbeat"]
@@ -51,8 +52,9 @@ class _ScheduleEntry:
 class Heartbeat:
     """The schedule of the clients of one hub."""
 
-    def __init__(self, timer: Timer, logger: logging.Logger) -> None:
+    def __init__(self, timer: Timer, logger: logging.Logger, capacity: Capacity) -> None:
         self._timer = timer
+        self._capacity = capacity
         self._logger = logger
         self._lock = threading.Lock()
         self._entries: dict[Client, _ScheduleEntry] = {}
@@ -110,7 +112,7 @@ class Heartbeat:
         if not connection.claim_writer():
             return
         try:
-            threading.Thread(target=client.write_pump, name=f"cartows-writer-{client.id}", daemon=True).start()
+            self._run_writer_thread(client)
         except Exception as error:
             # The process has no thread left, or the interpreter is about to exit and ``shutdown`` sends what is queued.
             connection.unclaim_writer()
@@ -118,12 +120,29 @@ class Heartbeat:
             give_up = time.monotonic() + connection.options.write_wait
             self._timer.call_every(_WRITER_RETRY, partial(self._retry_writer, client, give_up))
 
+    def _run_writer_thread(self, client: Client) -> None:
+        """Start the thread. Raises RuntimeError where the process has none left, or none for a writer."""
+
+        def run() -> None:
+            try:
+                client.write_pump()
+            finally:
+                self._capacity.release_writer()
+
+        if not self._capacity.take_writer():
+            raise RuntimeError("the clients have all threads that the limits of this process leave to them")
+        try:
+            threading.Thread(target=run, name=f"cartows-writer-{client.id}", daemon=True).start()
+        except BaseException:
+            self._capacity.release_writer()
+            raise
+
     def _retry_writer(self, client: Client, give_up: float) -> bool:
         connection = client.connection
         if connection.flush(0) or not connection.claim_writer():
             return False
         try:
-            threading.Thread(target=client.write_pump, name=f"cartows-writer-{client.id}", daemon=True).start()
+            self._run_writer_thread(client)
         except Exception:
             connection.unclaim_writer()
             if time.monotonic() < give_up:

@@ -16,17 +16,23 @@ from ..backplane.local import LocalBackplane
 from ..backplane.redis.backplane import RedisBackplane
 from ..client.client import Client
 from ..client.subscriptions import SubscriptionChange
+from ..limits import memory_limit
 from ..options import Options
+from ..servers.detection import configured_workers
 from .backplane_sink import BackplaneSink
 from .broadcast_queue import BroadcastQueue
 from .dispatcher import Dispatcher, Item
 from .heartbeat import Heartbeat
 from .presence_notifier import PresenceNotifier
+from .queue_relief import QueueRelief
 from .registry import Registry
 from .sessions import Sessions
 from .timer import Timer
 
 __all__ = ["Pipeline"]
+
+# The part of the memory that may wait in the queues of all clients, where the options name no number.
+_QUEUES_PART = 8
 
 
 class Pipeline:
@@ -41,6 +47,10 @@ class Pipeline:
         heartbeat: Heartbeat,
         timer: Timer,
     ) -> None:
+        # Of the memory for all worker processes, an eighth.
+        self.relief = QueueRelief(
+            options.total_queue_bytes or memory_limit() // _QUEUES_PART // configured_workers(), registry, timer, logger
+        )
         self.queue: BroadcastQueue[Item] = BroadcastQueue(options.broadcast_queue_size)
         self._sink = BackplaneSink(self.queue, registry, options, logger)
         self.backplane = make_backplane(self._sink) if make_backplane else _backplane(options, logger, self._sink)
@@ -72,8 +82,10 @@ class Pipeline:
         self.queue.put_control(partial(self.sessions.change, client, change))
 
     def stats(self) -> dict[str, Any]:
-        """Return the numbers of events published and waiting, and the counters of the backplane."""
-        return {"published": self.queue.number, "waiting": self.queue.qsize(), **self.backplane.stats()}
+        """Return the numbers of events published and waiting, what waits for clients, and the counters of the backplane."""
+        budget = self.relief.budget
+        queues = {"queue_bytes": budget.bytes, "max_queue_bytes": budget.max_bytes, "total_queue_bytes": budget.limit}
+        return {"published": self.queue.number, "waiting": self.queue.qsize(), **queues, **self.backplane.stats()}
 
 
 def _backplane(options: Options, logger: logging.Logger, sink: Sink) -> Backplane:

@@ -60,6 +60,9 @@ class Server(Protocol):
     def workers(self) -> int | None:
         """Return how many worker processes are configured, or None where the server neither loads nor runs the app."""
 
+    def threads(self) -> int | None:
+        """Return how many threads for requests one worker process starts, or None where that is unknown or unlimited."""
+
     def find_worker(self) -> Worker | None:
         """Return the worker that runs the caller's request, or None where no worker waits for its requests when it stops."""
 

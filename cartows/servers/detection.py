@@ -13,7 +13,7 @@ from .base import Server, Worker
 from .gunicorn import Gunicorn
 from .werkzeug import Werkzeug
 
-__all__ = ["SERVERS", "configured_workers", "find_socket", "find_worker", "replaced_threads", "serving"]
+__all__ = ["SERVERS", "configured_threads", "configured_workers", "find_socket", "find_worker", "replaced_threads", "serving"]
 
 #: The servers that the hand-off of a socket was tested on, in the order in which they are asked.
 SERVERS: tuple[Server, ...] = (Werkzeug(), Gunicorn())
@@ -41,6 +41,11 @@ def find_worker() -> Worker | None:
 def configured_workers() -> int:
     """Return how many worker processes are configured, 1 where no known server loads or runs the app."""
     return next((count for server in SERVERS if (count := server.workers()) is not None), 1)
+
+
+def configured_threads() -> int:
+    """Return how many threads a worker process has for requests, 0 where that is unknown or unlimited."""
+    return next((count for server in SERVERS if (count := server.threads()) is not None), 0)
 
 
 def replaced_threads() -> str | None:

@@ -43,11 +43,11 @@ class Gunicorn(SocketServer):
 
     def workers(self) -> int | None:
         """See Server.workers."""
-        for owner in _owners():
-            workers = getattr(getattr(owner, "cfg", None), "workers", None)
-            if isinstance(workers, int):
-                return workers
-        return None
+        return _setting("workers")
+
+    def threads(self) -> int | None:
+        """See Server.threads."""
+        return _setting("threads")
 
     def find_worker(self) -> Worker | None:
         """See Server.find_worker."""
@@ -57,3 +57,11 @@ class Gunicorn(SocketServer):
 
 def _owners() -> list[Any]:
     return find_on_stack("gunicorn.workers.base", "Worker") + find_on_stack("gunicorn.arbiter", "Arbiter")
+
+
+def _setting(name: str) -> int | None:
+    for owner in _owners():
+        value = getattr(getattr(owner, "cfg", None), name, None)
+        if isinstance(value, int):
+            return value
+    return None

@@ -43,6 +43,10 @@ class Werkzeug(SocketServer):
         """See Server.workers."""
         return 1 if _servers() else None
 
+    def threads(self) -> int | None:
+        """Return None: it starts a thread for each request."""
+        return None
+
     def find_worker(self) -> Worker | None:
         """Return None: the process ends at SIGTERM and waits for no request."""
         return None

@@ -1,6 +1,7 @@
 """WebSocket frames as bytes: built once per event, shared by all of its recipients.
 
-**Threads**: any. A Frame never changes, except that its compressed form is added on first use.
+**Threads**: any. A Frame never changes, except that its compressed form is added on first use, and for
+the counts of the queues that hold it (``client.queue_budget``).
 **Locks**: ``_compress_lock`` is held while a frame is compressed, so that each is compressed once. Nothing else is taken
 meanwhile.
 
@@ -53,7 +54,7 @@ class Frame:
         merges: Whether a newer update of the same entity may replace this one, with the changes of both.
     """
 
-    __slots__ = ("_compressed", "_head", "compressible", "entity", "merges", "number", "plain")
+    __slots__ = ("_compressed", "_head", "compressible", "entity", "held_bytes", "holders", "merges", "number", "plain")
 
     def __init__(
         self,
@@ -73,11 +74,19 @@ class Frame:
         self.compressible = compress_min_size is not None and len(payload) >= compress_min_size
         self._head = len(header)
         self._compressed: bytes | None = None
+        #: How many send queues hold it, and the bytes that it counts for in their budget, under whose lock these are.
+        self.holders = 0
+        self.held_bytes = 0
 
     @property
     def payload(self) -> bytes:
         """The message without a header."""
         return self.plain[self._head :]
+
+    def size(self) -> int:
+        """Return the bytes of both forms, as far as they have been made."""
+        deflated = self._compressed
+        return len(self.plain) + (0 if deflated is None or deflated is self.plain else len(deflated))
 
     def wire(self, deflate: bool) -> bytes:
         """Return the bytes to send; ``deflate`` is whether the client reads compressed messages."""

@@ -69,7 +69,7 @@ def install(app: Flask, hub: Hub) -> None:
 
     @remote.get("/hub")
     def hub_state() -> ResponseReturnValue:
-        return {"clients": hub.client_count(), "ids": [client.id for client in hub.get_clients()]}
+        return {"clients": hub.client_count(), "ids": [client.id for client in hub.get_clients()], "stats": hub.stats()}
 
     @remote.get("/process")
     def process() -> ResponseReturnValue:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cartows.client.commands import MAX_META, InvalidMessage, parse_subscription
+from cartows.client.commands import MAX_META, MAX_META_VALUES, InvalidMessage, parse_subscription
 from cartows.client.subscriptions import SubscriptionRequest
 
 KEYS = ("project_id", "board_id")
@@ -97,6 +97,23 @@ def test_a_presence_entry_is_bounded_by_its_bytes_as_json() -> None:
     refused = bad({"board_id": "b", "presence": {"name": fits["name"] + "éé"}})
     assert refused.details == "presence"
     assert str(MAX_META) in str(refused)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        lambda n: {f"k{i}": i for i in range(n)},
+        lambda n: {"all": [[] for _ in range(n - 1)]},
+        lambda n: {"a": {"b": [0] * (n - 2)}},
+    ],
+    ids=["keys", "lists", "deeper"],
+)
+def test_a_presence_entry_is_bounded_by_its_values(values: Any) -> None:
+    """A kilobyte of empty lists takes twenty in memory, in each room that a client shows itself in."""
+    fits = values(MAX_META_VALUES)
+    assert parse_subscription({"board_id": "b", "presence": fits}, KEYS, joins=True).meta == fits
+    refused = bad({"board_id": "b", "presence": values(MAX_META_VALUES + 1)})
+    assert refused.details == "presence" and str(MAX_META_VALUES) in str(refused)
 
 
 @given(JSON, st.booleans())

@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from cartows.client.queue_budget import QueueBudget
 from cartows.client.send_queue import SendQueue
 from cartows.options import Policy
 from cartows.websocket.frames import Frame
@@ -74,7 +75,9 @@ class SendQueueModel(RuleBasedStateMachine):
     )
     def begin(self, policy: Policy, max_frames: int, max_bytes: int, deflate: bool, reports: bool) -> None:
         self.policy, self.max_frames, self.max_bytes, self.reports = policy, max_frames, max_bytes, reports
-        self.queue = SendQueue(policy, max_frames, max_bytes, deflate, notice if reports else None)
+        self.deflate = deflate
+        self.budget = QueueBudget()
+        self.queue = SendQueue(policy, max_frames, max_bytes, deflate, notice if reports else None, self.budget)
 
     def made(self, kind: str, name: str, changes: dict[str, int]) -> Frame:
         """Return a new message as a frame, having noted that the client is to receive it."""
@@ -116,6 +119,11 @@ class SendQueueModel(RuleBasedStateMachine):
                 assert not (mergeable and last.get(each["data"]["task_id"])), "two updates wait that could be one"
                 last[each["data"]["task_id"]] = mergeable
 
+    @invariant()
+    def counts_in_its_budget_what_waits(self) -> None:
+        assert self.budget.bytes == sum(each.held_bytes for each in self.queue._queue or ())
+        assert all(each.holders == 1 for each in self.queue._queue or ())
+
     @rule(room=st.integers(0, 900))
     def send(self, room: int) -> None:
         pieces = self.queue.pieces(room)
@@ -130,7 +138,10 @@ class SendQueueModel(RuleBasedStateMachine):
         data = b"".join(pieces)
         taken = int(len(data) * share)
         before = len(self.queue)
-        rest = self.queue.pop_sent(pieces, taken)
+        cut = self.queue.pop_sent(pieces, taken)
+        rest = b"" if cut is None else cut[0].wire(self.deflate)[cut[1] :]
+        if cut is not None:
+            self.budget.release(cut[:1])
         begun = pieces[: before - len(self.queue)]
         assert data[:taken] + rest == b"".join(begun), "the rest completes the frame that was cut"
         assert bool(rest) is (taken not in itertools.accumulate(map(len, pieces), initial=0))

@@ -1,9 +1,8 @@
-"""What is refused before the upgrade, with which answer, and how many clients the file limit allows."""
+"""What is refused before the upgrade, and with which answer."""
 
 from __future__ import annotations
 
 import base64
-import sys
 from typing import Any
 
 import pytest
@@ -13,12 +12,12 @@ from hypothesis import strategies as st
 from werkzeug.test import EnvironBuilder
 
 from cartows import Options
+from cartows.client.commands import InvalidMessage, parse_subscription
 from cartows.handler.checks import (
     Refusal,
     check_filters,
     check_handshake,
     check_origin,
-    default_max_clients,
     unavailable,
 )
 
@@ -378,6 +377,37 @@ def test_a_client_may_hold_as_many_filters_as_allowed_and_no_more(keys: list[str
         assert str(allowed) in refused.message and str(allowed + 1) in refused.message
 
 
+@pytest.mark.parametrize("name", ["x" * 256, "é" * 128, "😀" * 64, "9" * 256], ids=["ascii", "two bytes", "emoji", "digits"])
+def test_one_limit_in_bytes_holds_for_a_room_in_the_query_and_in_subscribe(name: str) -> None:
+    """What one way accepts and the other refuses is a client that cannot come back to its room."""
+
+    def by_query(value: str) -> bool:
+        return not isinstance(check_filters(request(query={"board_id": value}), Options()), Refusal)
+
+    def by_subscribe(value: str | int) -> bool:
+        try:
+            return parse_subscription({"board_id": ["b1", value]}, ["board_id"], joins=True).rooms[-1] == (
+                "board_id",
+                str(value),
+            )
+        except InvalidMessage as error:
+            assert "256 bytes" in str(error)
+            return False
+
+    assert by_query(name) and by_subscribe(name)
+    longer = f"{name}1"
+    assert not by_query(longer) and not by_subscribe(longer)
+    if name.isdigit():
+        assert by_subscribe(int(name)) and not by_subscribe(int(longer))
+        assert not by_subscribe(1 << 500_000), "an integer that Python refuses to write"
+
+
+def test_a_refused_name_is_named_by_its_key_and_the_limit() -> None:
+    refused = check_filters(request(query={"board_id": "b1", "project_id": "x" * 1000}), Options())
+    assert isinstance(refused, Refusal) and (refused.status, refused.code) == (403, "ROOM_NAME_TOO_LONG")
+    assert "project_id" in refused.message and "256" in refused.message
+
+
 # Capacity -------------------------------------------------------------------------------------------------------------
 
 
@@ -385,30 +415,3 @@ def test_a_503_names_when_to_try_again() -> None:
     refusal = unavailable("FULL", "No slot left.")
     assert (refusal.status, refusal.code, refusal.message) == (503, "FULL", "No slot left.")
     assert int(dict(refusal.headers)["Retry-After"]) > 0
-
-
-resource = pytest.importorskip("resource")
-
-
-def test_the_file_limit_less_headroom_is_the_number_of_clients(monkeypatch: pytest.MonkeyPatch) -> None:
-    limits = {1: 1, 2: 1, 256: 128, 1024: 512, 2128: 1064, 4096: 3032, 65536: 64472, 1 << 20: (1 << 20) - 1064}
-    asked: list[int] = []
-
-    def getrlimit(which: int) -> tuple[int, int]:
-        asked.append(which)
-        return limit, 1 << 20
-
-    monkeypatch.setattr(resource, "getrlimit", getrlimit)
-    for limit, clients in limits.items():
-        assert default_max_clients() == clients, limit
-    assert set(asked) == {resource.RLIMIT_NOFILE}
-
-
-def test_no_file_limit_is_no_endless_number_of_clients(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(resource, "getrlimit", lambda which: (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-    assert default_max_clients() == (1 << 20) - 1064
-
-
-def test_where_there_are_no_file_limits_there_is_a_number_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "resource", None)
-    assert default_max_clients() == 500

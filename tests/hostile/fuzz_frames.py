@@ -11,11 +11,12 @@ from werkzeug.test import EnvironBuilder
 from werkzeug.wrappers import Request
 
 from cartows.auth import JWTAuth
-from cartows.client.commands import MAX_NAME, InvalidMessage, parse_subscription
+from cartows.client.commands import InvalidMessage, parse_subscription
 from cartows.errors import AuthError, OptionsError
 from cartows.handler.checks import Refusal, check_filters, check_handshake, check_origin
 from cartows.message import decode_object
 from cartows.options import Options
+from cartows.rooms import MAX_ROOM_BYTES
 from cartows.websocket.parser import Closed, Extensions, Inbound, Overhead, Pinged
 
 OPTIONS = Options()
@@ -63,7 +64,7 @@ def subscription(data: bytes) -> None:
                 continue
             assert wanted.rooms
             assert all(key in OPTIONS.filter_keys and isinstance(value, str) for key, value in wanted.rooms)
-            assert all(len(value) <= MAX_NAME for _, value in wanted.rooms)
+            assert all(len(value.encode()) <= MAX_ROOM_BYTES for _, value in wanted.rooms)
 
 
 _HEADERS = ("Connection", "Upgrade", "Sec-WebSocket-Version", "Sec-WebSocket-Key", "Origin", "Host")

@@ -79,7 +79,7 @@ def join() -> Iterator[Join]:
 
         def connect(hub: Hub, kind: type[Client] = Client, greet: bool = True, **filters: Any) -> Peer:
             mine, theirs = socket.socketpair()
-            connection = Connection(PlainTransport(mine), threading.Lock(), hub.options)
+            connection = Connection(PlainTransport(mine), threading.Lock(), hub.options, budget=hub.queue_budget)
             client = kind(hub, connection, f"client-{len(threads)}")
             for key, value in filters.items():
                 client.set_filter(key, value)

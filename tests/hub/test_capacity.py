@@ -99,3 +99,21 @@ def test_many_threads_at_once_take_as_many_slots_as_there_are() -> None:
     for user in (outcomes[:4], outcomes[4:]):
         assert sum(outcome is None for each in user for outcome in each) <= 5
     assert capacity.taken == 7
+
+
+def test_writers_have_the_threads_that_the_clients_leave() -> None:
+    capacity, limits = Capacity(), SlotLimits(4, threads=5)
+    for _ in range(3):
+        assert capacity.take(Slot(), limits) is None
+    assert [capacity.take_writer() for _ in range(3)] == [True, True, False]
+    capacity.release_writer()
+    assert capacity.take(Slot(), limits) is None
+    assert not capacity.take_writer(), "the fourth client has it"
+    capacity.release(Slot())
+    assert capacity.take_writer()
+
+
+def test_where_no_limit_of_threads_is_known_every_client_may_have_a_writer() -> None:
+    capacity = Capacity()
+    assert capacity.take(Slot(), SlotLimits(4)) is None
+    assert all(capacity.take_writer() for _ in range(10))

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from cartows import Client, Credentials, Hub
+from cartows.hub.capacity import Slot, SlotLimits
 from tests.hub.conftest import Join, Peer, number
 from tests.support.waiting import wait_until
 
@@ -71,6 +72,19 @@ def test_a_writer_that_cannot_be_started_yet_is_started_later(
         hub.broadcast("tick", {"n": n, "pad": "." * 2000})
     assert failed.wait(10)
     monkeypatch.undo()
+    assert [number(peer.message()) for _ in range(500)] == list(range(1, 501))
+
+
+def test_a_client_is_served_without_a_writer_where_the_clients_have_all_threads(
+    hubs: Callable[..., Hub], join: Join, caplog: pytest.LogCaptureFixture
+) -> None:
+    hub = hubs(send_queue_size=5000, send_queue_bytes=50_000_000)
+    peer = join(hub)
+    assert hub.take_slot(Slot(), SlotLimits(2, threads=1)) is None
+    for n in range(500):
+        hub.broadcast("tick", {"n": n, "pad": "." * 2000})
+    wait_until(lambda: "all threads that the limits of this process leave" in caplog.text)
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("cartows-writer")]
     assert [number(peer.message()) for _ in range(500)] == list(range(1, 501))
 
 

@@ -265,6 +265,21 @@ def test_a_peer_that_is_gone_before_it_is_registered_leaves_no_client(hubs: Call
     assert hub.present_clients() == []
 
 
+def test_a_revocation_of_another_process_is_applied_where_no_thread_is_left_for_it(
+    hubs: Callable[..., Hub], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub = hubs()
+    mark = hub.revocation_mark()
+
+    def fail(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", fail)
+    hub._pipeline._sink.reauthorize_identity("ann")
+    monkeypatch.undo()
+    assert hub.revocations_since(mark, "ann") == (False, True)
+
+
 def test_unregistering_a_client_ends_its_connection(hubs: Callable[..., Hub], join: Join) -> None:
     hub = hubs()
     peer = join(hub)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import sys
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -98,3 +100,32 @@ def test_more_sockets_than_the_file_limit_allows(serve: Serve, kind: Kind, nofil
         raw.close()
     server.await_clients(0)
     server.upgraded()
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the address space is limited on Linux alone")
+def test_clients_leave_the_server_the_threads_that_it_needs(serve: Serve) -> None:
+    """gunicorn's worker starts the threads of its pool when they are first needed, and ends when one cannot be started."""
+    server = serve(kind=GTHREAD, threads=8, address_space=900_000_000, cold=True, fresh=True)
+    worker, answers = server.pid, Counter[int]()
+    raws: list[RawClient] = []
+    for _ in range(200):
+        raw = server.raw()
+        try:
+            answers[raw.open("/ws").status] += 1
+        except OSError:
+            answers[0] += 1
+        raws.append(raw)
+    # All of the pool at once, beside the clients.
+    with ThreadPoolExecutor(8) as pool:
+        assert {answer.status for answer in pool.map(server.get, ["/remote/meet/8/beside-clients"] * 8)} == {200}
+    assert server.get("/remote/process").json["pid"] == worker
+    assert server.log().count("Booting worker") == 1
+    assert set(answers) == {101, 503} and answers[101] >= 10, answers
+    assert "can't start new thread" not in server.log()
+    for raw in raws:
+        raw.close()
+    # All of the pool at once.
+    server.warm_up()
+    # What it found, which of it decides, and which is to be raised.
+    assert [line for line in server.app_log() if "serves up to" in line and "address space (RLIMIT_AS" in line]
+    assert len([line for line in server.app_log() if line.startswith("WARNING") and "RLIMIT_AS" in line]) == 1

@@ -11,6 +11,7 @@ from tests.integration.conftest import Serve
 from tests.support.event_helpers import check_client_that_never_reads
 from tests.support.harness import EVERYWHERE, Kind, Server, event_ids
 from tests.support.raw_client import PING, PONG, TEXT, Json, RawClient
+from tests.support.waiting import wait_until
 
 SLOW_CONSUMER = 3008
 
@@ -132,3 +133,27 @@ def test_a_stalled_client_that_reads_again_too_late_is_disconnected(serve: Serve
     server.await_clients(0)
     server.await_idle()
     stalled.close()
+
+
+def test_what_waits_for_all_clients_together_is_bounded(serve: Serve) -> None:
+    """Each of them stays within its own bounds, and each has events of its own, so that nothing is shared."""
+    limit, stalled, rounds, size = 1_000_000, 20, 30, 10_000
+    config = {**NARROW, "CARTOWS_TOTAL_QUEUE_BYTES": limit}
+    server = serve(config=config, fresh=True)
+    watcher = server.connect("/ws?board_id=watched", compression=None, max_queue=None)
+    raws = [server.upgraded(f"/ws?board_id=b{number}", receive_buffer=4096) for number in range(stalled)]
+    for _ in range(rounds):
+        for number in range(stalled):
+            assert server.flood(1, size, board=f"b{number}") == 1
+        assert server.flood(1, 10, board="watched") == 1
+    assert len(numbers(server.received(watcher)[0])) == rounds, "who reads is not disturbed"
+    stats = server.get("/remote/hub").json["stats"]
+    assert stats["max_queue_bytes"] <= limit * 5 // 4 + size
+    shed = stats["over_total_queue_bytes"]
+    assert 0 < shed < stalled, stats
+    assert [line for line in server.app_log() if line.startswith("WARNING") and "CARTOWS_TOTAL_QUEUE_BYTES=1000000" in line]
+    wait_until(
+        lambda: server.get("/remote/hub").json["stats"].get("closed_3008", 0) >= shed,
+        lambda: f"{shed} clients closed with 3008",
+    )
+    assert len(raws) == stalled

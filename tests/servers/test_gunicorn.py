@@ -11,6 +11,7 @@ import pytest
 from gunicorn.config import Config
 from gunicorn.http.parser import RequestParser
 
+from cartows.servers.detection import configured_threads
 from cartows.servers.gunicorn import Gunicorn
 from tests.support.gunicorn import Arbiter, ThreadedWorker, Worker
 
@@ -21,15 +22,17 @@ server = Gunicorn()
 
 def test_nothing_is_found_in_a_script_or_a_test() -> None:
     assert not server.serves()
-    assert (server.find_worker(), server.workers()) == (None, None)
+    assert (server.find_worker(), server.workers(), server.threads()) == (None, None, None)
+    assert configured_threads() == 0
 
 
 @pytest.mark.parametrize("kind", [Worker, ThreadedWorker])
 def test_the_worker_that_runs_the_main_thread_is_found(kind: type[Worker]) -> None:
-    worker = kind(workers=3)
+    worker = kind(workers=3, threads=8)
     assert worker.run(server.find_worker) is worker
     assert worker.run(server.serves) is True
     assert worker.run(server.workers) == 3
+    assert worker.run(server.threads) == worker.run(configured_threads) == 8
 
 
 def test_the_worker_is_found_from_a_request_thread_whose_own_stack_it_is_on() -> None:

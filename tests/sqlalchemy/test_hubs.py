@@ -429,7 +429,7 @@ def test_a_commit_waits_for_a_full_hub_no_longer_than_one_event_may(session: Ses
         events.broadcast("x", number)
     session.commit()
     assert hub.calls == 1
-    assert caplog.text.count("is not sent either") == 1
+    assert caplog.text.count("are not sent either") == 1
 
 
 def test_what_is_broadcast_after_the_last_commit_is_logged_as_lost(

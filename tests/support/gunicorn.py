@@ -13,9 +13,9 @@ import pytest
 class Owner:
     """What gunicorn's worker and its arbiter have in common."""
 
-    def __init__(self, workers: Any = 1) -> None:
+    def __init__(self, workers: Any = 1, threads: Any = 1) -> None:
         self.alive = True
-        self.cfg = SimpleNamespace(workers=workers)
+        self.cfg = SimpleNamespace(workers=workers, threads=threads)
 
     def run(self, app: Callable[[], Any]) -> Any:
         return app()

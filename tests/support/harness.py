@@ -99,6 +99,10 @@ class Plan:
     workers: int = 1
     #: The file limit of the server; 0 leaves it as it is.
     nofile: int = 0
+    #: The limit of its address space, in bytes, likewise.
+    address_space: int = 0
+    #: Whether none of its threads has been started when the test begins, which calls ``warm_up`` itself.
+    cold: bool = False
     #: More arguments for the server.
     arguments: tuple[str, ...] = ()
     #: ``app.config``, as JSON.
@@ -156,8 +160,8 @@ class Server:
             self._await_answer()
             #: The workers' process ids; those of a Flask server and of a platform without /proc are the server's own.
             self.pids = self._find_workers()
-            if self.plan.workers == 1:
-                self._warm_up()
+            if self.plan.workers == 1 and not self.plan.cold:
+                self.warm_up()
         except BaseException:
             self.kill()
             raise
@@ -165,7 +169,8 @@ class Server:
     def _command(self) -> list[str]:
         plan = self.plan
         module, _, name = plan.app.partition(":")
-        command = [sys.executable, str(HERE / "launch.py"), str(plan.nofile), sys.executable, "-m"]
+        command = [sys.executable, str(HERE / "launch.py"), str(plan.nofile), str(plan.address_space)]
+        command += [sys.executable, "-m"]
         if plan.kind.server == "flask":
             command += ["flask", "--app", f"{module}:{name or 'app'}", "run", "--no-debug", "--host", HOST, "--port=0"]
         else:
@@ -212,7 +217,7 @@ class Server:
 
         return wait_until(look, "the workers")
 
-    def _warm_up(self) -> None:
+    def warm_up(self) -> None:
         """Start what stays running anyway (pool threads, the hub thread, the heartbeat), then count threads and descriptors."""
         if self.plan.kind.server == "gthread":
             path = f"/remote/meet/{self.plan.pool}/warm"

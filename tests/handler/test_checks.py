@@ -18,6 +18,7 @@ from cartows.handler.checks import (
     check_filters,
     check_handshake,
     check_origin,
+    hide_parameters,
     unavailable,
 )
 
@@ -415,3 +416,15 @@ def test_a_503_names_when_to_try_again() -> None:
     refusal = unavailable("FULL", "No slot left.")
     assert (refusal.status, refusal.code, refusal.message) == (503, "FULL", "No slot left.")
     assert int(dict(refusal.headers)["Retry-After"]) > 0
+
+
+def test_a_query_that_is_not_utf_8_is_refused_and_its_secrets_are_hidden() -> None:
+    """gunicorn refuses such a request itself; other servers pass its bytes on, and Werkzeug raises for them."""
+    environ = EnvironBuilder(path="/ws").get_environ()
+    environ["QUERY_STRING"] = "board_id=\xff&access_token=secret"
+    made = Request(environ)
+    hide_parameters(made, ["access_token"])
+    assert "secret" not in made.environ["QUERY_STRING"]
+    refused = check_filters(made, Options())
+    assert isinstance(refused, Refusal)
+    assert (refused.status, refused.code) == (400, "BAD_QUERY")

@@ -63,6 +63,9 @@ class Registration:
         try:
             self._hub.register_client(client)
         except CartowsError:
+            # The hub was shut down meanwhile, and opens no connection any more.
+            client.connection.close_for_restart()
+            client.connection.flush_close()
             client.connection.abort(CloseCode.RESTART, "service restart")
             return
         interval = None if client.hooks is None else client.hooks.recheck_interval

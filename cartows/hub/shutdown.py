@@ -42,6 +42,8 @@ def shut_down(
     clients = registry.present()
     for client in clients:
         client.connection.close_for_restart(timeout)
+        # One that the hub thread has not come to is to read why, too.
+        client.connection.open(None)
     _flush(clients, deadline - timeout / 4)
     # What was sent is on its way; a peer that does not answer the close frame is not waited for long.
     registry.await_empty(min(deadline - timeout / 10, time.monotonic() + timeout / 4))

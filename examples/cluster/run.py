@@ -192,7 +192,10 @@ def find_redis_server():
 def check_packages():
     missing = [name for name in ("cartows", "gunicorn", "redis") if not importlib.util.find_spec(name)]
     if missing:
-        sys.exit(f"{sys.executable} lacks {', '.join(missing)}. In the root of the checkout: pip install '.[gunicorn,redis]'")
+        sys.exit(
+            f"{sys.executable} lacks {', '.join(missing)}. In the root of the checkout, in a virtual environment: "
+            "pip install '.[gunicorn,redis]'"
+        )
 
 
 def main():
@@ -213,7 +216,8 @@ def main():
             socket.create_server((HOST, port)).close()
             server = stack.enter_context(ThreadingHTTPServer((HOST, port + 1), Control))
         except OSError as error:
-            sys.exit(f"Ports {port} and {port + 1} of {HOST} have to be free: {error}. Others: --port 9000")
+            other = "make cluster PORT=9000" if "MAKELEVEL" in os.environ else "--port 9000"
+            sys.exit(f"Ports {port} and {port + 1} of {HOST} have to be free: {error}. Others: {other}")
         Control.origins = (f"http://{HOST}:{port}", f"http://localhost:{port}")
         Control.hosts = (f"{HOST}:{port + 1}", f"localhost:{port + 1}")
         Control.cluster = cluster = Cluster(redis_server, port, port + 1, folder)

@@ -12,7 +12,12 @@ from typing import Any
 
 import pytest
 
-from cartows import Hub, HubClosed
+from cartows import Client, Hub, HubClosed
+from cartows.client.connection import Connection
+from cartows.client.transport import PlainTransport
+from cartows.handler.admission import Admission
+from cartows.handler.registration import Registration
+from cartows.hub.capacity import Slot
 from tests.hub.conftest import Join, Peer
 from tests.support.waiting import wait_until
 
@@ -26,6 +31,48 @@ def test_a_second_shutdown_waits_for_the_first(join: Join) -> None:
     hub.shutdown(10)
     assert hub.present_clients() == []
     first.join(10)
+
+
+def check_advised(peer: Peer) -> None:
+    advice = peer.message()
+    assert (advice["type"], advice["data"]["code"], advice["data"]["reconnect"]) == ("disconnect", 1012, True)
+    assert peer.close_code() == 1012
+
+
+def test_a_client_that_the_hub_thread_has_not_come_to_is_advised_as_well(hubs: Callable[..., Hub], join: Join) -> None:
+    hub = hubs()
+    entered, leave = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        entered.set()
+        leave.wait(10)
+
+    join(hub)
+    hub._pipeline.queue.put_control(hold)
+    assert entered.wait(10)
+    waiting = join(hub, greet=False)
+    ending = threading.Thread(target=hub.shutdown, args=(1.0,))
+    ending.start()
+    check_advised(waiting)
+    leave.set()
+    ending.join(10)
+
+
+def test_a_client_that_connects_while_the_hub_ends_is_advised_as_well() -> None:
+    hub = Hub()
+    hub.start()
+    hub.shutdown(0.2)
+    mine, theirs = socket.socketpair()
+    connection = Connection(PlainTransport(mine), threading.Lock(), hub.options)
+    registration = Registration(hub, hub.logger)
+    client = registration.make(Client, connection, Admission({}, None, Slot(None), 0))
+    reader = threading.Thread(target=client.read_pump)
+    reader.start()
+    with theirs:
+        registration.enter(client)
+        check_advised(Peer(theirs, client))
+        reader.join(10)
+    assert not reader.is_alive()
 
 
 def test_shutdown_sends_what_was_accepted_then_the_closing_frames_and_ends_every_thread(

@@ -42,6 +42,9 @@ KEPT = 65536
 # How long the last batch of an origin is remembered, in seconds: longer than any attempt at storing it takes to arrive.
 REMEMBERED = 24 * 3600
 
+# The bytes of the largest audience that is cached: most events are for a room or two.
+_CACHED = 1024
+
 # The length of a mark: wrong once in 16 million, and few bytes in each event.
 _MARK = 6
 
@@ -175,7 +178,7 @@ def record_of(id: bytes, fields: Mapping[bytes, bytes]) -> Record:
     event = OutgoingEvent(
         type=fields[b"t"].decode(),
         body=body,
-        audience=_audience(fields[b"a"]),
+        audience=_audience(fields[b"a"]) if len(fields[b"a"]) <= _CACHED else _audience.__wrapped__(fields[b"a"]),
         entity=_entity(entity) if entity else None,
         merges=fields[b"k"] == b"1",
     )

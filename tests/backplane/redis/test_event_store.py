@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from itertools import pairwise
 
 import pytest
 
 from cartows.backplane.base import OutgoingEvent
+from cartows.backplane.redis import event_store
 from cartows.backplane.redis.connect import BrokerError
 from cartows.backplane.redis.event_store import KEPT, Store, Stored, record_of
 from cartows.rooms import EVERYONE, Audience
@@ -62,6 +64,45 @@ def test_what_cartows_did_not_write_is_rejected() -> None:
         record_of(b"5-1", {})
     with pytest.raises(KeyError):
         record_of(b"5-0", {b"field": b"value"})
+
+
+WRITTEN = {b"e": b"x", b"o": b"x", b"s": b"1", b"p": b"", b"t": b"a", b"b": b"{}", b"m": b"", b"k": b""}
+AUDIENCE = b'{"r":[["board_id","b1"]],"u":true,"e":false}'
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        # Keys of dicts later on: what has no hash, or one that can be chosen, must not come this far.
+        {b"a": b'{"r":[["board_id",[]]],"u":true,"e":false}'},
+        {b"a": b'{"r":[["board_id",2305843009213693951],["board_id",4611686018427387902]],"u":true,"e":false}'},
+        {b"a": b'{"r":[[{},"b1"]],"u":true,"e":false}'},
+        {b"a": b'{"r":[["a","b","c"]],"u":true,"e":false}'},
+        {b"a": b'{"r":{"a":"b"},"u":true,"e":false}'},
+        {b"a": b'{"r":[],"u":[],"e":false}'},
+        {b"a": b'{"r":[],"u":true,"e":1}'},
+        {b"a": b'{"r":[],"u":true}'},
+        {b"a": b"[]"},
+        {b"m": b'["task",[]]'},
+        {b"m": b'["task",7]'},
+        {b"m": b'{"task":1}'},
+        {b"m": b'"ab"'},
+    ],
+    ids=str,
+)
+def test_an_entry_with_a_room_or_an_entity_that_is_not_made_of_strings_is_rejected(changed: dict[bytes, bytes]) -> None:
+    assert record_of(b"5-0", {**WRITTEN, b"a": AUDIENCE}).event.audience.rooms == (("board_id", "b1"),)
+    with pytest.raises((ValueError, TypeError)):
+        record_of(b"5-0", {**WRITTEN, b"a": AUDIENCE, **changed})
+
+
+def test_the_cache_of_audiences_holds_none_that_is_large() -> None:
+    before = event_store._audience.cache_info().currsize
+    rooms = [["board_id", f"b{number}"] for number in range(1000)]
+    for number in range(3):
+        text = json.dumps({"r": [*rooms, ["board_id", f"last {number}"]], "u": True, "e": False}).encode()
+        assert len(record_of(b"5-0", {**WRITTEN, b"a": text}).event.audience.rooms) == 1001
+    assert event_store._audience.cache_info().currsize == before
 
 
 def test_a_batch_is_stored_once_however_often_it_is_sent(server: Redis, store: Store) -> None:

@@ -350,12 +350,16 @@ class Loadgen(ReportingProcess):
 
 
 class Attackers(ReportingProcess):
-    """Hostile clients in one process: every attack of the hostile-client suite at once, for so many seconds."""
+    """Hostile clients in one process: the attacks of the hostile-client suite at once, for so many seconds.
 
-    def __init__(self, port: int, seconds: float, pause: float) -> None:
+    Without names all of them.
+    """
+
+    def __init__(self, port: int, seconds: float, pause: float, attacks: Sequence[str] = ()) -> None:
         # Real attackers have processors of their own: here they only use what the server and its clients leave.
         command = ["nice", "-n", "19", sys.executable, "-m", "tests.hostile", "--attackers-only", "--yes", "--seed", "1"]
         command += ["--url", f"ws://127.0.0.1:{port}/ws", "--seconds", str(seconds), "--pause", str(pause)]
+        command += [each for name in attacks for each in ("--only", name)]
         super().__init__("attackers", command, {"PYTHONPATH": str(ROOT)})
 
     def ready(self, timeout: float = 20.0) -> None:

@@ -6,12 +6,15 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
+from pathlib import Path
 
 import pytest
 
 from tests.hostile.attacks import ATTACKS, GONE, Assault, Attack
 from tests.hostile.bystanders import Bystanders, Report
 from tests.hostile.own_server import APP, CONFIG, publisher, target_of
+from tests.hostile.table import Result, catalogue, summary
 from tests.hostile.watch import Watch
 from tests.integration.conftest import Serve
 from tests.support.harness import GTHREAD, GTHREAD_ATTACHED, Kind, Server
@@ -80,3 +83,23 @@ def test_an_unexpected_end_and_a_lost_event_are_reported(server: Server) -> None
     with Bystanders(target_of(server), lambda number: 200, count=1, wait_limit=0.1) as bystanders:
         wait_until(lambda: bystanders.accepted, "an accepted event that was never published")
     assert bystanders.report.lost == bystanders.report.published > 0
+
+
+def test_the_documentation_has_every_attack_and_what_holds_it() -> None:
+    page = Path(__file__).parents[2] / "docs" / "explanation" / "security-model.md"
+    assert catalogue() in page.read_text(), "the table under 'Attack it' is that of python -m tests.hostile --list"
+
+
+def test_the_summary_says_what_held_and_what_did_not() -> None:
+    report = Report(
+        clients=1, published=1, lost=0, disconnected=0, unanswered=0, http=1, http_failed=0, http_slowest=0.0, p99=0.0
+    )
+    good, bad = ATTACKS[:2]
+    results = [
+        Result((attack,), {attack.name: Counter({"gone": 3})}, report, problems)
+        for attack, problems in ((good, []), (bad, ["an event was lost"]))
+    ]
+    text = summary(results)
+    assert f"{good.name:20} yes" in text and f"{bad.name:20} no" in text
+    assert "! an event was lost" in text and "3 x gone" in text and "There are problems" in text
+    assert "lost nothing" in summary(results[:1])

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import msgspec
 
 from .errors import MessageError
+from .nesting import MAX_DEPTH, MAX_INBOUND_DEPTH, is_deeper
 
 __all__ = [
     "BoardEvent",
@@ -181,21 +182,28 @@ class Message(msgspec.Struct, kw_only=True, omit_defaults=True):
             enc_hook: Called with each object that msgspec cannot encode; returns one that it can. None by default.
 
         Raises:
-            MessageError: If a value cannot be serialised; the message names its place in ``data``.
+            MessageError: If a value cannot be serialised; the message names its place in ``data``. Also if it is nested deeper
+                than 512 levels.
         """
         return _encode(self, f"a message of type {self.type!r}", self.data, enc_hook)
 
 
 def _encode(value: Any, what: str, data: Any, enc_hook: EncodeHook | None) -> bytes:
     try:
-        return _ENCODER.encode(value) if enc_hook is None else msgspec.json.encode(value, enc_hook=enc_hook)
+        body = _ENCODER.encode(value) if enc_hook is None else msgspec.json.encode(value, enc_hook=enc_hook)
     except RecursionError:
-        raise MessageError(f"Cannot serialise {what}: it is nested too deeply, or contains itself") from None
+        body = None
     except Exception as error:
         place, reason = _failing_value(data, enc_hook) or ("data", error)
         raise MessageError(
             f"Cannot serialise {what}: at {place}: {reason}. Pass plain values, or convert others with Hub(enc_hook=...)"
         ) from error
+    # A level takes two bytes at least, so that nothing is spent on most events.
+    if body is None or (len(body) > 2 * MAX_DEPTH and is_deeper(body, MAX_DEPTH)):
+        raise MessageError(
+            f"Cannot serialise {what}: it is nested too deeply, or contains itself. At most {MAX_DEPTH} levels are sent"
+        )
+    return body
 
 
 def _failing_value(data: Any, enc_hook: EncodeHook | None, place: str = "data", depth: int = 0) -> tuple[str, Exception] | None:
@@ -278,13 +286,69 @@ def merged_changes(older: msgspec.Raw | None, newer: msgspec.Raw | None) -> msgs
     return {**before, **after} if before.keys() - after.keys() else None
 
 
-def decode_object(data: str | bytes) -> dict[str, Any] | None:
-    """Return the JSON object in an inbound message, or None when it is anything else."""
+class InboundMessage(msgspec.Struct):
+    """A message of a client, one level of it decoded: a large value costs nothing until it is wanted.
+
+    Args:
+        type: The type as JSON, empty where there is none; so are the others.
+        data: What the message carries.
+        ref: The client's own name for the message.
+    """
+
+    type: msgspec.Raw = msgspec.Raw()
+    data: msgspec.Raw = msgspec.Raw()
+    ref: msgspec.Raw = msgspec.Raw()
+
+
+_INBOUND = msgspec.json.Decoder(InboundMessage)
+_STRING = msgspec.json.Decoder(str)
+
+
+def decode_inbound(data: str | bytes) -> InboundMessage | None:
+    """Return the message that a client sent, or None for what is not a JSON object."""
     try:
-        found = _DECODER.decode(data)
+        return _INBOUND.decode(data)
     except (msgspec.DecodeError, UnicodeError, RecursionError):
         return None
+
+
+def decode_string(text: msgspec.Raw) -> str | None:
+    """Return the string in a part of a client's message, or None when it is anything else, which is not decoded."""
+    try:
+        return _STRING.decode(text)
+    except (msgspec.DecodeError, UnicodeError):
+        return None
+
+
+def decode_value(data: str | bytes | msgspec.Raw) -> Any:
+    """Return the value of a JSON text of a client; None where there is none.
+
+    Raises:
+        ValueError: It is not JSON, or nested deeper than 256 levels.
+    """
+    if not len(data):
+        return None
+    text = data if isinstance(data, str) else bytes(data)
+    try:
+        if is_deeper(text, MAX_INBOUND_DEPTH):
+            raise ValueError(f"nested deeper than {MAX_INBOUND_DEPTH} levels")
+        return _DECODER.decode(text)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise ValueError(str(error)) from None
+
+
+def decode_object(data: str | bytes | msgspec.Raw) -> dict[str, Any] | None:
+    """Return the JSON object of a client, or None when it is anything else, or nested deeper than 256 levels."""
+    try:
+        found = decode_value(data)
+    except ValueError:
+        return None
     return found if isinstance(found, dict) else None
+
+
+def size_of(text: str | bytes) -> int:
+    """Return the bytes of a message."""
+    return len(text) if isinstance(text, bytes) or text.isascii() else len(text.encode(errors="replace"))
 
 
 def encoded_size(value: Any) -> int:

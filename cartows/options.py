@@ -114,6 +114,9 @@ class Options:
     rate_limit: float | None = 20.0
     #: How many inbound messages one client may send at once. Default: 40.
     rate_burst: int = 40
+    #: How many bytes one client may send per second on average, counted once they are unpacked; two seconds' worth, and a
+    #: message of ``max_message_size``, may come at once. None is unlimited. Default: 1 MiB.
+    rate_limit_bytes: int | None = 1024 * 1024
     #: The largest number of rooms that one client may be subscribed to. Default: 100.
     max_filters: int = 100
     #: The query parameters that are filters: a list, or a string with commas. Default: ``("project_id", "board_id")``.
@@ -169,6 +172,7 @@ class OptionArguments(TypedDict, total=False):
     publish_timeout: float
     send_queue_size: int
     send_queue_bytes: int
+    total_queue_bytes: int | None
     slow_consumer: Policy
     history_size: int
     history_bytes: int
@@ -190,6 +194,7 @@ class OptionArguments(TypedDict, total=False):
     max_clients_per_user: int | None
     rate_limit: float | None
     rate_burst: int
+    rate_limit_bytes: int | None
     max_filters: int
     filter_keys: Sequence[str]
     compress_min_size: int | None

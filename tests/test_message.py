@@ -34,6 +34,7 @@ from cartows import (
     new_task_updated_message,
 )
 from cartows.message import decode_object, encode_text
+from cartows.nesting import MAX_DEPTH, MAX_INBOUND_DEPTH
 
 LIGHT = settings(deadline=None, report_multiple_bugs=False, max_examples=120, suppress_health_check=[HealthCheck.too_slow])
 
@@ -368,6 +369,17 @@ def test_a_value_that_contains_itself_or_is_too_deep_is_rejected(make: Callable[
         new_message("app.event", make()).encode()
 
 
+@pytest.mark.parametrize("wrap", [lambda inner: [inner], lambda inner: {"a": "]", "b": inner, "]": 1}], ids=["list", "dict"])
+def test_the_bound_of_depth_is_the_same_on_every_python(wrap: Callable[[Any], Any]) -> None:
+    found: Any = "[" * 600
+    for _ in range(MAX_DEPTH - 1):
+        found = wrap(found)
+    # The message itself is a level.
+    assert json.loads(new_message("app.event", found).encode())["data"] == found
+    with pytest.raises(MessageError, match=f"At most {MAX_DEPTH} levels"):
+        new_message("app.event", wrap(found)).encode()
+
+
 @pytest.mark.parametrize(
     "data, place",
     [("a\ud800", "data (str)"), ({"name": ["\udfff"]}, "data['name'][0] (str)"), ({"\ud800": 1}, "data (dict)")],
@@ -419,6 +431,7 @@ def test_only_an_object_is_accepted(data: Any) -> None:
 
 
 HOSTILE: list[str | bytes] = [
+    b'{"a":' + b"[" * MAX_INBOUND_DEPTH + b"]" * MAX_INBOUND_DEPTH + b"}",
     b"[" * 100_000,
     b'{"a":' * 100_000,
     b'{"a":' + b"1" * 5000 + b"}",
@@ -435,3 +448,8 @@ HOSTILE: list[str | bytes] = [
 def test_hostile_json_is_none() -> None:
     for data in HOSTILE:
         assert decode_object(data) is None, data[:20]
+
+
+def test_json_of_just_the_largest_depth_is_decoded() -> None:
+    assert decode_object('{"a":' * MAX_INBOUND_DEPTH + "1" + "}" * MAX_INBOUND_DEPTH) is not None
+    assert decode_object('{"a":"%s"}' % ("[{" * 1000)) == {"a": "[{" * 1000}

@@ -21,6 +21,10 @@ _.unregister_client
 _.get_code
 _.get_credentials
 
+# wsproto calls these of an extension.
+_.frame_inbound_complete
+_.frame_inbound_payload_data
+
 # http.server calls these.
 _.do_GET
 _.do_OPTIONS

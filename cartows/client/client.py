@@ -317,7 +317,7 @@ class Client:
 
     def _handle(self, message: str | bytes) -> None:
         limit = self.connection.limit
-        verdict = ADMIT if limit is None else limit.admit()
+        verdict = ADMIT if limit is None else limit.admit(self.connection.message_size)
         if verdict == ADMIT:
             try:
                 self.handle_incoming_message(message)
@@ -327,7 +327,7 @@ class Client:
             self.connection.close_flooded()
         elif verdict == NOTIFY and limit is not None and self.connection.options.greeting:
             details = f"retry after {round(limit.wait() * 1000)} ms"
-            self.send(new_error_message("RATE_LIMITED", "Too many messages: this one was not handled.", details))
+            self.send(new_error_message("RATE_LIMITED", "Too many messages, or bytes: this one was not handled.", details))
 
     def handle_incoming_message(self, data: str | bytes) -> None:
         """Handle one whole message; Go's ``handleIncomingMessage``. Override it for a protocol of your own.

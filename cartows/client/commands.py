@@ -6,17 +6,32 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Mapping
 from functools import partial
 from typing import Any, Protocol
 
 from ..errors import AuthError
-from ..hooks import AppHooks
-from ..message import Message, MessageType, decode_object, encoded_size, new_error_message, new_message
+from ..hooks import RESERVED, AppHooks
+from ..message import (
+    InboundMessage,
+    Message,
+    MessageType,
+    decode_inbound,
+    decode_object,
+    decode_string,
+    decode_value,
+    encoded_size,
+    new_error_message,
+    new_message,
+    size_of,
+)
+from ..nesting import containers
 from ..rooms import MAX_ROOM_BYTES, Room, is_room_name, room_value
 from ..websocket.close_codes import CloseCode
 from .authorization import Authorization
 from .connection import Connection
+from .rate_limit import Bucket
 from .subscriptions import ClientFilters, SubscriptionRequest, TooManyRooms
 
 __all__ = ["CommandClient", "Commands", "InvalidMessage", "parse_subscription"]
@@ -24,14 +39,27 @@ __all__ = ["CommandClient", "Commands", "InvalidMessage", "parse_subscription"]
 # How many characters a client's own name for a message may have.
 _MAX_REF = 64
 
-# After so many invalid messages in a row the client is disconnected.
-_MAX_INVALID = 10
+# With so many invalid messages the client is disconnected, not counting one for each of these periods, in seconds. Valid ones
+# between them change nothing. A page's heartbeat in a format of another protocol is slower than that.
+MAX_INVALID = 10
+INVALID_PERIOD = 10.0
 
 # How many seconds such a client has to read the reason.
 _INVALID_WAIT = 1.0
 
 # So many rooms in one message count as one message more: each room is authorized, joined and answered.
 _ROOMS_PER_MESSAGE = 10
+
+# How many bytes a message may have that cartows answers itself, and how many more for each room that a client may hold.
+_COMMAND_SIZE = 32 * 1024
+_ROOM_SIZE = 512
+
+# How many bytes an array or an object counts against the rate limit, beyond its text, in a message that is decoded for the app:
+# about what it takes in memory. An array is two bytes long.
+_CONTAINER_SIZE = 64
+
+# In shorter messages they do not count: their number is limited.
+_FEW_CONTAINERS = 1024
 
 # How many bytes, as JSON, a client's presence entry may have.
 MAX_META = 1024
@@ -70,52 +98,74 @@ class CommandClient(Protocol):
 class Commands:
     """Do what one client asks for in its messages, and answer."""
 
-    __slots__ = ("_authorization", "_client", "_filters", "_invalid")
+    __slots__ = ("_authorization", "_client", "_filters", "_invalid", "_invalid_at")
 
     def __init__(self, client: CommandClient, authorization: Authorization, filters: ClientFilters) -> None:
         self._client = client
         self._authorization = authorization
         self._filters = filters
-        #: Invalid messages in a row.
-        self._invalid = 0
+        #: How many more invalid messages are answered, and when the last one came; made with the first.
+        self._invalid: Bucket | None = None
+        self._invalid_at = 0.0
 
     def handle(self, data: str | bytes) -> None:
         """Do what one message asks for, or answer why not."""
-        message = decode_object(data)
-        ref = message.get("ref") if message is not None else None
-        # Any other ref is left out of the answer, and no reason to refuse the message.
-        ref = ref if isinstance(ref, str) and len(ref) <= _MAX_REF else None
+        message = decode_inbound(data)
+        ref = None if message is None else _ref(message)
         try:
-            self._dispatch(message, ref)
-            self._invalid = 0
+            self._dispatch(message, ref, data)
         except InvalidMessage as error:
-            self._invalid += 1
-            if self._invalid >= _MAX_INVALID:
-                reason = f"{_MAX_INVALID} invalid messages in a row"
-                self._client.connection.disconnect(CloseCode.POLICY_VIOLATION, reason, within=_INVALID_WAIT)
+            if self._is_one_too_many():
+                self._client.connection.disconnect(
+                    CloseCode.POLICY_VIOLATION, f"{MAX_INVALID} invalid messages", within=_INVALID_WAIT
+                )
             else:
                 self._refuse(ref, "INVALID_MESSAGE", str(error), error.details)
         except Exception:
             self._client.handling_failed(ref)
 
+    def _is_one_too_many(self) -> bool:
+        """Count an invalid message; return whether the client has sent too many."""
+        now = time.monotonic()
+        if self._invalid is None:
+            self._invalid = Bucket(1 / INVALID_PERIOD, MAX_INVALID - 1)
+        else:
+            self._invalid.refill(now - self._invalid_at)
+        self._invalid_at = now
+        if not self._invalid.has(1):
+            return True
+        self._invalid.take(1)
+        return False
+
     def _refuse(self, ref: str | None, code: str, message: str, details: str = "") -> None:
         self._client.send(new_error_message(code, message, details, ref=ref))
 
-    def _dispatch(self, message: Mapping[str, Any] | None, ref: str | None) -> None:
-        kind = message.get("type") if message is not None else None
-        if message is None or not isinstance(kind, str) or not kind:
+    def _dispatch(self, message: InboundMessage | None, ref: str | None, text: str | bytes) -> None:
+        kind = None if message is None else decode_string(message.type)
+        if message is None or not kind:
             raise InvalidMessage('A message must be one JSON object with a "type".')
-        data, hooks = message.get("data"), self._client.hooks
+        hooks = self._client.hooks
+        if kind in RESERVED:
+            self._check_size(kind, size_of(text))
         if kind == MessageType.PING:
             self._client.send_pong(ref)
         elif kind in (MessageType.SUBSCRIBE, MessageType.UNSUBSCRIBE):
-            self._change_rooms(data, ref, joins=kind == MessageType.SUBSCRIBE)
+            self._change_rooms(_value(message.data), ref, joins=kind == MessageType.SUBSCRIBE)
         elif kind == MessageType.AUTH_REFRESH:
-            self._refresh(data, ref)
+            self._refresh(decode_object(message.data), ref)
         elif hooks is not None and kind in hooks.hooks.messages:
-            hooks.call(hooks.hooks.messages[kind], self._client, new_message(kind, data, ref=ref))
+            limit = self._client.connection.limit
+            if limit is not None and len(text) > _FEW_CONTAINERS:
+                limit.charge(size=_CONTAINER_SIZE * containers(text))
+            hooks.call(hooks.hooks.messages[kind], self._client, new_message(kind, _value(message.data), ref=ref))
         elif kind != MessageType.PONG:
             self._refuse(ref, "UNKNOWN_TYPE", "The server has no handler for this message type.", kind[:100])
+
+    def _check_size(self, kind: str, size: int) -> None:
+        """Raise InvalidMessage for a message that cartows answers itself and that is too large for anything it may say."""
+        max_size = _COMMAND_SIZE + _ROOM_SIZE * self._client.connection.options.max_filters
+        if size > max_size:
+            raise InvalidMessage(f"A message of this type may have {max_size} bytes, not {size}.", kind)
 
     def _change_rooms(self, data: Any, ref: str | None, *, joins: bool) -> None:
         connection = self._client.connection
@@ -165,22 +215,36 @@ class Commands:
         self._client.send(new_message(MessageType.AUTH_REFRESHED, answer, ref=ref))
 
 
+def _value(text: Any) -> Any:
+    """Return a value of a message. Raises InvalidMessage for one that cannot be read."""
+    try:
+        return decode_value(text)
+    except ValueError as error:
+        raise InvalidMessage(f'Its "data" cannot be read: {error}.') from None
+
+
+def _ref(message: InboundMessage) -> str | None:
+    """Return the client's own name for a message; any other ``ref`` is left out of the answer, and no reason to refuse it."""
+    ref = decode_string(message.ref) if len(message.ref) else None
+    return ref if ref is not None and len(ref) <= _MAX_REF else None
+
+
 def parse_subscription(data: Any, keys: Collection[str], *, joins: bool, max_rooms: int | None = None) -> SubscriptionRequest:
     """Return the request in the ``data`` of a message; ``joins`` for ``subscribe``.
 
-    Raises InvalidMessage, and TooManyRooms for more than ``max_rooms`` before any of them is checked.
+    Raises InvalidMessage, and TooManyRooms for more than ``max_rooms``.
     """
     allowed = ", ".join(sorted(keys))
     if not isinstance(data, Mapping):
         raise InvalidMessage(f'Its "data" must be an object that names rooms, by {allowed}.')
     rooms: dict[Room, None] = {}
     since = meta = None
-    named = [_count(value) for key, value in data.items() if key in keys]
-    if max_rooms is not None and sum(named) > max_rooms:
-        raise TooManyRooms
     for key, value in data.items():
         if key in keys:
-            rooms.update(dict.fromkeys((key, each) for each in _values(key, value)))
+            for each in _values(key, value):
+                rooms[key, each] = None
+                if max_rooms is not None and len(rooms) > max_rooms:
+                    raise TooManyRooms
         elif key == "since" and joins:
             # Of whatever type: an id that is none of the hub's is answered with recovered: false.
             since = value if isinstance(value, str) else ""
@@ -193,15 +257,8 @@ def parse_subscription(data: Any, keys: Collection[str], *, joins: bool, max_roo
     return SubscriptionRequest(tuple(rooms), since, meta)
 
 
-def _count(value: Any) -> int:
-    """Return how many rooms a value names; an invalid one is found later."""
-    try:
-        return len(set(value)) if isinstance(value, list) else 1
-    except TypeError:
-        return 1
-
-
 def _values(key: str, value: Any) -> list[str]:
+    """Return the values as strings: all integers that a client chooses may have one hash, so they are never a key."""
     values = value if isinstance(value, list) else [value]
     if not all(isinstance(each, str) or (isinstance(each, int) and not isinstance(each, bool)) for each in values):
         raise InvalidMessage("A room is named by a string or an integer, or by a list of them.", key)

@@ -21,7 +21,7 @@ from ..websocket.close_codes import CloseCode, is_final
 from ..websocket.frames import Frame, close_frame
 from ..websocket.parser import Closed, Extensions, Inbound, Overhead, Pinged
 from .queue_budget import UNLIMITED, QueueBudget
-from .rate_limit import ADMIT, END, RateLimit
+from .rate_limit import ADMIT, END, RateLimit, limit_of
 from .sender import OVERFLOW, WANTS_WRITER, Sender
 from .transport import Transport
 
@@ -67,7 +67,7 @@ class Owner(Protocol):
 class Connection(Sender):
     """A transport, the client's send queue and its inbound side. ``budget`` counts what waits for all clients."""
 
-    __slots__ = ("__weakref__", "_inbound", "handling", "last_received", "limit", "owner")
+    __slots__ = ("__weakref__", "_inbound", "_limit", "handling", "last_received", "message_size", "owner")
 
     def __init__(
         self,
@@ -86,8 +86,10 @@ class Connection(Sender):
         #: A message is being handled: the peer's silence does not count.
         self.handling = False
         self._inbound = Inbound(extensions, options.max_message_size)
-        #: How many messages the peer may send; None for any number.
-        self.limit = None if options.rate_limit is None else RateLimit(options.rate_limit, options.rate_burst)
+        # Made with the first message: most clients send nothing.
+        self._limit: RateLimit | None = None
+        #: The bytes of the message that is being handled, as they count against the limit.
+        self.message_size = 0
         _open_connections[id(self)] = self
 
     # Opening and control frames -----------------------------------------------------------------------------------
@@ -216,6 +218,13 @@ class Connection(Sender):
 
     # Reading ------------------------------------------------------------------------------------------------------
 
+    @property
+    def limit(self) -> RateLimit | None:
+        """How much the peer may send; None for any amount. Reader thread."""
+        if self._limit is None:
+            self._limit = limit_of(self.options)
+        return self._limit
+
     def messages(self) -> Iterator[str | bytes]:
         """Yield each whole message until the connection ends, answering pings and the close frame. Reader thread."""
         discard = False
@@ -248,12 +257,13 @@ class Connection(Sender):
                         discard = True
                         break
                 else:
-                    yield from self._handed_on(item)
+                    yield from self._handed_on(item, self._inbound.cost)
 
-    def _handed_on(self, message: str | bytes) -> Iterator[str | bytes]:
-        """Yield one message. Neither the peer's silence nor what it sends meanwhile counts while its handler runs."""
+    def _handed_on(self, message: str | bytes, size: int) -> Iterator[str | bytes]:
+        """Yield one message of so many bytes. What the peer does, or does not do, while its handler runs is not counted."""
         began = time.monotonic()
         self.handling = True
+        self.message_size = size
         yield message
         self.last_received = time.monotonic()
         self.handling = False

@@ -19,6 +19,7 @@ from typing import Any
 
 from simple_websocket import ConnectionClosed
 
+from ..message import size_of
 from ..options import Options
 from ..websocket.close_codes import CloseCode
 from ..websocket.frames import CLOSE, PONG
@@ -148,7 +149,7 @@ class RouteConnection(Connection):
                     return
                 if message is None or self.closing:
                     continue
-                yield from self._handed_on(message)
+                yield from self._handed_on(message, size_of(message))
         except ConnectionClosed:
             # Raised before the answer to the peer's close frame came through ``_socket``.
             self._socket.over()

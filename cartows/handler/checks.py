@@ -162,7 +162,9 @@ def check_filters(request: Any, options: Options) -> dict[str, tuple[str, ...]] 
     for key in options.filter_keys:
         for value in request.args.getlist(key):
             if not is_room_name(value):
-                return Refusal(403, "ROOM_NAME_TOO_LONG", f"The name of a room, {key}=, may have {MAX_ROOM_BYTES} bytes as UTF-8.")
+                return Refusal(
+                    403, "ROOM_NAME_TOO_LONG", f"The name of a room, {key}=, may have {MAX_ROOM_BYTES} bytes as UTF-8."
+                )
             values = named.setdefault(key, {})
             if value not in values:
                 values[value] = None

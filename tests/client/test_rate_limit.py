@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cartows.client.rate_limit import ADMIT, DROP, END, NOTIFY, RateLimit
+from cartows import Options
+from cartows.client.rate_limit import ADMIT, DROP, END, NOTIFY, RateLimit, limit_of
 
 # Sixteenths of a second: sums of them are exact.
 TICK = 1 / 16
@@ -191,3 +192,87 @@ def busy(seconds: int) -> int:
 
 def test_the_time_that_handlers_took_does_not_add_up_to_a_flood() -> None:
     assert busy(7200) == busy(300) < 32 + 60 * 16
+
+
+# Bytes ----------------------------------------------------------------------------------------------------------------
+
+
+def of_bytes(rate: float, burst: int, messages: float | None = None) -> tuple[RateLimit, Clock]:
+    clock = Clock()
+    return RateLimit(messages, 3, clock, byte_rate=rate, byte_burst=burst), clock
+
+
+def test_bytes_are_limited_as_messages_are() -> None:
+    limit, clock = of_bytes(100, 1000)
+    assert [limit.admit(400) for _ in range(6)] == [ADMIT, ADMIT, NOTIFY, DROP, DROP, END]
+    assert limit.wait() == pytest.approx(2.0)
+    clock.now += 2
+    assert [limit.admit(400), limit.admit(400)] == [ADMIT, NOTIFY]
+    # A smaller message may fit.
+    clock.now += 1
+    assert limit.admit(100) == ADMIT
+
+
+def test_either_limit_counts_and_a_drop_costs_nothing_of_the_other() -> None:
+    limit, clock = of_bytes(100, 1000, messages=1)
+    assert [limit.admit(1) for _ in range(4)] == [ADMIT, ADMIT, ADMIT, NOTIFY]
+    clock.now += 1
+    assert limit.admit(1000) == ADMIT
+    clock.now += 3
+    assert [limit.admit(500), limit.wait()] == [NOTIFY, pytest.approx(2.0)]
+    assert [limit.admit(100), limit.admit(100), limit.admit(100)] == [ADMIT, ADMIT, ADMIT]
+
+
+def test_a_message_larger_than_the_burst_takes_all_of_it() -> None:
+    limit, clock = of_bytes(100, 1000)
+    assert [limit.admit(5000), limit.admit(1)] == [ADMIT, NOTIFY]
+    clock.now += 10
+    assert limit.admit(5000) == ADMIT
+
+
+def test_what_has_no_bytes_waits_for_no_debt_of_bytes() -> None:
+    limit, clock = of_bytes(100, 1000)
+    limit.charge(size=5000)
+    assert limit.admit() == ADMIT
+    assert limit.admit(1) == NOTIFY
+    assert limit.wait() == pytest.approx(40.01)
+    clock.now += 41
+    assert limit.admit(1) == ADMIT
+
+
+def test_bytes_sent_while_a_handler_ran_are_credited() -> None:
+    limit, clock = of_bytes(100, 1000)
+    assert limit.admit(1000) == ADMIT
+    clock.now += 20
+    limit.credit(20)
+    assert [limit.admit(500) for _ in range(5)] == [ADMIT] * 4 + [NOTIFY]
+
+
+@given(st.lists(st.tuples(st.integers(0, 64), st.integers(1, 1500)), max_size=100))
+def test_no_stretch_of_time_has_more_bytes_than_the_burst_and_the_rate(messages: list[tuple[int, int]]) -> None:
+    limit, clock = of_bytes(160, 1000)
+    admitted: list[tuple[float, int]] = []
+    for ticks, size in messages:
+        clock.now += ticks * TICK
+        if limit.admit(size) == ADMIT:
+            admitted.append((clock.now, min(size, 1000)))
+    for first, (start, _) in enumerate(admitted):
+        for last, (end, _) in enumerate(admitted[first:], first):
+            assert sum(size for _, size in admitted[first : last + 1]) <= 1000 + (end - start) * 160 + 1e-6
+
+
+def test_the_options_decide_what_is_limited() -> None:
+    clock = Clock()
+    assert limit_of(Options(rate_limit=None, rate_limit_bytes=None)) is None
+    # Two seconds' worth at once, or one message of the largest size.
+    for options, burst in (
+        (Options(rate_limit=None), 2 * 1024 * 1024),
+        (Options(rate_limit=None, rate_limit_bytes=1000), 512 * 1024),
+        (Options(rate_limit=None, rate_limit_bytes=1000, max_message_size=100), 2000),
+    ):
+        limit = limit_of(options, clock)
+        assert limit is not None
+        assert [limit.admit(burst // 2), limit.admit(burst // 2), limit.admit(1)] == [ADMIT, ADMIT, NOTIFY]
+    limit = limit_of(Options(rate_limit_bytes=None), clock)
+    assert limit is not None
+    assert [limit.admit(1 << 40) for _ in range(41)] == [ADMIT] * 40 + [NOTIFY]

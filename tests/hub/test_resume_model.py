@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
+from cartows.client.commands import MAX_INVALID
 from tests.support.resume_link import BOARDS, CLIENTS, PROJECTS, ROOMS, SMALL_BUFFER, Filters, Request, Room
 from tests.support.resume_model import Model
 from tests.support.waiting import DEADLINE
@@ -228,3 +229,18 @@ def test_a_replay_is_sent_in_parts_and_a_client_too_slow_for_it_reloads() -> Non
         assert model.disconnected > 0
         assert model.reloaded > 0
         assert model.links[3] is fast, "a client that reads stays connected, however old its position was"
+
+
+def test_a_client_that_sends_ten_invalid_messages_is_disconnected_and_may_resume() -> None:
+    with closing(Model()) as model:
+        link = model.connect(0, {}, None)
+        for number in range(MAX_INVALID):
+            model.publish("own", {})
+            link.ping()
+            link.send_invalid({"type": "subscribe", "data": INVALID[number % len(INVALID)]})
+        link.read_until(lambda: link.over and not link.unread)
+        assert link.code == 1008
+        model.publish("own", {})
+        model.link(0)
+        model.check_all()
+        assert model.resumed == 1

@@ -7,6 +7,7 @@ import importlib.metadata
 import json
 import random
 import struct
+import zlib
 from collections.abc import Callable, Iterator
 from urllib.parse import quote
 
@@ -148,12 +149,12 @@ def test_an_oversized_message_is_answered_1009(server: Server, witness: Peer, se
 
 
 def test_a_message_of_just_the_limit_is_read(server: Server) -> None:
-    frame = b'{"type":"ping","note":"'
+    frame = b'{"type":"no.such","note":"'
     frame += b"x" * (LIMIT - len(frame) - 2) + b'"}'
     assert len(frame) == LIMIT
     raw = server.upgraded()
     raw.send_frame(TEXT, frame)
-    assert raw.receive()["type"] == "pong"
+    assert raw.receive()["data"]["code"] == "UNKNOWN_TYPE"
 
 
 @pytest.mark.parametrize("mebibytes", [1, 100])
@@ -194,6 +195,27 @@ def test_a_message_in_bytes_is_answered_and_the_connection_stays(server: Server,
         raw.send_frame(BINARY, payload)
         assert raw.receive()["type"] in ("error", "pong")
     raw.close()
+
+
+def test_half_a_kilobyte_that_inflates_to_half_a_megabyte_is_answered_1009(server: Server, witness: Peer) -> None:
+    raw = server.upgraded(headers=DEFLATE)
+    payload = deflate(b'{"type":"subscribe","data":[' + b"[]," * 170_000 + b"0]}")
+    assert len(payload) < 1000
+    raw.send_frame(TEXT, payload, rsv=4)
+    assert raw.ended()[1].code == 1009
+
+
+def test_a_compressed_message_without_an_end_is_answered_1009(server: Server, witness: Peer) -> None:
+    """Its deflate stream has ended, and bytes go on; or it consists of empty blocks."""
+    engine = zlib.compressobj(9, zlib.DEFLATED, -15)
+    ended = engine.compress(b'{"type":"ping"}') + engine.flush(zlib.Z_FINISH)
+    for start, more in ((ended, b"\x00\x00\x00\xff\xff" * 3000), (b"", b"\x00\x00\x00\xff\xff" * 3000)):
+        raw = server.upgraded(headers=DEFLATE)
+        with contextlib.suppress(ConnectionError):
+            raw.send_frame(TEXT, start, rsv=4, fin=False)
+            for _ in range(2 * LIMIT // len(more)):
+                raw.send_frame(CONTINUATION, more, fin=False)
+        assert raw.ended()[1].code == 1009
 
 
 def test_frames_after_a_close_are_not_answered(server: Server, witness: Peer) -> None:

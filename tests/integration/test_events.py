@@ -312,14 +312,15 @@ def test_an_unknown_type_is_answered_and_the_connection_stays(server: Server) ->
 
 
 def test_a_message_that_is_not_a_json_object_is_answered_and_the_connection_stays(server: Server) -> None:
-    peer = server.connect()
-    for message in INVALID:
-        answer = peer.ask(message)
-        try:
-            check_error(answer, "INVALID_MESSAGE")
-        except AssertionError as error:
-            raise AssertionError(f"{message[:40]!r} was answered {answer}") from error
-        # Ten invalid messages in a row would close the connection.
+    # The tenth would close the connection.
+    for start in range(0, len(INVALID), 9):
+        peer = server.connect()
+        for message in INVALID[start : start + 9]:
+            answer = peer.ask(message)
+            try:
+                check_error(answer, "INVALID_MESSAGE")
+            except AssertionError as error:
+                raise AssertionError(f"{message[:40]!r} was answered {answer}") from error
         assert peer.ask({"type": "ping"})["type"] == "pong"
 
 

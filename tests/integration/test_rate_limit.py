@@ -11,7 +11,7 @@ import pytest
 
 from tests.integration.conftest import Serve
 from tests.support.harness import BOTH_WAYS, FLASK, GTHREAD_TLS, Kind, Server
-from tests.support.raw_client import PING, PONG, TEXT, Closed, Frame, Json, RawClient, make_frame
+from tests.support.raw_client import PING, PONG, TEXT, Closed, Frame, Json, RawClient, deflate, inflate, make_frame
 
 BURST = 5
 #: So slow that the time a test takes adds no message to the allowance.
@@ -249,7 +249,7 @@ def send_garbage(raw: RawClient, count: int) -> None:
 
 @pytest.mark.parametrize("path", ["/ws", "/own"])
 @pytest.mark.parametrize("kind", [*BOTH_WAYS, FLASK], ids=str)
-def test_ten_invalid_messages_in_a_row_close_the_connection(serve: Serve, kind: Kind, path: str) -> None:
+def test_ten_invalid_messages_close_the_connection(serve: Serve, kind: Kind, path: str) -> None:
     server = serve("users", kind=kind, config=UNLIMITED)
     raw, other = server.upgraded(path), server.connect()
     send_garbage(raw, 10)
@@ -263,10 +263,41 @@ def test_ten_invalid_messages_in_a_row_close_the_connection(serve: Serve, kind: 
 @pytest.mark.parametrize(
     "good", [{"type": "ping"}, {"type": "echo", "data": 1}, {"type": "subscribe", "data": {"board_id": "b"}}], ids=repr
 )
-def test_one_valid_message_resets_the_count_of_invalid_ones(serve: Serve, good: Json) -> None:
+def test_valid_messages_between_invalid_ones_change_nothing(serve: Serve, good: Json) -> None:
     raw = serve("users", config=UNLIMITED).upgraded()
-    for _ in range(3):
-        send_garbage(raw, 9)
-        assert {raw.receive()["data"]["code"] for _ in range(9)} == {"INVALID_MESSAGE"}
+    for _ in range(9):
+        send_garbage(raw, 1)
+        assert raw.receive()["data"]["code"] == "INVALID_MESSAGE"
         raw.send_json(good)
         assert raw.receive()["type"] in {"pong", "echoed", "subscribed"}
+    send_garbage(raw, 1)
+    frames, closed = raw.ended()
+    check_disconnected(frames, closed, 1008)
+
+
+# Bytes ----------------------------------------------------------------------------------------------------------------
+
+#: So little that the time a test takes adds nothing to speak of.
+FEW_BYTES = {**UNLIMITED, "CARTOWS_RATE_LIMIT_BYTES": 10, "CARTOWS_MAX_MESSAGE_SIZE": 20_000, "CARTOWS_RATE_BURST": 3}
+
+
+@pytest.mark.parametrize("compressed", [True, False])
+@pytest.mark.parametrize("path", ["/ws", "/own"])
+@pytest.mark.parametrize("kind", [*BOTH_WAYS, FLASK], ids=str)
+def test_bytes_are_counted_once_they_are_unpacked(serve: Serve, kind: Kind, path: str, compressed: bool) -> None:
+    headers: dict[str, str | None] = {"Sec-WebSocket-Extensions": "permessage-deflate; client_no_context_takeover"}
+    raw = serve("users", kind=kind, config=FEW_BYTES).upgraded(path, headers=headers if compressed else None)
+    text = json.dumps({"type": "echo", "data": "x" * 9000}).encode()
+    payload = deflate(text) if compressed else text
+    assert len(payload) < 100 or not compressed
+    raw.send(make_frame(TEXT, payload, rsv=4 if compressed else 0) * 3)
+    types = []
+    for _ in range(3):
+        frame = raw.frame()
+        types.append(json.loads(inflate(frame.payload) if frame.compressed else frame.payload)["type"])
+    assert types == ["echoed", "echoed", "error"]
+    # What has no bytes to speak of is still answered.
+    raw.send_frame(PING, b"x")
+    assert raw.frame() == Frame(PONG, b"x")
+    raw.send(make_frame(TEXT, payload, rsv=4 if compressed else 0) * 10)
+    assert raw.ended()[1].code == 3013

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -136,7 +137,9 @@ class Link:
         #: The filters that the server has set, in order.
         self.set: list[tuple[str, tuple[str, ...]]] = []
         self.pings = 0
+        #: How many invalid messages it has sent, and since when it could.
         self.invalid = 0
+        self.began_at = time.monotonic()
         #: Whether it has sent something before it was registered.
         self.early = False
         #: The requests without an answer yet.
@@ -173,10 +176,6 @@ class Link:
         self.send({"type": "ping"})
 
     def send_invalid(self, message: Mapping[str, Any]) -> None:
-        # Ten invalid messages in a row would close the connection.
-        if (self.invalid + self.pings) % 8 == 7:
-            self.ping()
-            return
         self.invalid += 1
         self.send(message)
 

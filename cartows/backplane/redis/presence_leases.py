@@ -18,6 +18,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from ...nesting import MAX_INBOUND_DEPTH, is_deeper
 from ...presence.presence import PresenceEntry
 from .connect import Link, Script
 from .event_store import Names
@@ -280,6 +281,8 @@ def decode_entries(fields: Mapping[bytes, bytes]) -> dict[str, PresenceEntry | N
             found[ref] = None
             continue
         # Another application, or another version of cartows, may write there.
+        if is_deeper(text, MAX_INBOUND_DEPTH):
+            raise ValueError(f"{ref!r} is nested too deeply")
         match json.loads(text):
             case [str() as name, str() as value, str() as identity, dict() as meta]:
                 found[ref] = PresenceEntry(ref, (name, value), identity, meta)

@@ -114,6 +114,8 @@ def test_a_listener_that_was_disconnected_reads_the_commands_of_that_time(start:
         {"p": "x", "op": "change", "x.1": "no JSON"},
         {"p": "x", "op": "change", "x.1": "[1, 2]"},
         {"p": "x", "op": "change", "x.1": "[" * 100_000},
+        # Deeper than a message may be that carries it, and not too deep for a decoder.
+        {"p": "x", "op": "change", "x.1": f'["board_id","b1","eve",{{"a":{"[" * 300 + "]" * 300}}}]'},
         {"p": "x", "op": "change", b"\xff": b"\xff"},
         {"p": "x", "op": "disconnect", "d": "{}"},
         {"p": "x", "op": "disconnect", "d": '["ann", "4000", ""]'},

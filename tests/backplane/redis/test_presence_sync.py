@@ -80,7 +80,7 @@ def test_a_start_leaves_no_gap_between_the_state_and_what_follows(start: Start) 
 def test_a_deeply_nested_meta_is_carried(start: Start) -> None:
     one, two = start(), start()
     deep: Any = 1
-    for _ in range(500):
+    for _ in range(250):
         deep = [deep]
     one.enter(Client("ann"), {"a": deep})
     agree(one, two, names=["ann"])

@@ -144,8 +144,10 @@ class CartoWS:
         anything. An exception becomes a 500.
 
         Args:
-            function: Returns the identity, preferably the user's id; or ``Credentials``; or None to answer with 401. The
-                identity becomes ``client.identity``; identities compare as strings. Or an ``Authenticator`` in place of it.
+            function: Returns the identity, preferably the user's id; or ``Credentials``; or None to answer with 401, as for a
+                user whose ``is_authenticated`` is false. What a view returns to refuse, a response or a body with a status,
+                is the answer. The identity becomes ``client.identity``; identities compare as strings, a user object by its
+                ``get_id()``. Or an ``Authenticator`` in place of it.
 
         Raises:
             OptionsError: The ``recheck_interval`` of an Authenticator is invalid.

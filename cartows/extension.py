@@ -67,6 +67,7 @@ class CartoWS:
         self.client_class = client_class
         self._overrides = options
         self._handlers: list[Handler] = []
+        self._apps: list[Flask] = []
         self._hooks = Hooks()
         if app is not None:
             self.init_app(app)
@@ -159,6 +160,8 @@ class CartoWS:
                     f"recheck_interval={interval!r} cannot be used: it must be a number of seconds above 0, or None"
                 )
             function.init_hub(self.hub)
+            for app in self._apps:
+                function.check_app(app)
         self._hooks.authenticate = function
         return function
 
@@ -252,6 +255,9 @@ class CartoWS:
         if self not in ours:
             ours.append(self)
         self._handlers.append(handler)
+        self._apps.append(app)
+        if isinstance(self._hooks.authenticate, Authenticator):
+            self._hooks.authenticate.check_app(app)
         handler.log_limits(path)
         workers = configured_workers()
         if workers > 1 and self.hub.options.redis_url is None:

@@ -167,6 +167,7 @@ class AppHooks:
         if registered is None:
             return Credentials(None)
         if isinstance(registered, Authenticator):
+            registered.check_app(self._app)
             return _credentials(registered.authenticate(request))
         return _credentials(self._call_in_request(registered, request))
 

@@ -72,6 +72,8 @@ LONGER: dict[str, str] = {
 
 #: Modules without a test file of their own, and the tests that cover them.
 COVERED_BY: dict[str, str] = {
+    "auth.arguments": "tests/auth/test_jwt.py",
+    "auth.claims": "tests/auth/test_jwt.py",
     "client.batch": "tests/client/test_sender.py",
     "client.client": "tests/hub/test_hub.py",
     "client.connection": "tests/client/test_sender.py",

@@ -132,6 +132,33 @@ def test_flask_jwt_extended_decides_as_in_a_view(tmp_path: Path) -> None:
             assert closed.value.rcvd is not None and closed.value.rcvd.code == 3005
 
 
+def test_jwt_auth_refuses_what_flask_jwt_extended_refuses(tmp_path: Path) -> None:
+    before = JWT_EXTENDED + "from cartows.auth import JWTAuth\n"
+    with serve(tmp_path, before, "def is_accepted") as host:
+
+        def offer(sent: str) -> dict[str, Any]:
+            return {"subprotocols": ["cartows", f"bearer.{sent}"]}
+
+        for bad in (token("refresh"), token(jti="stolen"), token(exp=1), token(type=None)):
+            with pytest.raises(InvalidStatus, match="401"):
+                connect(f"ws://{host}/ws", **offer(bad)).close()
+        with connect(f"ws://{host}/ws", **offer(token())) as ws:
+            assert receive(ws)["type"] == "connected"
+            ws.send(json.dumps({"type": "auth.refresh", "data": {"token": token("refresh")}}))
+            assert receive(ws)["type"] == "error"
+            ws.send(json.dumps({"type": "auth.refresh", "data": {"token": token()}}))
+            assert receive(ws)["type"] == "auth.refreshed"
+    assert "Flask-JWT-Extended" not in (tmp_path / "server.log").read_text()
+
+
+def test_jwt_auth_alone_is_warned_of_beside_flask_jwt_extended(tmp_path: Path) -> None:
+    before = JWT_EXTENDED + 'app.config["JWT_SECRET"] = app.config["JWT_SECRET_KEY"]\n'
+    with serve(tmp_path, before, 'rooms_claim="rooms"') as host:
+        refused(f"ws://{host}/ws")
+    log = (tmp_path / "server.log").read_text()
+    assert log.count("'app' uses Flask-JWT-Extended") == 1, log
+
+
 def test_flask_httpauth_decides_as_in_a_view(tmp_path: Path) -> None:
     with serve(tmp_path, PASSWORDS, "HTTPBasicAuth") as host:
         refused(f"ws://{host}/ws")

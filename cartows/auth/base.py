@@ -102,6 +102,16 @@ class Authenticator:
         """
         return True
 
+    def check_app(self, app: Any) -> None:
+        """Check what an app has beside this, and log what does not go together; by default nothing is checked.
+
+        Called on the thread that makes the app, once both are known, and before each ``authenticate``, since an extension may
+        have been added to the app later.
+
+        Args:
+            app: The Flask app whose clients this authenticates.
+        """
+
     def init_hub(self, hub: Disconnector) -> None:
         """Prepare for a hub whose clients this authenticates; called once by each ``ws.authenticate``.
 

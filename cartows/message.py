@@ -74,6 +74,9 @@ ACTIONS: dict[str, tuple[str, ...]] = {
     MessageType.BOARD_UPDATED.value: ("updated", "reordered"),
 }
 
+#: The types that cartows itself sends or handles. No application broadcasts them: clients would take them for the server's.
+CONTROL_TYPES = frozenset(each.value for each in MessageType) - ACTIONS.keys()
+
 #: The codes of an ``error`` message.
 ERROR_CODES = ("INVALID_MESSAGE", "UNKNOWN_TYPE", "FORBIDDEN", "RATE_LIMITED", "INTERNAL")
 

@@ -145,7 +145,7 @@ class Client:
         """Set the values of one filter key, in place of those held before; Go's ``SetFilter``.
 
         Takes effect in the hub thread, before any event that is broadcast after this call. A client that is left without a
-        filter receives only ``broadcast_message``, and leaves the rooms where it was present. Runs on any thread.
+        filter receives only events for every client, and leaves the rooms where it was present. Runs on any thread.
 
         Args:
             key: The filter's key, such as ``board_id``.

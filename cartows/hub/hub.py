@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import threading
 import weakref
 from collections.abc import Callable
@@ -25,7 +26,7 @@ from ..identity import identity_string
 from ..message import EncodeHook, Message
 from ..options import Options
 from ..rooms import Audience, room_value
-from ..servers.detection import replaced_threads, serving
+from ..servers.detection import forked_to_serve, replaced_threads, serving
 from ..websocket.close_codes import CloseCode
 from ..websocket.frames import Frame
 from .client_services import ClientServices
@@ -69,11 +70,12 @@ class Hub(Broadcaster, ClientServices):
         self._make_backplane = backplane
         self._own_options = self._options = options
         self._filter_keys = frozenset(self.options.filter_keys)
-        self._init_process()
+        self._init_process(serving())
         _hubs.add(self)
 
-    def _init_process(self) -> None:
-        """Create all state of a process: in ``__init__``, and again in the child of a fork."""
+    def _init_process(self, serves: bool) -> None:
+        """Create all state of a process, which ``serves`` as a web server's: in ``__init__``, and in the child of a fork."""
+        self._serves = serves
         self._unplaced_lock = threading.Lock()
         self._rejections = RejectionLog(self.logger)
         #: A client has registered, or the warning that there is none has been logged.
@@ -201,11 +203,11 @@ class Hub(Broadcaster, ClientServices):
 
     def _warn_without_clients(self) -> None:
         self._has_clients = True
-        if self.options.redis_url is None and not serving():
+        if self.options.redis_url is None and not self._serves and not serving():
             self.logger.warning(
                 "cartows: a broadcast in process %d reaches no client: the process serves no WebSocket clients (a Celery task, "
-                "a cron job, a shell?). Set CARTOWS_REDIS_URL and use a Publisher, or broadcast in a request handler that this "
-                "process calls by HTTP",
+                "a cron job, a shell, a child process, gunicorn's master with --preload?). Set CARTOWS_REDIS_URL and use a "
+                "Publisher, or broadcast in a request handler that this process calls by HTTP",
                 os.getpid(),
             )
 
@@ -343,7 +345,7 @@ _hubs: weakref.WeakSet[Hub] = weakref.WeakSet()
 def _reset_in_child() -> None:
     for hub in list(_hubs):
         hub.read_scheduler.forget()
-        hub._init_process()
+        hub._init_process(forked_to_serve(sys._getframe().f_back))
 
 
 if hasattr(os, "register_at_fork"):

@@ -78,7 +78,7 @@ class Broadcaster:
     Raises:
         MessageError: By every ``broadcast*``, in the caller's thread: the event cannot be serialised, or is larger than any
             client could be sent. Nothing is queued.
-        HubClosed: By every ``broadcast*`` of a Hub, after ``shutdown``.
+        HubClosed: By every ``broadcast*`` of a Hub, after ``shutdown``; in ``on_disconnect`` the result says so instead.
         PublisherClosed: By every ``broadcast*`` of a Publisher, after ``close``.
     """
 

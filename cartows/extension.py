@@ -122,7 +122,8 @@ class CartoWS:
         """Call a function once for each client that has gone, as a decorator.
 
         Called as ``function(client)`` on the client's reader thread in an app context, when the client is no longer in
-        ``hub.get_clients()``. Not called for a client that ``on_connect`` refused. An exception is logged.
+        ``hub.get_clients()``. Not called for a client that ``on_connect`` refused. An exception is logged. A broadcast in it
+        reaches no client once the hub was shut down: its result is not accepted then, and no HubClosed is raised.
 
         Args:
             function: Called with the client; ``client.close_code`` and ``client.close_reason`` tell how the connection ended.

@@ -85,6 +85,8 @@ COVERED_BY: dict[str, str] = {
     "hub.client_services": "tests/hub/test_hub.py",
     "hub.dispatcher": "tests/hub/test_hub.py",
     "hub.pipeline": "tests/hub/test_hub.py",
+    # Which processes are warned shows in the processes of real servers.
+    "hub.reach": "tests/integration/test_processes.py",
     # The updates themselves are made in presence, which has unit tests; sending them needs a server and its clients.
     "hub.presence_notifier": "tests/integration/test_presence_live.py",
     # Registration, resume and subscriptions are checked against a model.

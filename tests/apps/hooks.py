@@ -114,6 +114,9 @@ def on_connect(client: Client) -> Any:
 def on_disconnect(client: Client) -> None:
     _record("disconnect", client, identity=client.identity, code=client.close_code, reason=client.close_reason)
     current_app.logger.info("gone: %s %s", client.id, client.close_code)
+    if client.identity == "announced":
+        result = hub.broadcast("left", client.id)
+        current_app.logger.info("announced the end of %s: %s", client.id, result.reason)
     if client.identity == "raise-at-end":
         raise RuntimeError("the app's on_disconnect fails")
 

@@ -49,7 +49,7 @@ _EVENT_OVERHEAD = 64
 class PublishResult(NamedTuple):
     """The result of a broadcast."""
 
-    #: Whether the event was accepted.
+    #: Whether the event was accepted: now, or to wait for a commit, which decides.
     accepted: bool
     #: "queued" when the event was handed to the hub, "stored" when it is at the broker, from which all hubs read, and "spooled"
     #: when it waits in this process until the broker is back. None when it was rejected, or waits for a commit.

@@ -345,8 +345,11 @@ def _check_type(type: Any) -> None:
         )
 
 
-def _about(**filters: Any) -> Audience:
-    # A typed event may leave its project or board out.
+def _about(project_id: Any, board_id: Any = None) -> Audience:
+    """Return the recipients of a typed event, which may leave its project or board out."""
+    if type(project_id) is str and type(board_id) is str:
+        return Audience((("project_id", project_id), ("board_id", board_id)))
+    filters = {"project_id": project_id, "board_id": board_id}
     return Audience(_rooms({key: value for key, value in filters.items() if value is not None}))
 
 

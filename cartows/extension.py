@@ -12,10 +12,12 @@ from typing import Any, TypeVar, Unpack, cast, overload
 
 from flask import Blueprint, Flask, Request, Response, request
 from flask.blueprints import BlueprintSetupState
+from flask.json.provider import DefaultJSONProvider
 from flask_sock import Sock
 
 from .auth.base import Authenticator
 from .client.client import Client
+from .encoding import AppJson
 from .errors import OptionsError
 from .handler.admission import EXTENSIONS
 from .handler.handler import Handler
@@ -243,7 +245,7 @@ class CartoWS:
                 "hub of its own"
             )
         if self.hub.enc_hook is None:
-            self.hub.enc_hook = lambda value: app.json.default(value)  # type: ignore[attr-defined]
+            self.hub.enc_hook = AppJson(app, DefaultJSONProvider)
         handler = Handler(self.hub, options=options, client_class=self.client_class, hooks=self.hooks_of(app))
         endpoint = f"{blueprint}cartows"
         if endpoint in app.view_functions:

@@ -45,7 +45,7 @@ class Hub(Broadcaster, ClientServices):
         logger: Defaults to the logger ``"cartows"``.
         options: Defaults to the settings of the first app whose extension is given the hub, else to those of ``Options``.
         backplane: Makes the connection to other processes, once in each; defaults to that of ``redis_url``, or none.
-        enc_hook: Turns a value that JSON cannot represent into one that it can; defaults to the app's ``json.default``.
+        enc_hook: Turns a value that JSON cannot represent into one that it can; defaults to the app's JSON provider.
 
     Raises:
         CartowsError: gevent or eventlet has replaced the threads of this process.

@@ -98,8 +98,8 @@ def to_json(value: Any, hook: Hook | None) -> bytes:
     except Exception:
         # Most often a key that msgspec does not take.
         return msgspec.json.encode(_rebuilt(value), enc_hook=partial(_converted, hook))
-    # To msgspec a number that JSON does not have is null, and a MultiDict an object of lists. Both signs are found in C: to look
-    # at each value takes longer than to encode it.
+    # To msgspec a number that JSON does not have is null, and a MultiDict an object of lists. Both signs are found in C:
+    # looking at each value takes longer than encoding it.
     suspicious = (b"[" in body and _LIST_FIRST.search(body)) or (b"null" in body and _may_hold_nan(value))
     if suspicious and _differs((value,)):
         return msgspec.json.encode(_rebuilt(value), enc_hook=partial(_converted, hook))

@@ -206,8 +206,8 @@ class Message(msgspec.Struct, kw_only=True, omit_defaults=True):
         # A level takes two bytes at least, so that nothing is spent on most events.
         if body is None or (len(body) > 2 * MAX_DEPTH and is_deeper(body, MAX_DEPTH)):
             raise MessageError(
-                f"Cannot serialise a message of type {self.type!r}: it is nested too deeply, or contains itself. At most {MAX_DEPTH} "
-                "levels are sent"
+                f"Cannot serialise a message of type {self.type!r}: it is nested too deeply, or contains itself. At most "
+                f"{MAX_DEPTH} levels are sent"
             )
         return body
 

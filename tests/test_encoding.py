@@ -100,9 +100,10 @@ def refuse(value: Any) -> Any:
 
 def made(app: Flask) -> EncodeHook | None:
     """Return the hook that a hub gets from an app."""
-    hub = Hub()
-    CartoWS(app, hub)
-    return hub.enc_hook
+    if "cartows" not in app.extensions:
+        CartoWS(app)
+    hook: EncodeHook | None = app.extensions["cartows"].hub.enc_hook
+    return hook
 
 
 def data_of(data: Any, hook: EncodeHook | None) -> Any:

@@ -199,6 +199,21 @@ def test_a_handler_that_raises_is_answered_and_the_connection_lives_on(server: S
     assert records(server, peer.id, "fail")[1]["leftover"] is None
 
 
+@pytest.mark.parametrize("kind", BOTH_WAYS, ids=str)
+def test_a_handler_that_raises_system_exit_ends_its_own_connection_with_a_close_frame(serve: Serve, kind: Kind) -> None:
+    server = serve("hooks", kind=kind)
+    server.expected_tracebacks.append("SystemExit")
+    start = len(server.log())
+    other, peer = server.connect(), server.connect()
+    peer.send({"type": "exit"})
+    assert peer.ended()[1].code == 1011
+    with server.raw() as refused:
+        assert refused.open("/ws?answer=exit").status == 101
+        assert refused.ended()[1].code == 1011
+    assert server.log(start).count("SystemExit: the app's") == 2
+    assert other.ask({"type": "echo", "data": 1})["data"] == 1
+
+
 def test_types_without_a_handler_are_unknown(server: Server) -> None:
     peer = server.connect()
     for kind in ("no.such.type", "Echo", "echo ", "__class__", "connect", "task.created", "presence.state"):

@@ -11,6 +11,7 @@ Go counterpart: the ``Broadcast*`` methods of ``hub.go``.
 
 from __future__ import annotations
 
+import enum
 import logging
 import threading
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -20,6 +21,7 @@ from .backplane.base import OutgoingEvent
 from .errors import MessageError, PublishRejected
 from .message import (
     ACTIONS,
+    CONTROL_TYPES,
     EncodeHook,
     Message,
     MessageType,
@@ -33,7 +35,7 @@ from .message import (
     new_task_deleted_message,
     new_task_updated_message,
 )
-from .rooms import EVERYONE, Audience, room_value
+from .rooms import EVERYONE, Audience, room_value, room_values
 
 __all__ = ["Broadcaster", "PublishResult", "RejectionLog", "prepare_event"]
 
@@ -47,7 +49,7 @@ _EVENT_OVERHEAD = 64
 class PublishResult(NamedTuple):
     """The result of a broadcast."""
 
-    #: Whether the event was accepted.
+    #: Whether the event was accepted: now, or to wait for a commit, which decides.
     accepted: bool
     #: "queued" when the event was handed to the hub, "stored" when it is at the broker, from which all hubs read, and "spooled"
     #: when it waits in this process until the broker is back. None when it was rejected, or waits for a commit.
@@ -76,7 +78,7 @@ class Broadcaster:
     Raises:
         MessageError: By every ``broadcast*``, in the caller's thread: the event cannot be serialised, or is larger than any
             client could be sent. Nothing is queued.
-        HubClosed: By every ``broadcast*`` of a Hub, after ``shutdown``.
+        HubClosed: By every ``broadcast*`` of a Hub, after ``shutdown``; in ``on_disconnect`` the result says so instead.
         PublisherClosed: By every ``broadcast*`` of a Publisher, after ``close``.
     """
 
@@ -112,7 +114,11 @@ class Broadcaster:
 
         Returns:
             The result of the broadcast.
+
+        Raises:
+            ValueError: Messages of this type are sent by cartows itself.
         """
+        _check_type(message.type)
         return self.publish(message, EVERYONE)
 
     def broadcast_to_filtered(self, message: Message, key: str, value: Any) -> PublishResult:
@@ -124,41 +130,44 @@ class Broadcaster:
         Args:
             message: The message. Its own ``id`` and ``ref`` are left out.
             key: The filter's key, e.g. ``"board_id"``.
-            value: The filter's value.
+            value: The filter's value, or an iterable of several.
 
         Returns:
             The result of the broadcast.
 
         Raises:
-            ValueError: No client can filter by ``key``.
+            ValueError: No client can filter by ``key`` or hold the value, or messages of this type are sent by cartows itself.
         """
+        _check_type(message.type)
         self._check_keys((key,))
-        return self.publish(message, Audience(((key, room_value(value)),), unfiltered=False))
+        return self.publish(message, Audience(_rooms({key: value}), unfiltered=False))
 
     def broadcast(self, type: str, data: Any = None, *, filters: Mapping[str, Any] | None = None) -> PublishResult:
         """Send an event of the app's own, e.g. ``broadcast("comment.added", {...}, filters={"board_id": "b1"})``.
 
-        It goes to the clients that hold one of the filters, and to those without a filter. An event without ``filters`` goes to
-        clients without a filter alone; ``broadcast_message`` reaches every client. Runs on the caller's thread.
+        With ``filters`` it goes to the clients that hold one of them, and to those without a filter. Without, it goes to every
+        client, whatever its filters. Runs on the caller's thread.
 
         Args:
-            type: The event's type.
+            type: The event's type: a string that is not one of cartows' own, such as ``"disconnect"`` or ``"error"``.
             data: The event's data: whatever JSON can carry. Default: none.
-            filters: Values by key; a value may be a list, tuple or set of several. Default: none.
+            filters: Values by key; a value may be an iterable of several. Default: none, which means every client.
 
         Returns:
             The result of the broadcast.
 
         Raises:
             TypeError: ``type`` is not a string.
-            ValueError: ``filters`` has a key that no client can filter by.
+            ValueError: ``type`` cannot be used. Or ``filters`` is empty, has a key that no client can filter by, or a value
+                that stands for no room: None, an empty iterable, or bytes.
         """
-        if not isinstance(type, str):
-            raise TypeError(
-                f"hub.broadcast({type!r}): the type of an event is a string, e.g. hub.broadcast('comment.added', data)"
-            )
-        self._check_keys(filters or ())
-        return self.publish(new_message(type, data), Audience(_rooms(filters or {})))
+        _check_type(type)
+        if filters is None:
+            return self.publish(new_message(type, data), EVERYONE)
+        if not filters:
+            raise ValueError("filters={} names no room: leave filters out to reach every client, or name at least one")
+        self._check_keys(filters)
+        return self.publish(new_message(type, data), Audience(_rooms(filters)))
 
     def broadcast_task_created(self, task_id: Any, board_id: Any, task: Any, *, project_id: Any = None) -> PublishResult:
         """Send ``task.created`` to the clients that filter by the task's board or project, and to those without a filter.
@@ -324,17 +333,31 @@ def _check_action(type: MessageType, action: str) -> None:
         raise ValueError(f"action={action!r} is not one of {', '.join(allowed)}")
 
 
-def _about(**filters: Any) -> Audience:
-    return Audience(_rooms(filters))
+def _check_type(type: Any) -> None:
+    name = type.value if isinstance(type, enum.Enum) else type
+    if name is not None and not isinstance(name, str):
+        raise TypeError(f"An event cannot have the type {type!r}: the type of an event is a string, e.g. 'comment.added'")
+    if not name:
+        raise ValueError(f"An event cannot have the type {type!r}: it must be a string that is not empty, e.g. 'comment.added'")
+    if name in CONTROL_TYPES:
+        raise ValueError(
+            f"An event cannot have the type {name!r}: clients take it for the server's own. Take another, e.g. 'app.{name}'"
+        )
+
+
+def _about(project_id: Any, board_id: Any = None) -> Audience:
+    """Return the recipients of a typed event, which may leave its project or board out."""
+    if type(project_id) is str and type(board_id) is str:
+        return Audience((("project_id", project_id), ("board_id", board_id)))
+    filters = {"project_id": project_id, "board_id": board_id}
+    return Audience(_rooms({key: value for key, value in filters.items() if value is not None}))
 
 
 def _rooms(filters: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
     rooms: dict[tuple[str, str], None] = {}
     for key, value in filters.items():
-        several = isinstance(value, (list, tuple, set, frozenset))
-        for each in value if several else (value,):
-            if each is not None:
-                rooms[key, room_value(each)] = None
+        for each in room_values(key, value):
+            rooms[key, each] = None
     return tuple(rooms)
 
 

@@ -16,7 +16,10 @@ PublishResult that was not accepted.
 
 from __future__ import annotations
 
+from contextvars import ContextVar
+
 __all__ = [
+    "RAISES_HUB_CLOSED",
     "AuthError",
     "CartowsError",
     "HubClosed",
@@ -52,6 +55,11 @@ class MessageError(CartowsError, ValueError):
 
 class HubClosed(CartowsError, RuntimeError):
     """Raised by a broadcast after ``Hub.shutdown()``; no client would receive the event."""
+
+
+# Whether a broadcast after ``Hub.shutdown()`` raises HubClosed. Not in an app's ``on_disconnect``, which a shutdown calls for
+# each client: there the PublishResult says so. A context variable, which an ``async def`` sees as well.
+RAISES_HUB_CLOSED: ContextVar[bool] = ContextVar("cartows_raises_hub_closed", default=True)
 
 
 class PublisherClosed(CartowsError, RuntimeError):

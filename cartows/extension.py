@@ -12,10 +12,12 @@ from typing import Any, TypeVar, Unpack, cast, overload
 
 from flask import Blueprint, Flask, Request, Response, request
 from flask.blueprints import BlueprintSetupState
+from flask.json.provider import DefaultJSONProvider
 from flask_sock import Sock
 
 from .auth.base import Authenticator
 from .client.client import Client
+from .encoding import AppJson
 from .errors import OptionsError
 from .handler.admission import EXTENSIONS
 from .handler.handler import Handler
@@ -122,7 +124,8 @@ class CartoWS:
         """Call a function once for each client that has gone, as a decorator.
 
         Called as ``function(client)`` on the client's reader thread in an app context, when the client is no longer in
-        ``hub.get_clients()``. Not called for a client that ``on_connect`` refused. An exception is logged.
+        ``hub.get_clients()``. Not called for a client that ``on_connect`` refused. An exception is logged. A broadcast in it
+        reaches no client once the hub was shut down: its result is not accepted then, and no HubClosed is raised.
 
         Args:
             function: Called with the client; ``client.close_code`` and ``client.close_reason`` tell how the connection ended.
@@ -242,7 +245,7 @@ class CartoWS:
                 "hub of its own"
             )
         if self.hub.enc_hook is None:
-            self.hub.enc_hook = lambda value: app.json.default(value)  # type: ignore[attr-defined]
+            self.hub.enc_hook = AppJson(app, DefaultJSONProvider)
         handler = Handler(self.hub, options=options, client_class=self.client_class, hooks=self.hooks_of(app))
         endpoint = f"{blueprint}cartows"
         if endpoint in app.view_functions:

@@ -14,7 +14,7 @@ from http import HTTPStatus
 from typing import Any, Protocol
 
 from .auth.base import Authenticator, Credentials
-from .errors import AuthError, CartowsError
+from .errors import RAISES_HUB_CLOSED, AuthError, CartowsError
 from .identity import current_object, identity_string
 from .message import MessageType
 from .rooms import Filters
@@ -248,8 +248,12 @@ class AppHooks:
 
     def disconnected(self, client: HookClient) -> None:
         """Call the app's ``on_disconnect`` functions for a client that has gone."""
-        for function in self.hooks.disconnect:
-            self._call_for(client, function)
+        token = RAISES_HUB_CLOSED.set(False)
+        try:
+            for function in self.hooks.disconnect:
+                self._call_for(client, function)
+        finally:
+            RAISES_HUB_CLOSED.reset(token)
 
     def _call_for(self, client: HookClient, function: Callable[..., Any]) -> Any:
         try:

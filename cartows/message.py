@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import msgspec
 
+from .encoding import AppJson, exact_datetime, to_json
 from .errors import MessageError
 from .nesting import MAX_DEPTH, MAX_INBOUND_DEPTH, is_deeper
 
@@ -73,6 +74,9 @@ ACTIONS: dict[str, tuple[str, ...]] = {
     MessageType.PROJECT_UPDATED.value: ("updated",),
     MessageType.BOARD_UPDATED.value: ("updated", "reordered"),
 }
+
+#: The types that cartows itself sends or handles. No application broadcasts them: clients would take them for the server's.
+CONTROL_TYPES = frozenset(each.value for each in MessageType) - ACTIONS.keys()
 
 #: The codes of an ``error`` message.
 ERROR_CODES = ("INVALID_MESSAGE", "UNKNOWN_TYPE", "FORBIDDEN", "RATE_LIMITED", "INTERNAL")
@@ -174,42 +178,52 @@ class Message(msgspec.Struct, kw_only=True, omit_defaults=True):
         if zone is not dt.UTC:
             aware = self.timestamp.replace(tzinfo=dt.UTC) if zone is None else self.timestamp
             self.timestamp = aware.astimezone(dt.UTC)
+        self.timestamp = exact_datetime(self.timestamp)
 
     def encode(self, enc_hook: EncodeHook | None = None) -> bytes:
         """Return the message as one JSON object in UTF-8. Any thread.
 
         Args:
-            enc_hook: Called with each object that msgspec cannot encode; returns one that it can. None by default.
+            enc_hook: Called with each object that JSON does not support; returns one that it does. None by default.
 
         Raises:
             MessageError: If a value cannot be serialised; the message names its place in ``data``. Also if it is nested deeper
                 than 512 levels.
         """
-        return _encode(self, f"a message of type {self.type!r}", self.data, enc_hook)
+        try:
+            if type(enc_hook) is AppJson and enc_hook.has_own_form():
+                body = to_json(msgspec.structs.replace(self, data=_own_form(self.data, enc_hook)), enc_hook)
+            else:
+                body = to_json(self, enc_hook)
+        except RecursionError:
+            body = None
+        except Exception as error:
+            place, reason = _failing_value(self.data, enc_hook) or ("data", error)
+            raise MessageError(
+                f"Cannot serialise a message of type {self.type!r}: at {place}: {reason}. Pass plain values, or convert others "
+                "with Hub(enc_hook=...)"
+            ) from error
+        # A level takes two bytes at least, so that nothing is spent on most events.
+        if body is None or (len(body) > 2 * MAX_DEPTH and is_deeper(body, MAX_DEPTH)):
+            raise MessageError(
+                f"Cannot serialise a message of type {self.type!r}: it is nested too deeply, or contains itself. At most "
+                f"{MAX_DEPTH} levels are sent"
+            )
+        return body
 
 
-def _encode(value: Any, what: str, data: Any, enc_hook: EncodeHook | None) -> bytes:
-    try:
-        body = _ENCODER.encode(value) if enc_hook is None else msgspec.json.encode(value, enc_hook=enc_hook)
-    except RecursionError:
-        body = None
-    except Exception as error:
-        place, reason = _failing_value(data, enc_hook) or ("data", error)
-        raise MessageError(
-            f"Cannot serialise {what}: at {place}: {reason}. Pass plain values, or convert others with Hub(enc_hook=...)"
-        ) from error
-    # A level takes two bytes at least, so that nothing is spent on most events.
-    if body is None or (len(body) > 2 * MAX_DEPTH and is_deeper(body, MAX_DEPTH)):
-        raise MessageError(
-            f"Cannot serialise {what}: it is nested too deeply, or contains itself. At most {MAX_DEPTH} levels are sent"
-        )
-    return body
+def _own_form(data: Any, app_json: AppJson) -> Any:
+    """Return data as the app's JSON provider has it; of a typed event, its fields."""
+    if entity_of(data) is None:
+        return app_json.form(data)
+    fields = {name: app_json.form(getattr(data, name)) for name in data.__struct_fields__}
+    return msgspec.structs.replace(data, **fields)
 
 
 def _failing_value(data: Any, enc_hook: EncodeHook | None, place: str = "data", depth: int = 0) -> tuple[str, Exception] | None:
     """Return the place of the innermost value that cannot be encoded, and its error. Called only after encoding has failed."""
     try:
-        msgspec.json.encode(data, enc_hook=enc_hook)
+        to_json(enc_hook.form(data) if type(enc_hook) is AppJson and enc_hook.has_own_form() else data, enc_hook)
         return None
     except Exception as error:
         own = error
@@ -377,7 +391,11 @@ def encode_text(text: str) -> bytes:
 
 def given(value: Any) -> Any:
     """Return None for a value that is left out on the wire: an empty string, mapping or list."""
-    return None if isinstance(value, (Mapping, str, list, tuple)) and not value else value
+    kind = type(value)
+    # The usual ones first: asking whether something is a Mapping takes several times as long.
+    if kind is str or kind is dict:
+        return value or None
+    return None if value is not None and isinstance(value, (str, list, tuple, Mapping)) and not value else value
 
 
 def new_message(type: str, data: Any = None, *, ref: str | None = None) -> Message:

@@ -9,6 +9,8 @@ cost of an event for one board depends on the subscribers of that board alone.
 from __future__ import annotations
 
 import enum
+import numbers
+import uuid
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -21,6 +23,7 @@ __all__ = [
     "Subscriptions",
     "is_room_name",
     "room_value",
+    "room_values",
     "with_rooms",
     "without_rooms",
 ]
@@ -83,6 +86,39 @@ def is_room_name(value: str) -> bool:
     if len(value) > MAX_ROOM_BYTES or value.isascii():
         return len(value) <= MAX_ROOM_BYTES
     return len(value.encode(errors="surrogatepass")) <= MAX_ROOM_BYTES
+
+
+def room_values(key: str, value: Any) -> list[str]:
+    """Return the strings of a filter value, or of each in an iterable of several.
+
+    Raises ValueError for what stands for no room, so that no client would receive the event: None, no value, bytes, or an
+    object that is no id.
+    """
+    if type(value) in _IDS:
+        return [str(value)]
+    several = isinstance(value, Iterable) and not isinstance(value, (str, enum.Enum, *_BYTES))
+    values = [_checked(key, each) for each in (value if several else (value,))]
+    if not values:
+        raise ValueError(f"The filter {key!r} has no value, so no client would receive the event: give at least one")
+    return values
+
+
+# The usual ids, which need no check.
+_IDS = frozenset({str, int, uuid.UUID})
+_BYTES = (bytes, bytearray, memoryview)
+
+
+def _checked(key: str, value: Any) -> str:
+    plain = value.value if isinstance(value, enum.Enum) else value
+    if plain is None:
+        raise ValueError(f"The filter {key!r} has the value None, which no client can hold: give an id, or leave {key!r} out")
+    if isinstance(plain, _BYTES):
+        raise ValueError(f"The filter {key!r} has the value {plain!r}, but filters are strings: decode it, or give its UUID")
+    # What has no string of its own but that of ``repr``, such as a row of an ORM; a number's is the number.
+    unnamed = getattr(type(plain), "__str__", None) is object.__str__ and not isinstance(plain, numbers.Number)
+    if unnamed or (isinstance(plain, Iterable) and not isinstance(plain, str)):
+        raise ValueError(f"The filter {key!r} has the value {plain!r}, which is no id: give its id, as clients subscribe to it")
+    return str(plain)
 
 
 def with_rooms(filters: Filters, rooms: tuple[Room, ...]) -> Filters:

@@ -20,12 +20,13 @@ and let pages ignore what is older than what they show.
 from __future__ import annotations
 
 import time
+import weakref
 from collections.abc import Callable, Collection, Iterable
 from typing import Any, NamedTuple
 
 try:
     from sqlalchemy.event import listens_for
-    from sqlalchemy.orm import Session, SessionTransaction, scoped_session
+    from sqlalchemy.orm import ORMExecuteState, Session, SessionTransaction, scoped_session
 except ImportError as missing:
     raise ImportError("cartows.sqlalchemy needs SQLAlchemy: pip install 'cartows[sqlalchemy]'") from missing
 
@@ -47,7 +48,8 @@ def publish_on_commit(session: scoped_session[Any] | Session, hub: Broadcaster) 
 
     It has the ``broadcast*`` methods of ``hub``. Each call encodes its event at once, so that changing an object afterwards
     changes nothing, and begins a transaction where there is none, as ``session.add`` does. Its PublishResult is accepted and
-    has neither ``status`` nor ``id``: the commit decides.
+    has neither ``status`` nor ``id``: the commit decides. An event that is broadcast after the commit waits for the next one,
+    and is lost where none follows, which is logged: there, broadcast with ``hub`` itself.
 
     A call raises what the hub's own raises, except for HubClosed and PublisherClosed, and CartowsError where there is no
     transaction that could be committed. A commit never fails because of an event. The hub logs what it rejects; that it was
@@ -94,6 +96,7 @@ class _OnCommit(Broadcaster):
             )
         self._hub = hub
         self.logger = hub.logger
+        self._late_logged = False
 
     def __repr__(self) -> str:
         return f"<on commit: {self._hub!r}>"
@@ -135,6 +138,15 @@ class _OnCommit(Broadcaster):
             )
         waiting: _Waiting = session.info.setdefault(_KEY, {})
         waiting.setdefault(transaction, []).append(_Event(self._hub, snapshot(message, event.body), event))
+        if _marks_of(session).committed and not self._late_logged and not (session.new or session.dirty or session.deleted):
+            # Often too late; but a change may follow, so the event waits all the same.
+            self._late_logged = True
+            self.logger.warning(
+                "cartows: %r waits for a commit, but its session has committed already, and nothing was changed since. %s. "
+                "Logged once",
+                message.type,
+                _REMEDY,
+            )
         return PublishResult(True)
 
 
@@ -146,17 +158,62 @@ class _Event(NamedTuple):
     outgoing: OutgoingEvent
 
 
+_REMEDY = (
+    "Broadcast before the commit; in a hook that runs after it, such as after_model_change of Flask-Admin, broadcast with the "
+    "hub itself"
+)
+
+
 # The events of each transaction that has any, in order; those that are committed under None.
 _Waiting = dict[SessionTransaction | None, list[_Event]]
+
+
+class _Marks:
+    """What has happened in one session, apart from its events."""
+
+    __slots__ = ("committed", "rolled_back", "written")
+
+    def __init__(self) -> None:
+        #: It has committed, and written nothing since.
+        self.committed = False
+        #: In the outermost transaction something was written, or the app has rolled back.
+        self.written = self.rolled_back = False
+
+
+# Not in ``session.info``, which is empty again once no event waits.
+_marks: weakref.WeakKeyDictionary[Session, _Marks] = weakref.WeakKeyDictionary()
+
+
+def _marks_of(session: Session) -> _Marks:
+    return _marks.get(session) or _marks.setdefault(session, _Marks())
+
+
+@listens_for(Session, "after_flush")
+def _flushed(session: Session, _context: object) -> None:
+    marks = _marks_of(session)
+    marks.committed, marks.written = False, True
+
+
+@listens_for(Session, "do_orm_execute")
+def _executed(execution: ORMExecuteState) -> None:
+    if not execution.is_select:
+        _flushed(execution.session, None)
+
+
+@listens_for(Session, "after_rollback")
+def _rolled_back(session: Session) -> None:
+    _marks_of(session).rolled_back = True
 
 
 @listens_for(Session, "after_commit")
 def _committed(session: Session) -> None:
     """Leave the events of a transaction to its parent transaction; those of the outermost are to be sent."""
+    transaction = session.get_nested_transaction()
+    if transaction is None:
+        _marks_of(session).committed = True
     waiting: _Waiting | None = session.info.get(_KEY)
     if not waiting:
         return
-    transaction = session.get_nested_transaction()
     parent = None
     if transaction is None:
         transaction = session.get_transaction()
@@ -173,16 +230,29 @@ def _committed(session: Session) -> None:
 @listens_for(Session, "after_transaction_end")
 def _ended(session: Session, transaction: SessionTransaction) -> None:
     """Drop the events of a transaction that was not committed; send the committed ones, now that the connection is returned."""
-    waiting: _Waiting | None = session.info.get(_KEY)
-    if waiting is None:
-        return
-    lost = waiting.pop(transaction, None)
-    if lost:
-        # Often that is intended. An app that broadcasts after the commit instead of before it finds out here.
-        lost[0].hub.logger.info("cartows: %d events are not sent: their transaction was not committed", len(lost))
-    if transaction.parent is None:
-        del session.info[_KEY]
-        _send(waiting.get(None, ()))
+    marks = _marks_of(session)
+    outermost = transaction.parent is None
+    waiting: _Waiting | None = session.info.pop(_KEY, None) if outermost else session.info.get(_KEY)
+    if waiting is not None:
+        lost = waiting.pop(transaction, None)
+        if lost:
+            _log_lost(lost, as_intended=marks.written or marks.rolled_back)
+    if outermost:
+        marks.written = marks.rolled_back = False
+        _send(() if waiting is None else waiting.get(None, ()))
+
+
+def _log_lost(lost: list[_Event], as_intended: bool) -> None:
+    """Log events that are not sent; ``as_intended``: what they are about is not in the database either."""
+    logger, count = lost[0].hub.logger, len(lost)
+    if as_intended:
+        logger.info("cartows: %d events are not sent: their transaction was not committed", count)
+    else:
+        logger.warning(
+            "cartows: %d events are not sent: their transaction ended without a commit, and nothing was changed in it. %s",
+            count,
+            _REMEDY,
+        )
 
 
 def _send(events: Iterable[_Event]) -> None:

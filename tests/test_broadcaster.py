@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import dataclasses
 import enum
@@ -16,7 +17,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from cartows import Message, Options, PublishRejected, PublishResult, new_message
+from cartows import Message, MessageType, Options, PublishRejected, PublishResult, new_message
 from cartows.broadcaster import Broadcaster
 from cartows.rooms import EVERYONE, Audience
 
@@ -60,6 +61,15 @@ def hub() -> RecordingBroadcaster:
 
 
 # Events and their recipients --------------------------------------------------------------------------------------
+
+
+class Level(enum.IntEnum):
+    HIGH = 3
+
+
+class Kind(enum.StrEnum):
+    ADDED = "comment.added"
+
 
 BOARD, PROJECT = ("board_id", "b1"), ("project_id", "p1")
 
@@ -156,12 +166,78 @@ def test_an_event_of_the_apps_own_goes_by_its_filters_and_to_clients_without_a_f
     assert hub.only() == ("comment.added", None, {BOARD, PROJECT, ("project_id", "p2")}, True, False)
 
 
-def test_an_event_that_carries_no_value_goes_to_no_room(hub: RecordingBroadcaster) -> None:
-    given: list[Any] = [None, {}, {"board_id": None}, {"board_id": []}, {"board_id": [None]}]
-    for filters in given:
-        hub.published.clear()
-        assert hub.broadcast("comment.added", {"text": "x"}, filters=filters) is ACCEPTED
-        assert hub.only() == ("comment.added", {"text": "x"}, set(), True, False), filters
+def test_an_event_without_filters_goes_to_everyone(hub: RecordingBroadcaster) -> None:
+    assert hub.broadcast("notice", {"text": "x"}) is ACCEPTED
+    assert hub.only() == ("notice", {"text": "x"}, set(), True, True)
+
+
+class Row:
+    """A row of an ORM, which has no string but that of ``repr``."""
+
+    def __repr__(self) -> str:
+        return "<Board b1>"
+
+
+NO_ROOM: dict[str, Any] = {
+    "None": None,
+    "None among others": ["b1", None],
+    "nothing": [],
+    "an iterator at its end": iter(()),
+    "bytes": b"b1",
+    "bytes among others": [b"b1"],
+    "bytes that can change": bytearray(b"b1"),
+    "a row": Row(),
+    "a list in a list": [["b1"]],
+}
+
+
+@pytest.mark.parametrize("value", NO_ROOM.values(), ids=NO_ROOM)
+def test_a_filter_that_no_client_could_hold_is_rejected(hub: RecordingBroadcaster, value: Any) -> None:
+    with pytest.raises(ValueError, match="The filter 'board_id' has"):
+        hub.broadcast("comment.added", filters={"project_id": "p1", "board_id": value})
+    with pytest.raises(ValueError, match="The filter 'board_id' has"):
+        hub.broadcast_to_filtered(
+            new_message("x"), "board_id", list(value) if value is NO_ROOM["an iterator at its end"] else value
+        )
+    assert not hub.published
+
+
+def test_filters_that_name_no_room_are_rejected(hub: RecordingBroadcaster) -> None:
+    with pytest.raises(ValueError, match="leave filters out to reach every client"):
+        hub.broadcast("comment.added", filters={})
+    assert not hub.published
+
+
+def test_the_id_of_a_typed_event_may_not_be_bytes(hub: RecordingBroadcaster) -> None:
+    with pytest.raises(ValueError, match="b'b1'"):
+        hub.broadcast_task_deleted("t1", b"b1")
+    assert not hub.published
+
+
+CONTROL = ["connected", "disconnect", "ping", "pong", "error", "subscribe", "subscribed", "unsubscribe", "unsubscribed"]
+CONTROL += ["auth.refresh", "auth.refreshed", "presence.state", "presence.diff", "degraded", "restored"]
+
+
+@pytest.mark.parametrize("type_", [*CONTROL, MessageType.DISCONNECT, None, "", 5, b"x", Level.HIGH], ids=repr)
+def test_a_type_that_is_cartows_own_or_none_at_all_is_rejected(hub: RecordingBroadcaster, type_: Any) -> None:
+    calls: list[Callable[[], PublishResult]] = [
+        lambda: hub.broadcast(type_, {"code": 3503}),
+        lambda: hub.broadcast(type_, filters={"board_id": "b1"}),
+        lambda: hub.broadcast_message(Message(type=type_)),
+        lambda: hub.broadcast_to_filtered(Message(type=type_), "board_id", "b1"),
+    ]
+    for call in calls:
+        kind = ValueError if type_ is None or isinstance(type_, str) else TypeError
+        with pytest.raises(kind, match="An event cannot have the type"):
+            call()
+    assert not hub.published
+
+
+def test_a_type_may_be_a_string_enum_or_that_of_a_typed_event(hub: RecordingBroadcaster) -> None:
+    types: list[Any] = [Kind.ADDED, MessageType.TASK_CREATED, "disconnected"]
+    for each in types:
+        assert hub.broadcast(each) is ACCEPTED
+    assert [message.type for message, _ in hub.published] == ["comment.added", "task.created", "disconnected"]
 
 
 class Column(enum.Enum):
@@ -180,18 +256,31 @@ def test_filters_compare_as_strings(hub: RecordingBroadcaster) -> None:
 
 
 def test_a_filter_may_have_several_values(hub: RecordingBroadcaster) -> None:
-    given: list[Any] = [["b1", 2, None, "b1"], ("b1", 2), {"b1", 2}, frozenset({"b1", "2"})]
+    boards = {"b1": "First", 2: "Second"}
+    given: list[Callable[[], Any]] = [
+        lambda: ["b1", 2, "b1"],
+        lambda: ("b1", 2),
+        lambda: {"b1", 2},
+        lambda: frozenset({"b1", "2"}),
+        boards.keys,
+        lambda: boards,
+        lambda: (each for each in boards),
+        lambda: map(str, boards),
+        lambda: collections.deque(boards),
+    ]
     for several in given:
         hub.published.clear()
-        hub.broadcast("x", filters={"board_id": several})
-        assert hub.only()[2] == {BOARD, ("board_id", "2")}, several
+        hub.broadcast("x", filters={"board_id": several()})
+        hub.broadcast_to_filtered(new_message("x"), "board_id", several())
+        for _, audience in hub.published:
+            assert set(audience.rooms) == {BOARD, ("board_id", "2")}, several()
 
 
 # Which project a task belongs to ----------------------------------------------------------------------------------
 
 
 @dataclasses.dataclass
-class Row:
+class Item:
     project_id: Any
 
 
@@ -199,7 +288,7 @@ class Packed(msgspec.Struct):
     project_id: Any
 
 
-TASKS = [{"project_id": "p1"}, Row("p1"), Packed("p1")]
+TASKS = [{"project_id": "p1"}, Item("p1"), Packed("p1")]
 
 
 @pytest.mark.parametrize("task", TASKS, ids=["mapping", "dataclass", "struct"])
@@ -222,7 +311,7 @@ def test_a_project_that_is_given_wins_over_the_tasks_own(hub: RecordingBroadcast
 
 
 def test_a_task_without_a_project_goes_to_its_board(hub: RecordingBroadcaster) -> None:
-    tasks: list[Any] = [None, {}, {"project_id": None}, SimpleNamespace(), Row(None), "text"]
+    tasks: list[Any] = [None, {}, {"project_id": None}, SimpleNamespace(), Item(None), "text"]
     for task in tasks:
         hub.published.clear()
         hub.broadcast_task_created("t1", "b1", task)

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 from contextvars import ContextVar
 from http import HTTPStatus
+from importlib.util import find_spec
 from typing import Any
 
 import flask_login  # type: ignore[import-untyped,unused-ignore]
@@ -14,8 +15,9 @@ from flask import Flask, Response, current_app, g, has_app_context, redirect, re
 from werkzeug.exceptions import Unauthorized
 from werkzeug.local import LocalProxy
 
+from cartows import Hub, PublishResult
 from cartows.auth import Authenticator, Credentials
-from cartows.errors import AuthError, CartowsError
+from cartows.errors import AuthError, CartowsError, HubClosed
 from cartows.hooks import AppHooks, Hooks, RefusedByApp
 from cartows.rooms import Subscriptions
 
@@ -345,3 +347,31 @@ def test_a_function_that_fails_is_logged_and_the_others_are_called(
     bound.disconnected(client)
     assert (called, client.errors) == (["c1", "c1"], 2)
     assert [record.levelname for record in caplog.records] == ["ERROR", "ERROR"]
+
+
+def test_a_broadcast_in_on_disconnect_says_that_the_hub_is_closed_and_raises_elsewhere(
+    hooks: Hooks, bound: AppHooks, caplog: pytest.LogCaptureFixture
+) -> None:
+    hub = Hub()
+    hub.shutdown()
+    results: list[PublishResult] = []
+
+    def left(client: Any) -> None:
+        results.append(hub.broadcast("left"))
+
+    async def left_too(client: Any) -> None:
+        results.append(hub.broadcast("left"))
+
+    hooks.disconnect += [left, left_too] if find_spec("asgiref") else [left]
+    for _ in range(3):
+        bound.disconnected(FakeClient())
+    assert len(results) == 3 * len(hooks.disconnect)
+    for result in results:
+        assert not result.accepted and result.status is None
+        assert result.reason is not None and "shut down" in result.reason
+    assert [record.levelname for record in caplog.records] == ["WARNING"], "logged once"
+    with pytest.raises(HubClosed):
+        hub.broadcast("late")
+    hooks.connect.append(left)
+    bound.connected(FakeClient())
+    assert "HubClosed" in caplog.text

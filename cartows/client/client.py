@@ -10,7 +10,6 @@ Go counterpart: ``client.go``.
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Protocol
@@ -25,7 +24,7 @@ from ..websocket.frames import Frame
 from .authorization import Authorization, AuthorizationHub
 from .batch import Batch
 from .commands import Commands
-from .connection import ERROR_WAIT, Connection
+from .connection import Connection
 from .rate_limit import ADMIT, END, NOTIFY
 from .sender import GONE, OVERFLOW, WANTS_WRITER
 from .subscriptions import ClientFilters, SubscriptionChange
@@ -145,7 +144,7 @@ class Client:
         """Set the values of one filter key, in place of those held before; Go's ``SetFilter``.
 
         Takes effect in the hub thread, before any event that is broadcast after this call. A client that is left without a
-        filter receives only ``broadcast_message``, and leaves the rooms where it was present. Runs on any thread.
+        filter receives only events for every client, and leaves the rooms where it was present. Runs on any thread.
 
         Args:
             key: The filter's key, such as ``board_id``.
@@ -292,10 +291,10 @@ class Client:
                 before_reading()
             for message in self.connection.messages():
                 self._handle(message)
-        except Exception:
+        except BaseException as error:
+            if not self.connection.close_on_exception(error):
+                raise
             self.hub.logger.exception("cartows: reading from client %s failed; its connection is closed", self.id)
-            self.connection.close_on_error()
-            self.connection.flush(time.monotonic() + ERROR_WAIT)
         finally:
             self.connection.finish()
             # Not before: a registration that the hub thread reaches after this finds a connection that has ended.

@@ -209,6 +209,20 @@ class Connection(Sender):
         except Exception:
             self.abort(CloseCode.SERVER_ERROR, "server error")
 
+    def close_on_exception(self, error: BaseException) -> bool:
+        """Close with 1011 after an error, and wait for a moment until that is sent. Reader thread.
+
+        A SystemExit or the like in the main thread ends the process, most often from a signal: returns False then, and closes
+        with 1012. In any other thread it is an error of the app's own.
+        """
+        failed = isinstance(error, Exception) or threading.current_thread() is not threading.main_thread()
+        if failed:
+            self.close_on_error()
+        else:
+            self.close_for_restart(ERROR_WAIT)
+        self.flush_close()
+        return failed
+
     def _advice(self, code: int, reason: str, *, reconnect: bool, retry_after_ms: int) -> Frame | None:
         """Return the ``disconnect`` message that precedes a close frame; None for a protocol of the app's own."""
         if not self.options.greeting:

@@ -43,13 +43,15 @@ _CLOSE_CODES = {
     503: CloseCode.CONNECTION_LIMIT,
 }
 
+# Browsers and proxies may cache a 501.
+_NO_STORE = (("Cache-Control", "no-store"),)
+
 _NO_SOCKET = Refusal(
     501,
     "NO_SOCKET",
     "This web server gives an app no access to its sockets, so WebSocket cannot work here. Use gunicorn -k gthread, plain "
     "gunicorn, or flask run.",
-    # Browsers and proxies may cache a 501.
-    (("Cache-Control", "no-store"),),
+    _NO_STORE,
 )
 
 
@@ -148,7 +150,9 @@ class Handler:
             return
         path = printable(request.path)
         try:
-            admitted = self._admission.check_route() or self._admission.admit()
+            found = find_socket(request.environ)
+            unfit = None if found is None else self._check_server(found[0])
+            admitted = unfit or self._admission.check_route() or self._admission.admit()
         except Exception as error:
             # Flask would write its error page into the WebSocket connection.
             admitted = self._admission.answer_to(error)
@@ -224,12 +228,23 @@ class Handler:
         if explained is not None:
             return self._refuse(explained)
         server, sock = found
+        unfit = self._check_server(server)
+        if unfit is not None:
+            return self._refuse(unfit)
         reply = shake_hands(request, server, flask_sock_view, admitted.credentials.subprotocol)
         if isinstance(reply, Refusal):
             return self._refuse(reply)
         early = server.early_bytes(request.environ, sock)
         connect = partial(self._connect, server, sock, reply, early, admitted)
         return UpgradeResponse(connect, self._refuse, self._handoff.attach, partial(server.end, sock))
+
+    def _check_server(self, server: Server) -> Refusal | None:
+        """Return why no client can stay in the process that handles this request, and log that; or None."""
+        reason = server.cannot_serve(request.environ)
+        if reason is None:
+            return None
+        self.logger.warning("cartows: no client can be served: %s", reason)
+        return Refusal(501, "NO_LASTING_PROCESS", reason, _NO_STORE)
 
     def _refuse(self, refusal: Refusal) -> Response:
         """Return a refusal as HTTP, and log it in one line."""

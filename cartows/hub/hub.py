@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import threading
 import weakref
 from collections.abc import Callable
@@ -20,17 +21,18 @@ from ..backplane.base import Backplane, Sink
 from ..broadcaster import Broadcaster, PublishResult, RejectionLog, prepare_event
 from ..client.client import Client
 from ..client.subscriptions import SubscriptionChange
-from ..errors import CartowsError, HubClosed
+from ..errors import RAISES_HUB_CLOSED, CartowsError, HubClosed
 from ..identity import identity_string
 from ..message import EncodeHook, Message
 from ..options import Options
 from ..rooms import Audience, room_value
-from ..servers.detection import replaced_threads, serving
+from ..servers.detection import forked_to_serve, replaced_threads, serving
 from ..websocket.close_codes import CloseCode
 from ..websocket.frames import Frame
 from .client_services import ClientServices
 from .lifecycle import Lifecycle
 from .pipeline import Pipeline
+from .reach import Reach
 from .shutdown import shut_down
 
 __all__ = ["Hub"]
@@ -43,7 +45,7 @@ class Hub(Broadcaster, ClientServices):
         logger: Defaults to the logger ``"cartows"``.
         options: Defaults to the settings of the first app whose extension is given the hub, else to those of ``Options``.
         backplane: Makes the connection to other processes, once in each; defaults to that of ``redis_url``, or none.
-        enc_hook: Turns a value that JSON cannot represent into one that it can; defaults to the app's ``json.default``.
+        enc_hook: Turns a value that JSON cannot represent into one that it can; defaults to the app's JSON provider.
 
     Raises:
         CartowsError: gevent or eventlet has replaced the threads of this process.
@@ -69,15 +71,14 @@ class Hub(Broadcaster, ClientServices):
         self._make_backplane = backplane
         self._own_options = self._options = options
         self._filter_keys = frozenset(self.options.filter_keys)
-        self._init_process()
+        self._init_process(serving())
         _hubs.add(self)
 
-    def _init_process(self) -> None:
-        """Create all state of a process: in ``__init__``, and again in the child of a fork."""
+    def _init_process(self, serves: bool) -> None:
+        """Create all state of a process, which ``serves`` as a web server's: in ``__init__``, and in the child of a fork."""
         self._unplaced_lock = threading.Lock()
         self._rejections = RejectionLog(self.logger)
-        #: A client has registered, or the warning that there is none has been logged.
-        self._has_clients = False
+        self._reach = Reach(self.logger, serves)
         self._lifecycle = Lifecycle(self.shutdown)
         self._init_services()
         self._init_pipeline()
@@ -169,8 +170,16 @@ class Hub(Broadcaster, ClientServices):
 
         Raises:
             MessageError: It cannot be serialised, or is larger than a send queue.
-            HubClosed: The hub was shut down.
+            HubClosed: The hub was shut down. Where an ``on_disconnect`` broadcasts, the result says so instead.
         """
+        try:
+            return self._publish(message, audience)
+        except HubClosed as error:
+            if RAISES_HUB_CLOSED.get():
+                raise
+            return self._reject(message.type, str(error))
+
+    def _publish(self, message: Message, audience: Audience) -> PublishResult:
         self._lifecycle.check_open()
         options = self.options
         event = prepare_event(message, audience, self.enc_hook, options.send_queue_bytes)
@@ -180,8 +189,8 @@ class Hub(Broadcaster, ClientServices):
             raise
         except CartowsError as error:
             return self._reject(message.type, str(error))
-        if not self._has_clients:
-            self._warn_without_clients()
+        if not self._reach.settled:
+            self._reach.warn(options.redis_url is not None)
         # The hub thread makes the room that others wait for.
         timeout = 0.0 if threading.current_thread() is self._lifecycle.thread else options.publish_timeout
         outcome = self._pipeline.backplane.publish(event, timeout)
@@ -199,16 +208,6 @@ class Hub(Broadcaster, ClientServices):
     def _rejected(self) -> int:
         return self._registry.counter("rejected")
 
-    def _warn_without_clients(self) -> None:
-        self._has_clients = True
-        if self.options.redis_url is None and not serving():
-            self.logger.warning(
-                "cartows: a broadcast in process %d reaches no client: the process serves no WebSocket clients (a Celery task, "
-                "a cron job, a shell?). Set CARTOWS_REDIS_URL and use a Publisher, or broadcast in a request handler that this "
-                "process calls by HTTP",
-                os.getpid(),
-            )
-
     # Clients ----------------------------------------------------------------------------------------------------------
 
     def register_client(self, client: Client) -> None:
@@ -223,7 +222,7 @@ class Hub(Broadcaster, ClientServices):
         # Its peer may have gone, and its reader thread have ended.
         if not self._registry.arrive(client):
             return
-        self._has_clients = True
+        self._reach.settled = True
         if not self._pipeline.register(client):
             self._lifecycle.check_open()
 
@@ -343,7 +342,7 @@ _hubs: weakref.WeakSet[Hub] = weakref.WeakSet()
 def _reset_in_child() -> None:
     for hub in list(_hubs):
         hub.read_scheduler.forget()
-        hub._init_process()
+        hub._init_process(forked_to_serve(sys._getframe().f_back))
 
 
 if hasattr(os, "register_at_fork"):

@@ -6,6 +6,15 @@ Called on the thread of a request, on the one that makes the app, and ``serving`
 from __future__ import annotations
 
 from .base import Server, Worker
-from .detection import configured_workers, find_socket, find_worker, replaced_threads, serving
+from .detection import configured_workers, find_socket, find_worker, forked_to_serve, replaced_threads, serving
 
-__all__ = ["Server", "Worker", "configured_workers", "find_socket", "find_worker", "replaced_threads", "serving"]
+__all__ = [
+    "Server",
+    "Worker",
+    "configured_workers",
+    "find_socket",
+    "find_worker",
+    "forked_to_serve",
+    "replaced_threads",
+    "serving",
+]

@@ -37,7 +37,16 @@ class Server(Protocol):
     socket_key: str
 
     def serves(self) -> bool:
-        """Return whether this process belongs to the server, by its environment or the caller's stack."""
+        """Return whether this process runs the server and answers requests, as far as the caller's stack and the system show.
+
+        The environment proves nothing: every child process inherits it.
+        """
+
+    def starts_worker(self, forker: FrameType) -> bool:
+        """Return whether the code that has forked this process is the server, which starts a worker."""
+
+    def cannot_serve(self, environ: Mapping[str, Any]) -> str | None:
+        """Return why no client can stay in the process that received a request, or None where one can."""
 
     def find_socket(self, environ: Mapping[str, Any]) -> Any | None:
         """Return the socket of a request, or None where another server received it."""
@@ -71,6 +80,14 @@ class SocketServer:
     """The base of the servers that put the socket of a request into the WSGI environ."""
 
     socket_key: str
+
+    def starts_worker(self, forker: FrameType) -> bool:
+        """Return False: see Server.starts_worker."""
+        return False
+
+    def cannot_serve(self, environ: Mapping[str, Any]) -> str | None:
+        """Return None: see Server.cannot_serve."""
+        return None
 
     def find_socket(self, environ: Mapping[str, Any]) -> Any | None:
         """See Server.find_socket."""

@@ -7,21 +7,36 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from types import FrameType
 from typing import Any
 
 from .base import Server, Worker
 from .gunicorn import Gunicorn
 from .werkzeug import Werkzeug
 
-__all__ = ["SERVERS", "configured_threads", "configured_workers", "find_socket", "find_worker", "replaced_threads", "serving"]
+__all__ = [
+    "SERVERS",
+    "configured_threads",
+    "configured_workers",
+    "find_socket",
+    "find_worker",
+    "forked_to_serve",
+    "replaced_threads",
+    "serving",
+]
 
 #: The servers that the hand-off of a socket was tested on, in the order in which they are asked.
 SERVERS: tuple[Server, ...] = (Werkzeug(), Gunicorn())
 
 
 def serving() -> bool:
-    """Return whether this process belongs to a web server, by its environment or the caller's stack."""
+    """Return whether this process answers a web server's requests, as far as the caller's stack and the system show."""
     return any(server.serves() for server in SERVERS)
+
+
+def forked_to_serve(forker: FrameType | None) -> bool:
+    """Return whether this process is a worker that a web server has just forked; ``forker`` is the frame that did."""
+    return forker is not None and any(server.starts_worker(forker) for server in SERVERS)
 
 
 def find_socket(environ: Mapping[str, Any]) -> tuple[Server, Any] | None:

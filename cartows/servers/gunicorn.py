@@ -8,11 +8,15 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Mapping
+from types import FrameType
 from typing import Any
 
 from .base import SocketServer, Worker, find_on_stack
 
 __all__ = ["Gunicorn"]
+
+# The module of the master process.
+_ARBITER = "gunicorn.arbiter"
 
 
 class Gunicorn(SocketServer):
@@ -22,7 +26,12 @@ class Gunicorn(SocketServer):
 
     def serves(self) -> bool:
         """See Server.serves."""
-        return os.environ.get("SERVER_SOFTWARE", "").startswith("gunicorn") or bool(_owners())
+        # A child that a worker has forked in a request has a copy of its stack.
+        return any(getattr(worker, "pid", os.getpid()) == os.getpid() for worker in _workers())
+
+    def starts_worker(self, forker: FrameType) -> bool:
+        """See Server.starts_worker."""
+        return forker.f_code.co_name == "spawn_worker" and forker.f_globals.get("__name__") == _ARBITER
 
     def find_socket(self, environ: Mapping[str, Any]) -> Any | None:
         """Return the socket of a request, but None over HTTP/2, where many requests share one."""
@@ -51,12 +60,16 @@ class Gunicorn(SocketServer):
 
     def find_worker(self) -> Worker | None:
         """See Server.find_worker."""
-        found = find_on_stack("gunicorn.workers.base", "Worker")
+        found = _workers()
         return found[0] if found else None
 
 
+def _workers() -> list[Any]:
+    return find_on_stack("gunicorn.workers.base", "Worker")
+
+
 def _owners() -> list[Any]:
-    return find_on_stack("gunicorn.workers.base", "Worker") + find_on_stack("gunicorn.arbiter", "Arbiter")
+    return _workers() + find_on_stack(_ARBITER, "Arbiter")
 
 
 def _setting(name: str) -> int | None:

@@ -105,6 +105,8 @@ def on_connect(client: Client) -> Any:
     if "gate" in arguments:
         gates[arguments["gate"]].wait(30)
     answer = arguments.get("answer", "")
+    if answer == "exit":
+        raise SystemExit("the app's on_connect exits")
     if answer == "raise":
         raise RuntimeError("the app's on_connect fails")
     return {"": None, "true": True, "false": False, "text": "text"}[answer] if not answer.isdigit() else int(answer)
@@ -114,6 +116,9 @@ def on_connect(client: Client) -> Any:
 def on_disconnect(client: Client) -> None:
     _record("disconnect", client, identity=client.identity, code=client.close_code, reason=client.close_reason)
     current_app.logger.info("gone: %s %s", client.id, client.close_code)
+    if client.identity == "announced":
+        result = hub.broadcast("left", client.id)
+        current_app.logger.info("announced the end of %s: %s", client.id, result.reason)
     if client.identity == "raise-at-end":
         raise RuntimeError("the app's on_disconnect fails")
 
@@ -138,6 +143,11 @@ def say(client: Client, message: Message) -> None:
 def fail(client: Client, message: Message) -> None:
     _record("fail", client)
     raise RuntimeError("the app's handler fails")
+
+
+@ws.on("exit")
+def end_process(client: Client, message: Message) -> None:
+    raise SystemExit("the app's handler exits")
 
 
 @ws.on("wait")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -198,6 +199,21 @@ def test_a_handler_that_raises_is_answered_and_the_connection_lives_on(server: S
     assert records(server, peer.id, "fail")[1]["leftover"] is None
 
 
+@pytest.mark.parametrize("kind", BOTH_WAYS, ids=str)
+def test_a_handler_that_raises_system_exit_ends_its_own_connection_with_a_close_frame(serve: Serve, kind: Kind) -> None:
+    server = serve("hooks", kind=kind)
+    server.expected_tracebacks.append("SystemExit")
+    start = len(server.log())
+    other, peer = server.connect(), server.connect()
+    peer.send({"type": "exit"})
+    assert peer.ended()[1].code == 1011
+    with server.raw() as refused:
+        assert refused.open("/ws?answer=exit").status == 101
+        assert refused.ended()[1].code == 1011
+    assert server.log(start).count("SystemExit: the app's") == 2
+    assert other.ask({"type": "echo", "data": 1})["data"] == 1
+
+
 def test_types_without_a_handler_are_unknown(server: Server) -> None:
     peer = server.connect()
     for kind in ("no.such.type", "Echo", "echo ", "__class__", "connect", "task.created", "presence.state"):
@@ -343,6 +359,23 @@ def test_on_disconnect_is_called_when_the_server_stops(serve: Serve, kind: Kind)
     server.await_exit()
     for peer in peers:
         assert server.log().count(f"gone: {peer.id} 1012") == 1
+
+
+@pytest.mark.parametrize("kind", BOTH_WAYS, ids=str)
+def test_a_restart_prints_no_traceback_where_on_disconnect_broadcasts(serve: Serve, kind: Kind) -> None:
+    server = serve("hooks", kind=kind, fresh=True)
+    peers = [server.connect("/ws?as=announced") for _ in range(3)]
+    server.signal(signal.SIGTERM)
+    for peer in peers:
+        assert peer.ended()[1].code == 1012
+        peer.close()
+    server.await_exit()
+    for peer in peers:
+        assert f"announced the end of {peer.id}: " in server.log()
+    # Attached clients are closed before the hub is shut down, so their broadcasts are still accepted.
+    ends = re.findall(r"announced the end of \w+: The hub was shut down", server.log())
+    assert kind.attached or len(ends) == 3
+    assert "Traceback" not in server.log()
 
 
 def test_an_on_disconnect_that_raises_is_only_logged(server: Server) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from werkzeug.serving import make_server
 
-from cartows.servers.detection import configured_workers, find_socket, find_worker, replaced_threads, serving
+from cartows.servers.detection import configured_workers, find_socket, find_worker, forked_to_serve, replaced_threads, serving
 from cartows.servers.gunicorn import Gunicorn
 from cartows.servers.werkzeug import Werkzeug
 from tests.support.gunicorn import ThreadedWorker, Worker
@@ -43,12 +43,15 @@ def test_the_worker_that_runs_the_main_thread_is_found(kind: type[Worker]) -> No
     assert worker.run(configured_workers) == 3
 
 
-@pytest.mark.parametrize("name, value", [("SERVER_SOFTWARE", "gunicorn/23.0.0"), ("WERKZEUG_SERVER_FD", "3")])
-def test_a_thread_of_the_apps_own_serves_where_the_environment_names_a_server(
-    monkeypatch: pytest.MonkeyPatch, name: str, value: str
-) -> None:
-    monkeypatch.setenv(name, value)
-    assert serving()
+def test_an_environment_that_every_child_inherits_proves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SERVER_SOFTWARE", "gunicorn/23.0.0")
+    monkeypatch.setenv("WERKZEUG_SERVER_FD", "3")
+    assert not serving()
+
+
+def test_a_process_that_code_of_the_apps_own_has_forked_is_no_worker() -> None:
+    assert not forked_to_serve(sys._getframe())
+    assert not forked_to_serve(None)
 
 
 @pytest.mark.parametrize("workers", [None, "4"])

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import io
+import os
 import socket
+import sys
 import threading
+from collections.abc import Callable
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -45,9 +49,26 @@ def test_the_worker_is_found_from_a_request_thread_whose_own_stack_it_is_on() ->
     assert found == [worker, 2]
 
 
-def test_the_environment_names_gunicorn(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SERVER_SOFTWARE", "gunicorn/23.0.0")
-    assert server.serves()
+def test_the_child_of_a_worker_does_not_serve_although_the_worker_is_on_its_stack() -> None:
+    worker = Worker()
+    worker.pid = os.getppid()
+    assert worker.run(server.serves) is False
+
+
+def test_the_master_that_loads_a_preloaded_app_does_not_serve() -> None:
+    assert Arbiter(workers=7).run(server.serves) is False
+
+
+def test_a_process_that_the_master_forks_is_a_worker() -> None:
+    def elsewhere() -> FrameType:
+        return sys._getframe()
+
+    space = {"__name__": "gunicorn.arbiter", "sys": sys}
+    exec("def spawn_worker(): return sys._getframe()\ndef other(): return sys._getframe()", space)
+    spawn: Callable[[], FrameType] = space["spawn_worker"]  # type: ignore[assignment]
+    other: Callable[[], FrameType] = space["other"]  # type: ignore[assignment]
+    assert server.starts_worker(spawn())
+    assert not server.starts_worker(other()) and not server.starts_worker(elsewhere())
 
 
 def test_a_preloaded_app_learns_how_many_workers_there_will_be() -> None:

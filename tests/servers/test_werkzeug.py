@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import socket
+import sys
 import threading
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -40,8 +42,34 @@ def test_flasks_own_server_serves_while_it_handles_a_request(threaded: bool) -> 
     assert server.workers() is None
 
 
-def test_the_reloader_names_werkzeug_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WERKZEUG_SERVER_FD", "3")
+@pytest.fixture
+def listening(monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
+    """A listening socket that Werkzeug's variable in the environment names."""
+    monkeypatch.delitem(sys.modules, "werkzeug._reloader", raising=False)
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        monkeypatch.setenv("WERKZEUG_SERVER_FD", str(sock.fileno()))
+        yield sock
+
+
+def test_a_thread_of_the_apps_own_serves_where_the_environment_names_a_listening_socket(listening: socket.socket) -> None:
+    assert server.serves()
+    assert listening.fileno() >= 0, "the test must not close the server's socket"
+
+
+def test_a_descriptor_that_is_none_or_no_listening_socket_proves_nothing(
+    listening: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket() as other:
+        for value in (str(other.fileno()), "9999999", "-1", "x", ""):
+            monkeypatch.setenv("WERKZEUG_SERVER_FD", value)
+            assert not server.serves(), value
+
+
+def test_the_reloader_which_only_watches_does_not_serve(listening: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "werkzeug._reloader", ModuleType("werkzeug._reloader"))
+    monkeypatch.delenv("WERKZEUG_RUN_MAIN", raising=False)
+    assert not server.serves()
+    monkeypatch.setenv("WERKZEUG_RUN_MAIN", "true")
     assert server.serves()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -15,6 +16,7 @@ class Owner:
 
     def __init__(self, workers: Any = 1, threads: Any = 1) -> None:
         self.alive = True
+        self.pid = os.getpid()
         self.cfg = SimpleNamespace(workers=workers, threads=threads)
 
     def run(self, app: Callable[[], Any]) -> Any:

@@ -116,8 +116,10 @@ class Model:
                 Recipients(frozenset(about_board | about_project)),
             )
         else:
-            result = hub.broadcast("note", data, filters=filters or None)
-            recipients = Recipients(frozenset((key, value) for key, values in filters.items() for value in values))
+            named = {key: values for key, values in filters.items() if values}
+            result = hub.broadcast("note", data, filters=named or None)
+            rooms = frozenset((key, value) for key, values in named.items() for value in values)
+            recipients = Recipients(rooms, everyone=not named)
         assert result.accepted
         number = int(str(result.id).partition(".")[2])
         self.recipients[number] = recipients

@@ -123,7 +123,7 @@ def fetcher(url: str, timeout: float) -> Callable[[], tuple[Key, ...]]:
     def fetch() -> tuple[Key, ...]:
         try:
             found = json.loads(download.within(timeout))
-        except (OSError, HTTPException, ValueError) as error:
+        except (OSError, HTTPException, ValueError, RecursionError) as error:
             raise OptionsError(f"JWTAuth has found no JWK Set at its jwks_url: {type(error).__name__}: {error}") from None
         if not isinstance(found, dict) or "keys" not in found:
             raise OptionsError("JWTAuth has found no JWK Set at its jwks_url")

@@ -109,9 +109,3 @@ def token(data: bytes) -> None:
 
 
 TARGETS: tuple[Callable[[bytes], None], ...] = (inbound, message, subscription, handshake, token)
-
-
-def one_input(data: bytes) -> None:
-    """Pass everything after the first byte to the parser which that byte selects."""
-    if data:
-        TARGETS[data[0] % len(TARGETS)](data[1:])

@@ -67,6 +67,7 @@ class CartoWS:
         self.client_class = client_class
         self._overrides = options
         self._handlers: list[Handler] = []
+        self._apps: list[Flask] = []
         self._hooks = Hooks()
         if app is not None:
             self.init_app(app)
@@ -144,8 +145,10 @@ class CartoWS:
         anything. An exception becomes a 500.
 
         Args:
-            function: Returns the identity, preferably the user's id; or ``Credentials``; or None to answer with 401. The
-                identity becomes ``client.identity``; identities compare as strings. Or an ``Authenticator`` in place of it.
+            function: Returns the identity, preferably the user's id; or ``Credentials``; or None to answer with 401, as for a
+                user whose ``is_authenticated`` is false. What a view returns to refuse, a response or a body with a status,
+                is the answer. The identity becomes ``client.identity``; identities compare as strings, a user object by its
+                ``get_id()``. Or an ``Authenticator`` in place of it.
 
         Raises:
             OptionsError: The ``recheck_interval`` of an Authenticator is invalid.
@@ -157,6 +160,8 @@ class CartoWS:
                     f"recheck_interval={interval!r} cannot be used: it must be a number of seconds above 0, or None"
                 )
             function.init_hub(self.hub)
+            for app in self._apps:
+                function.check_app(app)
         self._hooks.authenticate = function
         return function
 
@@ -250,6 +255,9 @@ class CartoWS:
         if self not in ours:
             ours.append(self)
         self._handlers.append(handler)
+        self._apps.append(app)
+        if isinstance(self._hooks.authenticate, Authenticator):
+            self._hooks.authenticate.check_app(app)
         handler.log_limits(path)
         workers = configured_workers()
         if workers > 1 and self.hub.options.redis_url is None:

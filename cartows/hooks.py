@@ -9,17 +9,19 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sized
+from http import HTTPStatus
 from typing import Any, Protocol
 
 from .auth.base import Authenticator, Credentials
 from .errors import AuthError, CartowsError
+from .identity import current_object, identity_string
 from .message import MessageType
 from .rooms import Filters
 from .websocket.close_codes import CloseCode
 from .websocket.frames import close_frame
 
-__all__ = ["AppHooks", "Hooks"]
+__all__ = ["AppHooks", "Hooks", "RefusedByApp"]
 
 Authorize = Callable[[Any, "str | None", "str | None"], Any]
 
@@ -27,13 +29,6 @@ Authorize = Callable[[Any, "str | None", "str | None"], Any]
 RESERVED = frozenset(
     {MessageType.PING, MessageType.PONG, MessageType.SUBSCRIBE, MessageType.UNSUBSCRIBE, MessageType.AUTH_REFRESH}
 )
-
-
-def _checked(credentials: Credentials) -> Credentials:
-    """Return the credentials, which an authenticator of the app's own may have made. Raises CartowsError."""
-    if credentials.expires_at is not None and not math.isfinite(credentials.expires_at):
-        raise CartowsError(f"Credentials(expires_at={credentials.expires_at}) cannot be used: it must be Unix time in seconds")
-    return credentials
 
 
 class HookClient(Protocol):
@@ -45,6 +40,76 @@ class HookClient(Protocol):
 
     def send_internal_error(self) -> None:
         """Send the client an ``error INTERNAL``: the app's own code failed."""
+
+
+class RefusedByApp(Exception):
+    """The app's ``authenticate`` returned what a view returns: ``answer``, a response or a tuple of a body and a status."""
+
+    def __init__(self, answer: Any) -> None:
+        super().__init__("the app answers the request itself")
+        self.answer = answer
+
+
+# A longer string is no user's id, but a page or an error.
+_MAX_IDENTITY = 1024
+
+
+def _credentials(found: Any) -> Credentials:
+    """Return the credentials for what the app's ``authenticate`` returned.
+
+    Raises RefusedByApp, AuthError, or whatever exception was returned; TypeError and CartowsError for what names no user.
+    """
+    found = current_object(found)
+    credentials = found if isinstance(found, Credentials) else Credentials(found)
+    # Only ``Credentials(None)`` itself asks for a client without an identity.
+    anonymous = credentials is found and credentials.identity is None
+    identity = current_object(credentials.identity)
+    if isinstance(identity, Exception):
+        raise identity
+    if isinstance(identity, HTTPStatus):
+        raise RefusedByApp((identity.phrase, int(identity)))
+    if _is_response(identity):
+        raise RefusedByApp(identity)
+    if not anonymous:
+        if _is_no_user(identity):
+            raise AuthError("The app could not identify you: log in, then connect again.")
+        known_by = identity_string(identity)
+        if len(known_by) > _MAX_IDENTITY or "\n" in known_by:
+            raise CartowsError(
+                f"@ws.authenticate returned a {type(identity).__name__} whose string has {len(known_by)} characters. That is "
+                f"no user's id, which is one line of at most {_MAX_IDENTITY}: to refuse a client return None, or a response "
+                "with its status"
+            )
+    expires_at = credentials.expires_at
+    if expires_at is not None and not math.isfinite(expires_at):
+        raise CartowsError(f"Credentials(expires_at={expires_at}) cannot be used: it must be Unix time in seconds")
+    return credentials._replace(identity=identity)
+
+
+def _is_response(value: Any) -> bool:
+    """Return whether a function answered as a view does, with a response or ``(body, status)``."""
+    if isinstance(value, tuple) and not hasattr(value, "_fields"):
+        second = value[1] if len(value) in (2, 3) else None
+        if isinstance(second, str):
+            return second[:3].isdecimal()
+        is_status = isinstance(second, int) and 100 <= second <= 599
+        return is_status or isinstance(second, (Mapping, list, tuple))
+    return hasattr(value, "status_code") and hasattr(value, "headers")
+
+
+def _is_no_user(identity: Any) -> bool:
+    # False and empty values too: the one is how the other functions refuse, the others are no user's id.
+    if identity is None or identity is False or (isinstance(identity, Sized) and not identity):
+        return True
+    if isinstance(identity, str):
+        return not identity.strip()
+    authenticated = getattr(identity, "is_authenticated", True)
+    return not (authenticated() if callable(authenticated) else authenticated)
+
+
+def _is_agreement(result: Any) -> bool:
+    """Return whether a check agrees: a response, or an exception that is returned, is true and yet a refusal."""
+    return bool(result) and not isinstance(result, BaseException) and not _is_response(result)
 
 
 class Hooks:
@@ -94,23 +159,26 @@ class AppHooks:
         return registered if isinstance(registered, Authenticator) else None
 
     def authenticate(self, request: Any) -> Credentials:
-        """Return the credentials of the sender of an upgrade request, in whose context this is called. Raises AuthError."""
+        """Return the credentials of the sender of an upgrade request, in whose context this is called.
+
+        Raises AuthError, RefusedByApp, and what the app's function raises or returns as an exception.
+        """
         registered = self.hooks.authenticate
         if registered is None:
             return Credentials(None)
         if isinstance(registered, Authenticator):
-            return _checked(registered.authenticate(request))
-        found = self._app.ensure_sync(registered)(request)
-        # False too, with which the other functions refuse, and "", which is no user's id.
-        if found is None or found is False or (isinstance(found, str) and not found):
-            raise AuthError("The app could not identify you: log in, then connect again.")
-        return _checked(found) if isinstance(found, Credentials) else Credentials(found)
+            registered.check_app(self._app)
+            return _credentials(registered.authenticate(request))
+        return _credentials(self._call_in_request(registered, request))
 
     def refresh(self, token: str) -> Credentials:
         """Return the credentials for a connected client's new token. Raises AuthError."""
         if self.authenticator is None:
             raise AuthError("Credentials are not refreshed here: connect again.")
-        return _checked(self.call(self.authenticator.refresh, token))
+        try:
+            return _credentials(self.call(self.authenticator.refresh, token))
+        except RefusedByApp:
+            raise AuthError("The app refuses them.") from None
 
     @property
     def recheck_interval(self) -> float | None:
@@ -119,7 +187,7 @@ class AppHooks:
 
     def is_valid(self, credentials: Credentials) -> bool:
         """Return whether a client with these credentials may stay."""
-        return self.authenticator is None or bool(self.call(self.authenticator.is_valid, credentials))
+        return self.authenticator is None or _is_agreement(self.call(self.authenticator.is_valid, credentials))
 
     # Rooms ----------------------------------------------------------------------------------------------------------
 
@@ -136,7 +204,7 @@ class AppHooks:
         if credentials.allowed_rooms is not None:
             return credentials.allowed_rooms.unfiltered or (key, value) in credentials.allowed_rooms.rooms
         authorize = self.hooks.authorize
-        return authorize is None or bool(call(authorize, identity, key, value))
+        return authorize is None or _is_agreement(call(authorize, identity, key, value))
 
     def first_refused(self, credentials: Credentials, filters: Filters) -> tuple[str | None, str | None] | None:
         """Return the first room of an upgrade request's query that is refused, (None, None) for everything, or None.
@@ -164,7 +232,7 @@ class AppHooks:
         """Call the app's ``on_connect`` functions before a client is registered; returns a close code when one refuses it."""
         for function in self.hooks.connect:
             result = self._call_for(client, function)
-            if result is False:
+            if result is False or _is_response(result):
                 return CloseCode.FORBIDDEN
             if isinstance(result, int) and result is not True:
                 return self._close_code(result)

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextvars import ContextVar
+from http import HTTPStatus
 from typing import Any
 
+import flask_login  # type: ignore[import-untyped,unused-ignore]
 import pytest
-from flask import Flask, current_app, g, has_app_context, request
+from flask import Flask, Response, current_app, g, has_app_context, redirect, request
+from werkzeug.exceptions import Unauthorized
+from werkzeug.local import LocalProxy
 
 from cartows.auth import Authenticator, Credentials
 from cartows.errors import AuthError, CartowsError
-from cartows.hooks import AppHooks, Hooks
+from cartows.hooks import AppHooks, Hooks, RefusedByApp
 from cartows.rooms import Subscriptions
 
 
@@ -44,6 +49,22 @@ class Tokens(Authenticator):
 
     def is_valid(self, credentials: Credentials) -> bool:
         return has_app_context() and credentials.identity == "ann"
+
+
+class Returning(Authenticator):
+    """An authenticator that returns whatever it is given."""
+
+    def __init__(self, found: Any) -> None:
+        self.found = found
+
+    def authenticate(self, request: Any) -> Any:
+        return self.found
+
+    def refresh(self, token: str) -> Any:
+        return self.found
+
+    def is_valid(self, credentials: Credentials) -> Any:
+        return self.found
 
 
 @pytest.fixture
@@ -95,17 +116,118 @@ def test_without_authenticate_every_client_is_anonymous_and_stays(bound: AppHook
         bound.refresh("token")
 
 
-@pytest.mark.parametrize("found", [None, False, ""])
+class Visitor(flask_login.AnonymousUserMixin):  # type: ignore[misc,unused-ignore]
+    """A visitor without a user, as an older app says it: with a method."""
+
+    def is_authenticated(self) -> bool:
+        return False
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        None,
+        False,
+        "",
+        " ",
+        {},
+        [],
+        (),
+        b"",
+        LocalProxy(lambda: None),
+        LocalProxy(lambda: LocalProxy(lambda: "")),
+        flask_login.AnonymousUserMixin(),
+        LocalProxy(flask_login.AnonymousUserMixin),
+        Visitor(),
+        Credentials(""),
+        Credentials(LocalProxy(lambda: None)),
+        Credentials(LocalProxy(flask_login.AnonymousUserMixin)),
+        Credentials(flask_login.AnonymousUserMixin(), 2e9),
+    ],
+    ids=lambda found: type(found).__name__,
+)
 def test_no_identity_is_a_refusal(hooks: Hooks, bound: AppHooks, found: Any) -> None:
-    hooks.authenticate = lambda request: found
-    with pytest.raises(AuthError, match="log in"):
-        bound.authenticate(None)
+    for each in (lambda request: found, Returning(found)):
+        hooks.authenticate = each
+        with pytest.raises(AuthError, match="log in"):
+            bound.authenticate(None)
 
 
 @pytest.mark.parametrize("found", ["ann", 0, 7, Credentials("ann", 2e9), Credentials(None)])
 def test_an_identity_or_credentials_are_taken_as_they_are(hooks: Hooks, bound: AppHooks, found: Any) -> None:
     hooks.authenticate = lambda request: found
     assert bound.authenticate(None) == (found if isinstance(found, Credentials) else Credentials(found))
+
+
+def test_of_a_proxy_what_it_stands_for_is_kept(hooks: Hooks, bound: AppHooks) -> None:
+    ann = flask_login.UserMixin()
+    ann.id = "ann"
+    for found in (LocalProxy(lambda: ann), Credentials(LocalProxy(lambda: ann), 2e9)):
+        hooks.authenticate = lambda request, found=found: found  # type: ignore[misc]
+        assert type(bound.authenticate(None).identity) is flask_login.UserMixin
+    unbound: ContextVar[Any] = ContextVar("unbound")
+    hooks.authenticate = lambda request: LocalProxy(unbound)
+    with pytest.raises(RuntimeError):
+        bound.authenticate(None)
+
+
+ANSWERS: list[Any] = [
+    ("Unauthorized", 401),
+    ("Unauthorized", HTTPStatus.UNAUTHORIZED),
+    ("Unauthorized", "401 Unauthorized"),
+    ("Unauthorized", 401, {"WWW-Authenticate": "Basic"}),
+    ("Unauthorized", {"X-Why": "no"}),
+    ({"error": "log in"}, 401),
+    Response("no", 403),
+    redirect("/login"),
+]
+
+
+@pytest.mark.parametrize("answer", ANSWERS, ids=lambda answer: type(answer).__name__)
+def test_what_a_view_returns_to_refuse_is_a_refusal(hooks: Hooks, bound: AppHooks, app: Flask, answer: Any) -> None:
+    for found in (answer, LocalProxy(lambda: answer), Credentials(answer)):
+        for function in (lambda request, found=found: found, Returning(found)):  # type: ignore[misc]
+            hooks.authenticate = function
+            with pytest.raises(RefusedByApp) as caught:
+                bound.authenticate(None)
+            assert caught.value.answer == answer
+    hooks.authenticate = Returning(answer)
+    with pytest.raises(AuthError, match="refuses"):
+        bound.refresh("token")
+    # The other checks, too, although each of these is true.
+    hooks.authorize = lambda identity, key, value: answer
+    assert not bound.is_allowed(Credentials("ann"), "ann", "board_id", "b1")
+    assert not bound.is_valid(Credentials("ann"))
+    hooks.connect.append(lambda client: answer)
+    assert bound.connected(FakeClient()) == 3507
+
+
+def test_a_status_alone_is_the_answer(hooks: Hooks, bound: AppHooks) -> None:
+    hooks.authenticate = lambda request: HTTPStatus.FORBIDDEN
+    with pytest.raises(RefusedByApp) as caught:
+        bound.authenticate(None)
+    assert caught.value.answer == ("Forbidden", 403)
+
+
+def test_an_exception_that_is_returned_is_raised(hooks: Hooks, bound: AppHooks) -> None:
+    for error in (AuthError("no"), Unauthorized(), ValueError("no")):
+        hooks.authenticate = lambda request, error=error: error  # type: ignore[misc]
+        with pytest.raises(type(error)):
+            bound.authenticate(None)
+        hooks.authorize = lambda identity, key, value, error=error: error  # type: ignore[misc]
+        assert not bound.is_allowed(Credentials("ann"), "ann", "board_id", "b1")
+
+
+@pytest.mark.parametrize(
+    "found",
+    [True, ("acme", "ann"), b"ann", object(), len, "<!doctype html>\n<title>Log in</title>", "x" * 1025],
+    ids=lambda found: type(found).__name__,
+)
+def test_what_can_be_no_identity_is_an_error_of_the_app(hooks: Hooks, bound: AppHooks, found: Any) -> None:
+    for function in (lambda request: found, Returning(found), lambda request: Credentials(found)):
+        hooks.authenticate = function
+        with pytest.raises((TypeError, CartowsError), match="user's id"):
+            bound.authenticate(None)
 
 
 @pytest.mark.parametrize("expires_at", [float("nan"), float("inf")])

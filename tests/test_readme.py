@@ -163,17 +163,9 @@ signals.worker_process_shutdown = types.SimpleNamespace(connect=lambda function:
 sys.modules.update({"celery": celery, "celery.signals": signals})
 """
 
-LOGIN = """
-import flask_login
-app.secret_key = "for this test alone"
-flask_login.LoginManager(app)
-app.config["JWT_SECRET"] = "for this test alone, and long enough for HS256"
-"""
-
 #: The pages whose programs stand for themselves.
 PROGRAMS: dict[str, Program] = {
     "docs/how-to/app-factory.md": Program(FIRST, "assert create_app().extensions['cartows'] is ws\n"),
-    "docs/how-to/authenticate.md": Program(NAMED + LOGIN),
     "docs/how-to/disconnect-users.md": Program(
         NAMED + "banned = set()\n",
         "assert app.test_client().post('/users/ann/ban').json == {'closed': 0} and banned == {'ann'}\n",
@@ -207,6 +199,7 @@ PROGRAMS: dict[str, Program] = {
 #: Pages whose programs are done by a test of their own, and that test.
 TESTED = {
     "README.md": "tests/test_readme.py",
+    "docs/how-to/authenticate.md": "tests/test_authenticate_page.py",
     "docs/how-to/authorize-rooms.md": "tests/test_readme.py",
     "docs/how-to/handle-messages.md": "tests/test_readme.py",
     "docs/how-to/own-route.md": "tests/test_readme.py",

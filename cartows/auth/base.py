@@ -22,8 +22,8 @@ class Credentials(NamedTuple):
     """Who a client is, until when, and which rooms it may subscribe to.
 
     Args:
-        identity: Becomes ``client.identity``; identities are compared by their strings. None admits a client without an
-            identity.
+        identity: Becomes ``client.identity``; identities are compared by their strings, a user object by its ``get_id()``.
+            None itself admits a client without an identity.
         expires_at: When the client is disconnected unless it has refreshed its credentials, as Unix time in seconds; None for
             never.
         allowed_rooms: The rooms that the client may subscribe to, and whether it may receive everything; decides in place of
@@ -44,7 +44,7 @@ class Disconnector(Protocol):
         """Close every client of an identity.
 
         Args:
-            identity: The identity, compared by its string.
+            identity: The identity, compared by its string, or a user object.
             code: The close code.
             reason: The close reason, at most 123 bytes.
 
@@ -101,6 +101,16 @@ class Authenticator:
             credentials: What ``authenticate`` or ``refresh`` returned last for the client.
         """
         return True
+
+    def check_app(self, app: Any) -> None:
+        """Check what an app has beside this, and log what does not go together; by default nothing is checked.
+
+        Called on the thread that makes the app, once both are known, and before each ``authenticate``, since an extension may
+        have been added to the app later.
+
+        Args:
+            app: The Flask app whose clients this authenticates.
+        """
 
     def init_hub(self, hub: Disconnector) -> None:
         """Prepare for a hub whose clients this authenticates; called once by each ``ws.authenticate``.

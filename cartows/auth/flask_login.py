@@ -26,10 +26,10 @@ logger = logging.getLogger("cartows")
 class FlaskLoginAuth(Authenticator):
     """Admit users who are logged in with Flask-Login: ``ws.authenticate(FlaskLoginAuth())``.
 
-    The identity is the user's id, as the session holds it. ``logout_user()`` disconnects every client of the user, with
-    ``redis_url`` in all processes, with close code 3005; another browser in which that user is still logged in reconnects by
-    itself. Browsers send cookies with every page's requests, so leave ``allowed_origins`` at its default or name only origins
-    of your own.
+    The identity is the user's id as the session holds it, which is its ``get_id()``. ``logout_user()`` disconnects every client
+    of the user, with ``redis_url`` in all processes, with code 3005; another browser in which that user is still logged in
+    reconnects by itself. Browsers send cookies with every page's requests, so leave ``allowed_origins`` at its default or name
+    only origins of your own.
 
     Args:
         recheck_interval: The seconds after which each client's user is loaded again by the app's ``user_loader``, 60 by

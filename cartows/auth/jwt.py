@@ -1,24 +1,36 @@
 """JSON Web Tokens as credentials (RFC 7519): where a request carries one, and whether it is valid.
 
 **Threads**: any.
-**Blocks**: while keys are loaded; see ``key_source``.
-
-A reason to refuse a token is one of a few fixed sentences. None contains a part of the token or the value of a claim: it is
-sent to the client and written to the log.
+**Blocks**: while keys are loaded, see ``key_source``; as long as the app's ``validate`` does.
 """
 
 from __future__ import annotations
 
 import logging
-import math
-from collections.abc import Iterable, Mapping
+import weakref
+from collections.abc import Callable, Iterable
 from typing import Any
 
-from ..errors import AuthError, OptionsError
-from ..rooms import Room, Subscriptions, room_value
+from ..errors import AuthError, CartowsError, OptionsError
+from .arguments import check_algorithms, check_name, check_names, check_seconds, check_validate, unusable
 from .base import SUBPROTOCOL, Authenticator, Credentials
+from .claims import (
+    ALGORITHM,
+    AUDIENCE,
+    EXPIRED,
+    ISSUER,
+    MALFORMED,
+    NO_KEYS,
+    NOT_YET,
+    REFUSED,
+    SIGNATURE,
+    UNKNOWN_KEY,
+    allowed_rooms,
+    identity_of,
+    seconds,
+)
 from .key_source import LOAD_INTERVAL, KeySource, fetcher
-from .keys import ALGORITHMS, HMAC, Key, pyjwt, read_keys
+from .keys import HMAC, Key, pyjwt, read_keys
 
 __all__ = ["JWTAuth"]
 
@@ -30,20 +42,6 @@ BEARER = "bearer."
 # The maximum characters of a token: a server accepts no longer header, and ``auth.refresh`` accepts the same tokens.
 MAX_TOKEN = 16384
 
-# The end of the year 9999; a later time is malformed.
-_LAST_SECOND = 253_402_300_800
-
-EXPIRED = "The token has expired."
-NOT_YET = "The token is not valid yet."
-AUDIENCE = "The token is for another audience."
-ISSUER = "The token comes from another issuer."
-SIGNATURE = "The token's signature is wrong."
-UNKNOWN_KEY = "The token names a key that is not known here."
-ALGORITHM = "The token's algorithm is not allowed."
-MALFORMED = "The token is malformed."
-ROOMS = "The token's claim of rooms is malformed."
-NO_KEYS = "Tokens cannot be checked at the moment: try again later."
-
 
 class JWTAuth(Authenticator):
     """Admit clients that carry a valid JSON Web Token: ``ws.authenticate(JWTAuth(secret))``.
@@ -52,20 +50,26 @@ class JWTAuth(Authenticator):
     ``cartows, bearer.TOKEN``. RFC 7519 decides whether it is valid.
 
     Args:
-        key: An HMAC secret (a string or bytes, at least 32 bytes), an RSA, EC or Ed25519 public key in PEM, a JWK or a JWK Set
-            as a dict, a list of those, or a callable that returns one. Either this or ``jwks_url``.
+        key: An HMAC secret (a string or bytes; at least 32 bytes for HS256, 48 for HS384, 64 for HS512), an RSA, EC or Ed25519
+            public key in PEM, a JWK or a JWK Set as a dict, a list of those, or a callable that returns one. Either this or
+            ``jwks_url``.
         jwks_url: The URL of a JWK Set.
         algorithms: The algorithms that a token may use, among those that the keys fit; all of those by default.
         audience: One or several audiences, of which a token must name one; with None, a token must name no audience.
         issuer: One or several issuers, of which a token must name one; None for any.
         leeway: The seconds by which clocks may differ, 0 by default.
-        identity_claim: The claim that is the identity, ``sub`` by default; it is always required.
+        identity_claim: The claim that is the identity, ``sub`` by default; it is always required. ``sub`` must be a string (RFC
+            7519), any other claim may be an integer.
         require: The names of further claims that must be present, ``exp`` by default.
         rooms_claim: The name of a claim that decides in place of ``authorize``, such as
             ``{"board_id": ["b1", "b2"], "project_id": "p1"}``, or ``"*"`` for everything. A token without it may subscribe to
             nothing. None by default.
         query_parameter: The name of a query parameter that may carry the token. It is hidden from gunicorn's access log, but
             not from that of ``flask run`` or of a proxy. None by default.
+        validate: Called with the claims of a token that is otherwise valid, for what only the app can know, such as whether
+            the token was revoked: on the request's thread in its context, or for ``auth.refresh`` on the client's reader thread
+            in an app context. Returns True to accept it; False and None refuse it, and so does raising ``AuthError`` with a
+            reason for the client. None by default.
         key_lifespan: The seconds after which the callable or the URL is asked again, 300 by default and at least 10. It is
             also asked when a token names a ``kid`` that is not known, but at most once in 10 s. While it fails, the old keys
             remain in use.
@@ -88,35 +92,41 @@ class JWTAuth(Authenticator):
         require: Iterable[str] = ("exp",),
         rooms_claim: str | None = None,
         query_parameter: str | None = None,
+        validate: Callable[[dict[str, Any]], Any] | None = None,
         key_lifespan: float = 300.0,
         fetch_timeout: float = 5.0,
     ) -> None:
         self._jwt = pyjwt()
         if (key is None) == (jwks_url is None):
             raise OptionsError("JWTAuth takes either a key or jwks_url=...: one of the two")
-        self._leeway = _number("leeway", leeway, 0.0)
-        lifespan = _number("key_lifespan", key_lifespan, LOAD_INTERVAL)
-        timeout = _number("fetch_timeout", fetch_timeout, 0.1)
-        self._identity_claim = _name("identity_claim", identity_claim)
-        self._rooms_claim = None if rooms_claim is None else _name("rooms_claim", rooms_claim)
-        self._query_parameter = None if query_parameter is None else _name("query_parameter", query_parameter)
+        self._leeway = check_seconds("leeway", leeway, 0.0)
+        lifespan = check_seconds("key_lifespan", key_lifespan, LOAD_INTERVAL)
+        timeout = check_seconds("fetch_timeout", fetch_timeout, 0.1)
+        self._identity_claim = check_name("identity_claim", identity_claim)
+        self._rooms_claim = None if rooms_claim is None else check_name("rooms_claim", rooms_claim)
+        self._query_parameter = None if query_parameter is None else check_name("query_parameter", query_parameter)
         self.secret_parameters = () if query_parameter is None else (query_parameter,)
-        self._audience = None if audience is None else _names("audience", audience)
-        self._issuers = None if issuer is None else _names("issuer", issuer)
+        self._audience = None if audience is None else check_names("audience", audience)
+        self._issuers = None if issuer is None else check_names("issuer", issuer)
         self._options = {
-            "require": [*_names("require", require, required=False), self._identity_claim, *(["iss"] if self._issuers else [])],
+            "require": [
+                *check_names("require", require, required=False),
+                self._identity_claim,
+                *(["iss"] if self._issuers else []),
+            ],
             # Checked below: versions of PyJWT differ in the types that they accept.
             "verify_iss": False,
             "verify_sub": False,
             "verify_jti": False,
         }
-        self._allowed = _allowed(algorithms)
-        self._warned_of_weak = False
+        self._validate = check_validate(validate)
+        self._warned_of: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._allowed = check_algorithms(algorithms)
         self._source: KeySource | None = None
         self._keys: tuple[Key, ...] = ()
         if jwks_url is not None:
             if algorithms is not None and self._allowed & HMAC:
-                raise _refuse(
+                raise unusable(
                     "algorithms", sorted(self._allowed), "without HS256, HS384 and HS512: no secret is taken from a URL"
                 )
             fetch = fetcher(jwks_url, timeout)
@@ -127,9 +137,10 @@ class JWTAuth(Authenticator):
             self._keys = self._usable(read_keys(key))
             fitting = frozenset[str]().union(*(key.algorithms for key in self._keys))
             if algorithms is not None and not self._allowed <= fitting:
-                raise _refuse(
-                    "algorithms", sorted(self._allowed), f"some of what fits the keys given: {', '.join(sorted(fitting))}"
-                )
+                raise unusable("algorithms", sorted(self._allowed), _what_fits(fitting))
+            missing = sorted(HMAC - fitting) if algorithms is None and fitting & HMAC else ()
+            if missing:
+                logger.info("cartows: JWTAuth accepts no %s, for which its secret is too short", " or ".join(missing))
 
     def __repr__(self) -> str:
         """Return how many keys there are, and show none."""
@@ -162,15 +173,44 @@ class JWTAuth(Authenticator):
             AuthError: The token is not valid.
         """
         claims = self._checked(token)
-        identity = claims[self._identity_claim]
-        if isinstance(identity, bool) or not isinstance(identity, (str, int)) or identity == "":
-            raise AuthError(MALFORMED)
+        identity = identity_of(claims, self._identity_claim)
         expires_at = None
         if "exp" in claims:
             # For as long as a new connection would be accepted.
-            expires_at = _seconds(claims["exp"]) + self._leeway
-        allowed_rooms = None if self._rooms_claim is None else _allowed_rooms(claims.get(self._rooms_claim))
-        return Credentials(identity, expires_at, allowed_rooms)
+            expires_at = seconds(claims["exp"]) + self._leeway
+        rooms = None if self._rooms_claim is None else allowed_rooms(claims.get(self._rooms_claim))
+        self._validate_claims(claims)
+        return Credentials(identity, expires_at, rooms)
+
+    def _validate_claims(self, claims: dict[str, Any]) -> None:
+        """Ask the app's own check. Raises AuthError where it does not accept the token, and what it raises."""
+        if self._validate is None:
+            return
+        accepted = self._validate(claims)
+        # A user, a response or a coroutine is true as well, and no decision.
+        if accepted is not None and not isinstance(accepted, bool):
+            raise CartowsError(
+                f"JWTAuth(validate=...) returned a {type(accepted).__name__}: it must return True to accept the claims, False "
+                "or None to refuse them, or raise AuthError with the reason"
+            )
+        if not accepted:
+            raise AuthError(REFUSED)
+
+    def check_app(self, app: Any) -> None:
+        """Warn once of an app with Flask-JWT-Extended, whose tokens nothing but ``validate`` can tell apart.
+
+        Args:
+            app: The Flask app.
+        """
+        if self._validate is not None or "flask-jwt-extended" not in app.extensions or app in self._warned_of:
+            return
+        self._warned_of.add(app)
+        logger.warning(
+            "cartows: the app %r uses Flask-JWT-Extended, and JWTAuth knows nothing of its refresh tokens and revoked tokens: "
+            "they connect as well. Pass JWTAuth(..., validate=...) a check of the claims, or authenticate by a function with "
+            "@jwt_required()",
+            app.name,
+        )
 
     def _token(self, request: Any, offered: list[str]) -> str:
         """Return the first token that a request carries, valid or not. Raises AuthError where there is none."""
@@ -263,78 +303,14 @@ class JWTAuth(Authenticator):
 
     def _usable(self, keys: tuple[Key, ...]) -> tuple[Key, ...]:
         """Return the keys with the algorithms that are allowed, and without those that have none left."""
-        if not self._warned_of_weak and any(key.weak for key in keys):
-            self._warned_of_weak = True
-            logger.warning(
-                "cartows: a key of JWTAuth is so short that it can be guessed: RFC 7518 requires at least 32 random bytes for "
-                "a secret and 2048 bits for RSA. Make one with secrets.token_bytes(64)"
-            )
         narrowed = (Key(key.material, key.algorithms & self._allowed, key.kid) for key in keys)
         usable = tuple(key for key in narrowed if key.algorithms)
         if not usable:
             fitting = frozenset[str]().union(*(key.algorithms for key in keys))
-            raise _refuse(
-                "algorithms", sorted(self._allowed), f"some of what fits the keys given: {', '.join(sorted(fitting))}"
-            )
+            raise unusable("algorithms", sorted(self._allowed), _what_fits(fitting))
         return usable
 
 
-def _seconds(value: Any) -> float:
-    # NaN compares as False. PyJWT accepts strings as well.
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value < _LAST_SECOND:
-        raise AuthError(MALFORMED)
-    return float(value)
-
-
-def _allowed_rooms(claim: Any) -> Subscriptions:
-    """Return the rooms that a claim allows. Raises AuthError."""
-    if claim == "*":
-        return Subscriptions(unfiltered=True)
-    if claim is None:
-        return Subscriptions(unfiltered=False)
-    if not isinstance(claim, Mapping):
-        raise AuthError(ROOMS)
-    rooms: set[Room] = set()
-    for key, given in claim.items():
-        for value in given if isinstance(given, list) else [given]:
-            if isinstance(value, bool) or not isinstance(value, (str, int)):
-                raise AuthError(ROOMS)
-            rooms.add((key, room_value(value)))
-    return Subscriptions(frozenset(rooms), unfiltered=False)
-
-
-def _refuse(name: str, value: object, allowed: str) -> OptionsError:
-    return OptionsError(f"JWTAuth({name}={value!r}) cannot be used: it must be {allowed}")
-
-
-def _number(name: str, value: Any, minimum: float) -> float:
-    # NaN compares as False.
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not minimum <= value < math.inf:
-        raise _refuse(name, value, f"a number of seconds from {minimum:g}")
-    return float(value)
-
-
-def _name(name: str, value: Any) -> str:
-    if not isinstance(value, str) or not value:
-        raise _refuse(name, value, "a string that is not empty")
-    return value
-
-
-def _names(name: str, value: Any, *, required: bool = True) -> list[str]:
-    try:
-        names = [value] if isinstance(value, str) else list(value)
-    except TypeError:
-        names = [None]
-    if (required and not names) or not all(isinstance(each, str) and each for each in names):
-        raise _refuse(name, value, "a string, or a list of strings, none of them empty")
-    return names
-
-
-def _allowed(algorithms: Any) -> frozenset[str]:
-    if algorithms is None:
-        return ALGORITHMS
-    names = _names("algorithms", algorithms)
-    # "none", in any spelling, would be no signature at all.
-    if not ALGORITHMS.issuperset(names):
-        raise _refuse("algorithms", names, f"some of {', '.join(sorted(ALGORITHMS))}, and never none")
-    return frozenset(names)
+def _what_fits(fitting: frozenset[str]) -> str:
+    hint = " (a secret must be as long as its hash: 32, 48 or 64 bytes)" if fitting & HMAC else ""
+    return f"some of what fits the keys given: {', '.join(sorted(fitting))}{hint}"

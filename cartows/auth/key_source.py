@@ -17,9 +17,10 @@ import weakref
 from collections.abc import Callable
 from http.client import HTTPException
 from time import monotonic
+from typing import Any
 from urllib.error import HTTPError
 from urllib.parse import urlsplit
-from urllib.request import Request, urlopen
+from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from ..errors import CartowsError, OptionsError
 from .keys import Key, pyjwt, read_key_set
@@ -132,6 +133,21 @@ def fetcher(url: str, timeout: float) -> Callable[[], tuple[Key, ...]]:
     return fetch
 
 
+class _Redirects(HTTPRedirectHandler):
+    """Follow a redirect to https, and from http to http as well, but to no place where an attacker could replace the keys."""
+
+    def redirect_request(
+        self, request: Request, response: Any, code: int, message: str, headers: Any, url: str
+    ) -> Request | None:
+        """Return the request to the new place. Raises OSError where that is not allowed."""
+        scheme = urlsplit(url).scheme.lower()
+        if scheme != "https" and (scheme != "http" or request.type == "https"):
+            # It holds the connection.
+            response.close()
+            raise OSError(f"the server redirects from {request.type} to {scheme}: only https is followed from https")
+        return super().redirect_request(request, response, code, message, headers, url)
+
+
 class _Download:
     """Fetch what is at a URL, with a bound on its size and on the time in all.
 
@@ -169,7 +185,7 @@ class _Download:
 
     def _read(self, timeout: float) -> bytes:
         deadline, data = monotonic() + timeout, b""
-        with urlopen(self._request, timeout=timeout) as response:
+        with build_opener(_Redirects()).open(self._request, timeout=timeout) as response:
             while part := response.read1(65536):
                 data += part
                 if len(data) > MAX_BYTES:

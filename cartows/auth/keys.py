@@ -5,8 +5,11 @@ No error and no ``repr`` here shows a key, not even a public one.
 
 from __future__ import annotations
 
+import base64
+import binascii
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,8 +25,17 @@ CURVES = {"secp256r1": "ES256", "secp384r1": "ES384", "secp521r1": "ES512", "sec
 # Every algorithm that some key may fit; "none" is not one.
 ALGORITHMS = HMAC | RSA | {*CURVES.values(), "EdDSA", "Ed25519", "Ed448"}
 
-# RFC 7518, sections 3.2 and 3.3: the minimum bytes of a secret (for HS256) and bits of an RSA key.
-_MIN_SECRET, _MIN_RSA = 32, 2048
+# RFC 7518, section 3.2: a secret MUST be as long as the hash, in bytes; section 3.3: an RSA key MUST have 2048 bits.
+_MIN_SECRET = {"HS256": 32, "HS384": 48, "HS512": 64}
+_MIN_RSA = 2048
+
+# What is in the DER of every key that a private one and a public one share: RSA, RSA-PSS, DSA, EC, Ed25519 and Ed448.
+_OBJECT_IDS = tuple(
+    bytes.fromhex(each)
+    for each in ("2a864886f70d010101", "2a864886f70d01010a", "2a8648ce3804", "2a8648ce3d0201", "2b6570", "2b6571")
+)
+# The beginning of a public key in OpenSSH's own format, which stands in base64 behind its name.
+_SSH = re.compile(rb"\0\0\0.(ssh|ecdsa|sk)-", re.DOTALL)
 
 _WANTED = "a secret, a public key in PEM, a JWK or a JWK Set as a dict, a list of those, or a callable that returns one"
 
@@ -48,13 +60,6 @@ class Key:
     algorithms: frozenset[str]
     kid: str | None = None
 
-    @property
-    def weak(self) -> bool:
-        """Whether it is shorter than RFC 7518 requires."""
-        if isinstance(self.material, bytes):
-            return len(self.material) < _MIN_SECRET
-        return not self.algorithms.isdisjoint(RSA) and self.material.key_size < _MIN_RSA
-
 
 def read_keys(given: Any) -> tuple[Key, ...]:
     """Return the keys that an app has given, in any of their forms. Raises OptionsError."""
@@ -76,7 +81,7 @@ def _read_one(given: Any) -> tuple[Key, ...]:
 
 def _read_string(data: bytes) -> Key:
     if b"-----BEGIN" not in data:
-        return Key(_checked_secret(data), HMAC)
+        return _secret_key(data)
     try:
         from cryptography.hazmat.primitives.serialization import load_pem_public_key
     except ImportError:
@@ -93,36 +98,71 @@ def _read_string(data: bytes) -> Key:
     return _public_key(material)
 
 
-def _checked_secret(secret: bytes) -> bytes:
-    """Return a secret, unless it is something public, with which anyone could sign. Raises OptionsError."""
+def _secret_key(secret: bytes, kid: str | None = None) -> Key:
+    """Return the key that a secret is, unless it is something public, with which anyone could sign. Raises OptionsError."""
     if not secret.strip():
         raise OptionsError("JWTAuth has been given an empty secret")
     start = secret.lstrip()
-    what = None
-    if b"-----BEGIN" in secret or start.startswith((b"ssh-", b"ecdsa-sha2-")) or _is_der(secret):
-        what = "a public key: give that in PEM"
-    elif start.startswith((b"http://", b"https://")):
-        what = "a URL: give that as jwks_url="
-    elif start.startswith((b"{", b"[")) and _is_json(secret):
-        what = "JSON: give a JWK or a JWK Set as a dict"
+    what = "a URL: give that as jwks_url=" if start.startswith((b"http://", b"https://")) else None
+    for form in _forms(secret):
+        what = what or _what_is_public(form)
     if what is not None:
         raise OptionsError(f"JWTAuth has been given a secret that is {what}")
-    return secret
+    fits = frozenset(name for name, minimum in _MIN_SECRET.items() if len(secret) >= minimum)
+    if not fits:
+        raise OptionsError(
+            f"JWTAuth has been given a secret of {len(secret)} bytes, which can be guessed: RFC 7518, section 3.2, requires 32 "
+            "random bytes for HS256, 48 for HS384 and 64 for HS512. Make one with secrets.token_urlsafe(64)"
+        )
+    return Key(secret, fits, kid)
 
 
-def _is_der(secret: bytes) -> bool:
+def _forms(secret: bytes) -> Iterator[bytes]:
+    """Yield a secret as it is, and what it stands for in base64 and in hexadecimal, in which keys are copied about."""
+    yield secret
+    text = b"".join(secret.split())
+    for decode in (_from_base64, binascii.unhexlify):
+        try:
+            yield decode(text)
+        except ValueError:
+            continue
+
+
+def _from_base64(text: bytes) -> bytes:
+    text = text.rstrip(b"=").translate(bytes.maketrans(b"-_", b"+/"))
+    return base64.b64decode(text + b"=" * (-len(text) % 4), validate=True)
+
+
+def _what_is_public(data: bytes) -> str | None:
+    """Return what something is that cannot be a secret, None where it may be one."""
+    start = data.lstrip()
+    if b"-----BEGIN" in data or start.startswith((b"ssh-", b"ecdsa-sha2-")) or _SSH.match(data) or _is_der(data):
+        return "a public key, or the key to one: give the public key in PEM"
+    if start.startswith((b"{", b"[")) and _is_json(data):
+        return "JSON: give a JWK or a JWK Set as a dict"
+    return None
+
+
+def _is_der(data: bytes) -> bool:
+    # Every key in DER is a sequence.
+    if not data.startswith(b"\x30"):
+        return False
+    if any(each in data for each in _OBJECT_IDS):
+        return True
     try:
         from cryptography.hazmat.primitives.serialization import load_der_public_key
 
-        load_der_public_key(secret)
+        load_der_public_key(data)
     except Exception:
         return False
     return True
 
 
-def _is_json(secret: bytes) -> bool:
+def _is_json(data: bytes) -> bool:
     try:
-        json.loads(secret)
+        json.loads(data)
+    except RecursionError:
+        return True
     except ValueError:
         return False
     return True
@@ -133,6 +173,11 @@ def _public_key(material: Any, kid: str | None = None) -> Key:
 
     fits: frozenset[str] = frozenset()
     if isinstance(material, rsa.RSAPublicKey):
+        if material.key_size < _MIN_RSA:
+            raise OptionsError(
+                f"JWTAuth has been given an RSA key of {material.key_size} bits, which can be broken: RFC 7518, section 3.3, "
+                f"requires {_MIN_RSA}"
+            )
         fits = RSA
     elif isinstance(material, ec.EllipticCurvePublicKey):
         fits = frozenset({CURVES.get(material.curve.name, "")})
@@ -183,10 +228,10 @@ def _read_jwk(given: Any, *, public: bool = False) -> Key:
     except Exception:
         # From None: the text of PyJWT's error shows the key.
         raise OptionsError("JWTAuth cannot use a JWK: its parts do not make a key, or do not fit its algorithm") from None
-    key = Key(_checked_secret(material), HMAC, kid) if secret else _public_key(material, kid)
+    key = _secret_key(material, kid) if secret else _public_key(material, kid)
     own = given.get("alg")
     if own is None:
         return key
     if own not in key.algorithms:
-        raise OptionsError('JWTAuth has been given a JWK whose "alg" does not fit it')
+        raise OptionsError('JWTAuth has been given a JWK whose "alg" does not fit it, by its kind or its length')
     return Key(key.material, frozenset({own}), kid)

@@ -12,7 +12,8 @@ from typing import Any, Protocol
 from ..auth.base import Credentials
 from ..errors import AuthError
 from ..hooks import AppHooks
-from ..rooms import Room, room_value
+from ..identity import identity_string
+from ..rooms import Room
 from ..websocket.close_codes import CloseCode
 from .connection import Connection
 from .subscriptions import ClientFilters, SubscriptionRequest
@@ -88,7 +89,7 @@ class Authorization:
         if hooks is None:
             raise AuthError("Credentials are not refreshed here: connect again.")
         fresh = hooks.refresh(token)
-        if fresh.identity is None or room_value(fresh.identity) != self._client.identity_key:
+        if fresh.identity is None or identity_string(fresh.identity) != self._client.identity_key:
             raise AuthError("They are not this user's.")
         return fresh
 

@@ -17,8 +17,9 @@ from typing import Any, Protocol
 
 from ..errors import MessageError, printable
 from ..hooks import AppHooks
+from ..identity import identity_string
 from ..message import EncodeHook, Message, MessageType, encode_text, new_error_message
-from ..rooms import Subscriptions, room_value
+from ..rooms import Subscriptions
 from ..websocket.close_codes import CloseCode, is_ordinary
 from ..websocket.frames import Frame
 from .authorization import Authorization, AuthorizationHub
@@ -120,13 +121,13 @@ class Client:
     def identity(self) -> Any:
         """What ``@ws.authenticate`` returned for this client, or None.
 
-        The app may set it. The hub and other clients compare identities as strings.
+        The app may set it. The hub and other clients compare identities as strings, a user object by its ``get_id()``.
         """
         return self._identity
 
     @identity.setter
     def identity(self, identity: Any) -> None:
-        identity_key = None if identity is None else room_value(identity)
+        identity_key = None if identity is None else identity_string(identity)
         self._identity = identity
         self.hub.identify(self, identity_key)
 

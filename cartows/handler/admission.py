@@ -11,17 +11,18 @@ import logging
 import os
 from typing import Any, NamedTuple
 
-from flask import current_app, request
+from flask import Response, current_app, request
 
 from ..auth.base import Credentials
 from ..client.client import Client
-from ..errors import AuthError, CartowsError
-from ..hooks import AppHooks
+from ..errors import AuthError, CartowsError, printable
+from ..hooks import AppHooks, RefusedByApp
 from ..hub.capacity import Slot, SlotLimits
 from ..hub.hub import Hub
+from ..identity import identity_string
 from ..limits import Limits, find_limits
 from ..options import Options
-from ..rooms import Filters, room_value
+from ..rooms import Filters
 from ..servers.detection import configured_threads, configured_workers
 from .checks import (
     NO_WEBSOCKET,
@@ -163,12 +164,28 @@ class AdmissionPolicy:
             credentials = hooks.authenticate(request)
         except AuthError as error:
             return Refusal(401, "UNAUTHORIZED", str(error), _CHALLENGE)
+        except RefusedByApp as refused_by_app:
+            return _by_app(current_app.make_response(refused_by_app.answer))
         refused = hooks.first_refused(credentials, filters)
         if refused is None:
-            identity = None if credentials.identity is None else room_value(credentials.identity)
+            identity = None if credentials.identity is None else identity_string(credentials.identity)
             return Admission(filters, since, Slot(address, identity), asked_at, hooks, credentials)
         what = "everything: name rooms in the query" if refused[0] is None else f"{refused[0]}={str(refused[1])[:100]}"
         return Refusal(403, "FORBIDDEN", f"You may not subscribe to {what}.")
+
+    def answer_to(self, error: Exception) -> Refusal:
+        """Return the app's own answer to an exception of its functions, such as ``abort(401)``; a failure is logged.
+
+        For where Flask would not ask the app for it. Call it while the exception is handled.
+        """
+        try:
+            refusal = _by_app(current_app.make_response(current_app.handle_user_exception(error)))
+        except Exception:
+            refusal = Refusal(500, "INTERNAL", "The server failed to check who you are.")
+        if refusal.status >= 500:
+            path = printable(request.path)
+            self._logger.exception("cartows: the app failed to decide who may connect to %s; the client is refused", path)
+        return refusal
 
     def recheck(self, client: Client, admission: Admission) -> Refusal | None:
         """Return why a client is refused after all: the app may have revoked its answer while the client was made.
@@ -184,9 +201,8 @@ class AdmissionPolicy:
                 return None
             try:
                 again = self.admit()
-            except Exception:
-                self._logger.exception("cartows: the app failed when asked again who may connect; the client is refused")
-                return Refusal(500, "INTERNAL", "The server failed to check who you are.")
+            except Exception as error:
+                again = self.answer_to(error)
             if isinstance(again, Refusal):
                 return again
             if again.slot.identity != identity:
@@ -226,3 +242,7 @@ class AdmissionPolicy:
         if full == "address":
             return too_many("TOO_MANY_FROM_IP", f"{limits.per_address} clients from your address are connected already.")
         return too_many("TOO_MANY_OF_USER", f"You are connected {limits.per_identity} times already.")
+
+
+def _by_app(response: Response) -> Refusal:
+    return Refusal(response.status_code, "REFUSED_BY_APP", "The app refuses the connection.", response=response)

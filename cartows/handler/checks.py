@@ -52,6 +52,8 @@ class Refusal(NamedTuple):
     details: str = ""
     #: What to do about it, logged where it is not already known.
     remedy: str = ""
+    #: The app's own response, which is sent as it is.
+    response: Any = None
 
     @property
     def log_text(self) -> str:

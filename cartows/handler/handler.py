@@ -149,11 +149,9 @@ class Handler:
         path = printable(request.path)
         try:
             admitted = self._admission.check_route() or self._admission.admit()
-        except Exception:
+        except Exception as error:
             # Flask would write its error page into the WebSocket connection.
-            self.logger.exception("cartows: the app failed to decide who may connect to %s; the client is refused", path)
-            ws.close(CloseCode.SERVER_ERROR, "server error")
-            return
+            admitted = self._admission.answer_to(error)
         if isinstance(admitted, Refusal):
             ws.close(*self._refuse_route(admitted))
             return
@@ -199,7 +197,11 @@ class Handler:
     def _refuse_route(self, refusal: Refusal) -> tuple[int, str]:
         """Log a refusal, and return the close code and reason that stand for it."""
         self._log_refusal(refusal, "")
-        return _CLOSE_CODES.get(refusal.status, CloseCode.FORBIDDEN), refusal.message[:120]
+        code = _CLOSE_CODES.get(refusal.status, CloseCode.FORBIDDEN)
+        if refusal.response is not None and code == CloseCode.FORBIDDEN and refusal.status != 403:
+            # What the app answers who is not logged in may as well be a redirect, or 422.
+            code = CloseCode.SERVER_ERROR if refusal.status >= 500 else CloseCode.UNAUTHORIZED
+        return code, refusal.message[:120]
 
     # The extension's route ----------------------------------------------------------------------------------------
 
@@ -232,6 +234,9 @@ class Handler:
     def _refuse(self, refusal: Refusal) -> Response:
         """Return a refusal as HTTP, and log it in one line."""
         self._log_refusal(refusal, f" with {refusal.status}")
+        if refusal.response is not None:
+            app_response: Response = refusal.response
+            return app_response
         body = {"code": refusal.code, "message": refusal.message}
         response = current_app.response_class(current_app.json.dumps(body), refusal.status, mimetype="application/json")
         response.headers.extend(refusal.headers)

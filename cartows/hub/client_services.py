@@ -73,7 +73,7 @@ class ClientServices:
 
         Args:
             message: Text for str, a binary message for bytes, JSON for a Message.
-            identity: Whose clients, as ``authenticate`` returned it. Identities compare as strings.
+            identity: The user's id, or the user object, known by its ``get_id()``. Identities compare as strings.
             client_id: The ``client.id`` of the client.
 
         Returns:
@@ -81,7 +81,7 @@ class ClientServices:
 
         Raises:
             MessageError: It cannot be serialised, or is larger than a send queue.
-            TypeError: Not exactly one of ``identity`` and ``client_id`` is given.
+            TypeError: Not exactly one of ``identity`` and ``client_id`` is given, or the identity names no user.
         """
         return self._registry.send_to(message, identity=identity, client_id=client_id)
 

@@ -21,6 +21,7 @@ from ..broadcaster import Broadcaster, PublishResult, RejectionLog, prepare_even
 from ..client.client import Client
 from ..client.subscriptions import SubscriptionChange
 from ..errors import CartowsError, HubClosed
+from ..identity import identity_string
 from ..message import EncodeHook, Message
 from ..options import Options
 from ..rooms import Audience, room_value
@@ -252,7 +253,7 @@ class Hub(Broadcaster, ClientServices):
         With ``redis_url``, other processes close the clients of the identity, too. Any thread; never waits.
 
         Args:
-            identity: Whose clients, as ``authenticate`` returned it. Identities compare as strings.
+            identity: The user's id, or the user object, known by its ``get_id()``. Identities compare as strings.
             client_id: The ``client.id`` of the client, in this process.
             code: The close code, 3503 by default. Clients do not reconnect after 3500 to 3999, nor after 4500 to 4999.
             reason: The text that goes with it, 123 bytes at most.
@@ -261,12 +262,12 @@ class Hub(Broadcaster, ClientServices):
             The number of clients closed in this process.
 
         Raises:
-            TypeError: Not exactly one of ``identity`` and ``client_id`` is given.
+            TypeError: Not exactly one of ``identity`` and ``client_id`` is given, or the identity names no user.
             ValueError: A close frame can have no such code (RFC 6455, section 7.4).
         """
         closed = self._registry.disconnect(code, reason, identity=identity, client_id=client_id)
         if identity is not None and self._reaches_others():
-            self._pipeline.backplane.disconnect(room_value(identity), code, reason)
+            self._pipeline.backplane.disconnect(identity_string(identity), code, reason)
         return closed
 
     def reauthorize(self, identity: Any) -> int:
@@ -276,19 +277,20 @@ class Hub(Broadcaster, ClientServices):
         3507. With ``redis_url``, other processes do the same. Runs ``authorize`` on the calling thread, in an app context.
 
         Args:
-            identity: Whose clients, as ``authenticate`` returned it. Identities compare as strings.
+            identity: The user's id, or the user object, known by its ``get_id()``. Identities compare as strings.
 
         Returns:
             The number of clients in this process that lost something.
 
         Raises:
+            TypeError: The identity names no user.
             Exception: What ``authorize`` raised first. It counts as a refusal, and everything else has been asked by then.
         """
         try:
             return self._registry.reauthorize(identity)
         finally:
             if self._reaches_others():
-                self._pipeline.backplane.reauthorize(room_value(identity))
+                self._pipeline.backplane.reauthorize(identity_string(identity))
 
     def _reaches_others(self) -> bool:
         """Return whether other processes can be reached; starts the hub, which may not have had a client yet."""

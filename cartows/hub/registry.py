@@ -14,8 +14,8 @@ from collections import Counter
 from typing import Any
 
 from ..client.client import Client
+from ..identity import identity_string
 from ..message import Message
-from ..rooms import room_value
 from ..websocket.close_codes import APP_CODES_START, CloseCode, sendable
 from .revocations import Revocations
 
@@ -161,7 +161,7 @@ class Registry:
         """Send to the clients of an identity, or to the one with an id; see ``Hub.send_to``."""
         if (identity is None) == (client_id is None):
             raise TypeError("hub.send_to() takes either identity= or client_id=")
-        clients = self.find_id(client_id) if client_id is not None else self.find_identity(room_value(identity))
+        clients = self.find_id(client_id) if client_id is not None else self.find_identity(identity_string(identity))
         return sum([client.send(message) for client in clients])
 
     def disconnect(self, code: int, reason: str, *, identity: Any = None, client_id: str | None = None) -> int:
@@ -174,15 +174,15 @@ class Registry:
             clients = self.find_id(client_id)
         else:
             # First for clients that are connecting and cannot be found yet.
-            self.revocations.add(room_value(identity), disconnects=True)
-            clients = self.find_identity(room_value(identity))
+            self.revocations.add(identity_string(identity), disconnects=True)
+            clients = self.find_identity(identity_string(identity))
         return sum([client.connection.disconnect(code, reason) for client in clients])
 
     def reauthorize(self, identity: Any) -> int:
         """Authorize the subscriptions of an identity's clients again; see ``Hub.reauthorize``."""
-        self.revocations.add(room_value(identity), disconnects=False)
+        self.revocations.add(identity_string(identity), disconnects=False)
         lost, failed = 0, None
-        for client in self.find_identity(room_value(identity)):
+        for client in self.find_identity(identity_string(identity)):
             try:
                 lost += client.authorization.reauthorize()
             except Exception as error:

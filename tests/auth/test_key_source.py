@@ -284,16 +284,34 @@ def test_keys_are_fetched_from_a_url_and_again_when_they_change(clock: Clock, is
 
 
 @pytest.mark.parametrize(
-    ("status", "body"), [(500, b""), (404, b"not here"), (200, b"<html>"), (200, b"[]"), (200, b"{}"), (200, {"keys": []})]
+    ("status", "body"),
+    [
+        (500, b""),
+        (404, b"not here"),
+        (200, b"<html>"),
+        (200, b"[]"),
+        (200, b"{}"),
+        (200, {"keys": []}),
+        (200, b'{"keys":' + b"[" * 500_000),
+        (200, b'{"keys":[' + b'{"kty":' * 100_000),
+        (200, b'{"keys":[1' + b"0" * 10_000 + b"]}"),
+    ],
+    ids=range(9),
 )
-def test_a_url_that_fails_leaves_the_old_keys(clock: Clock, issuer: Issuer, status: int, body: Any) -> None:
+def test_a_url_that_fails_leaves_the_old_keys(
+    clock: Clock, issuer: Issuer, status: int, body: Any, caplog: pytest.LogCaptureFixture
+) -> None:
     issuer.answers["body"] = {"keys": [public_jwk("RSA", "one")]}
     auth, token = JWTAuth(jwks_url=issuer.url), signed(private_key("RSA"), "RS256", kid="one")
     assert auth.refresh(token).identity == "ann"
     issuer.answers.update(status=status, body=body)
     clock.now += 1000
+    caplog.clear()
     assert auth.refresh(token).identity == "ann"
     assert len(issuer.asked) == 2
+    # In words: a traceback would be for a fault of this library.
+    (record,) = caplog.records
+    assert (record.levelname, record.exc_info) == ("WARNING", None)
 
 
 def test_a_secret_from_a_url_is_no_key(clock: Clock, issuer: Issuer) -> None:
@@ -393,13 +411,14 @@ def test_no_secret_can_be_fetched_from_a_url() -> None:
         JWTAuth(jwks_url="https://issuer.example/jwks.json", algorithms=["RS256", "HS256"])
 
 
-def test_weak_keys_that_change_are_warned_of_once(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
-    store = KeyStore("x" * 31)
-    auth = JWTAuth(store, key_lifespan=10)
-    for _ in range(3):
-        refusal(auth, signed("y" * 64))
-        clock.now += 10
-    assert (store.asked, len(caplog.records)) == (3, 1)
+def test_weak_keys_that_change_are_no_keys(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+    for weak, why in (("x" * 31, "a secret of 31 bytes"), (public_pem("short"), "an RSA key of 1024 bits")):
+        caplog.clear()
+        auth = JWTAuth(KeyStore(weak))
+        assert refusal(auth, signed("y" * 64)) == "Tokens cannot be checked at the moment: try again later."
+        assert why in caplog.text
+    auth = JWTAuth({"keys": [public_jwk("short", "one"), public_jwk("RSA", "two")]})
+    assert refusal(auth, signed(private_key("RSA"), "RS256", kid="one")) == "The token names a key that is not known here."
 
 
 def test_keys_from_an_unprotected_url_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:

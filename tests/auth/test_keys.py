@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import secrets
 import sys
 from typing import Any
 
@@ -22,7 +24,6 @@ from tests.support.tokens import (
     refusal,
     secret_jwk,
     signed,
-    warnings_of,
 )
 
 # Which token a key checks ---------------------------------------------------------------------------------------------
@@ -109,9 +110,14 @@ def test_keys_of_a_set_that_are_for_something_else_are_left_out() -> None:
 # What can be no key ---------------------------------------------------------------------------------------------------
 
 
+def _der(kind: str) -> bytes:
+    made: bytes = private_key(kind).public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    return made
+
+
 def not_secrets() -> dict[str, Any]:
     ssh = private_key("RSA").public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH)
-    der = private_key("RSA").public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    der, pkcs1 = _der("RSA"), private_key("RSA").public_key().public_bytes(Encoding.DER, PublicFormat.PKCS1)
     return {
         "PEM in one line": public_pem("RSA").replace("\n", "\\n"),
         "PEM cut short": public_pem("RSA")[:200],
@@ -121,6 +127,18 @@ def not_secrets() -> dict[str, Any]:
         "a private JWK": json.loads(jwt.algorithms.RSAAlgorithm.to_jwk(private_key("RSA"))) | {"key_ops": ["verify"]},
         "SSH": ssh,
         "DER": der,
+        "base64 of DER": base64.b64encode(der).decode(),
+        "base64 of DER in lines": base64.encodebytes(der),
+        "base64 of DER for URLs": base64.urlsafe_b64encode(der).rstrip(b"="),
+        "hexadecimal DER": der.hex(),
+        "base64 of DER of PKCS #1": base64.b64encode(pkcs1),
+        "base64 of DER of EC": base64.b64encode(_der("P-256")),
+        "base64 of DER of Ed25519": base64.b64encode(_der("Ed25519")).decode(),
+        "base64 of a private key": "".join(private_pem("RSA").splitlines()[1:-1]),
+        "base64 of PEM": base64.b64encode(public_pem("RSA").encode()),
+        "base64 of JSON": base64.b64encode(json.dumps({"keys": [public_jwk("RSA")]}).encode()).decode(),
+        "base64 of SSH": ssh.split()[1],
+        "JSON that is too deep": "[" * 100_000,
         "a URL": "https://issuer.example/.well-known/jwks.json",
         "JSON": json.dumps({"keys": [public_jwk("RSA")]}),
         "PEM in a JWK": secret_jwk(public_pem("RSA")),
@@ -137,6 +155,21 @@ def not_secrets() -> dict[str, Any]:
         "a callable in a list": [lambda: SECRET],
         "a name that is no string": secret_jwk() | {"kid": 1},
     }
+
+
+def test_without_cryptography_a_public_key_in_base64_is_no_secret_either(monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = [base64.b64encode(_der(kind)) for kind in ("RSA", "P-256", "Ed25519")]
+    monkeypatch.setitem(sys.modules, "cryptography.hazmat.primitives.serialization", None)
+    for key in keys:
+        with pytest.raises(OptionsError, match="a public key"):
+            JWTAuth(key)
+
+
+@pytest.mark.parametrize("encode", [bytes, base64.b64encode, base64.urlsafe_b64encode, bytes.hex])
+def test_a_random_secret_is_one_in_whatever_encoding(encode: Any) -> None:
+    for _ in range(200):
+        secret = encode(secrets.token_bytes(64))
+        assert JWTAuth(secret).refresh(signed(secret)).identity == "ann"
 
 
 @pytest.mark.parametrize("what", not_secrets())
@@ -167,13 +200,37 @@ def test_a_private_key_is_refused_with_the_remedy(what: str) -> None:
 # Weak keys ------------------------------------------------------------------------------------------------------------
 
 
-def test_weak_keys_are_warned_of_once(caplog: pytest.LogCaptureFixture) -> None:
-    for weak in ("x" * 31, b"x" * 31, secret_jwk("x" * 31), public_pem("short"), ["x" * 31, "y" * 31]):
-        (warning,) = warnings_of(caplog, lambda weak=weak: JWTAuth(weak))  # type: ignore[misc]
-        assert "can be guessed" in warning
-        assert "xxx" not in warning
-    for strong in ("x" * 32, secret_jwk("x" * 32), public_pem("RSA"), public_pem("P-256"), public_pem("Ed25519")):
-        assert warnings_of(caplog, lambda strong=strong: JWTAuth(strong)) == []  # type: ignore[misc]
+@pytest.mark.parametrize(
+    "secret", ["x" * 31, b"x" * 31, secret_jwk("x" * 31), ["x" * 31]], ids=["text", "bytes", "JWK", "list"]
+)
+def test_a_secret_that_is_shorter_than_every_hash_is_refused(secret: Any) -> None:
+    with pytest.raises(OptionsError, match=r"a secret of 31 bytes.*RFC 7518.*token_urlsafe") as caught:
+        JWTAuth(secret)
+    assert "xxx" not in str(caught.value)
+
+
+def test_an_rsa_key_that_is_too_short_is_refused() -> None:
+    for key in (public_pem("short"), public_jwk("short"), {"keys": [public_jwk("short")]}):
+        with pytest.raises(OptionsError, match="an RSA key of 1024 bits"):
+            JWTAuth(key)
+
+
+@pytest.mark.filterwarnings("ignore:The HMAC key is")
+@pytest.mark.parametrize(("size", "fitting"), [(32, 1), (47, 1), (48, 2), (63, 2), (64, 3)])
+def test_a_secret_is_for_the_hashes_that_are_no_longer(size: int, fitting: int, caplog: pytest.LogCaptureFixture) -> None:
+    secret, names = "x" * size, ["HS256", "HS384", "HS512"]
+    with caplog.at_level("INFO", "cartows"):
+        auths = [JWTAuth(secret), JWTAuth(secret_jwk(secret))]
+    assert [record.message.count("HS") for record in caplog.records] == [3 - fitting] * 2 if fitting < 3 else not caplog.records
+    for auth in auths:
+        for name in names[:fitting]:
+            assert auth.refresh(signed(secret, name)).identity == "ann"
+        for name in names[fitting:]:
+            assert refusal(auth, signed(secret, name)) == "The token's algorithm is not allowed."
+            with pytest.raises(OptionsError, match="as long as its hash"):
+                JWTAuth(secret, algorithms=["HS256", name])
+            with pytest.raises(OptionsError, match="length"):
+                JWTAuth(secret_jwk(secret, alg=name))
 
 
 # Dependencies ---------------------------------------------------------------------------------------------------------

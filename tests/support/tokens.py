@@ -55,7 +55,7 @@ def public_pem(kind: str) -> str:
 
 
 def public_jwk(kind: str, kid: str | None = None, **more: Any) -> dict[str, Any]:
-    name = {"R": "RSAAlgorithm", "P": "ECAlgorithm", "E": "OKPAlgorithm"}[kind[0]]
+    name = {"R": "RSAAlgorithm", "s": "RSAAlgorithm", "P": "ECAlgorithm", "E": "OKPAlgorithm"}[kind[0]]
     jwk: dict[str, Any] = json.loads(getattr(jwt.algorithms, name).to_jwk(private_key(kind).public_key()))
     jwk.pop("key_ops", None)
     return jwk | ({} if kid is None else {"kid": kid}) | more

@@ -140,7 +140,7 @@ bench: $(VENV)/.cluster
 	$(BIN)/python -m benchmarks $(BENCH)
 
 clean:
-	rm -rf .venv .venv-* build dist docs/_build benchmarks/build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-* build dist docs/_build benchmarks/build tests/hostile/found *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # An environment, and one stamp in it for each set of packages: a second call installs nothing, a change to setup.cfg does.

@@ -379,7 +379,7 @@ ATTACKS = (
         "half a kilobyte that inflates to half a megabyte of lists",
         costly.amplification,
         CLOSES,
-        "`rate_limit` counts bytes after decompression; invalid messages are counted over time",
+        "a message that unpacks out of all proportion is refused: 1009; `rate_limit_bytes` counts what is unpacked",
         threads=1,
     ),
     Attack(

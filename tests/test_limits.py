@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -14,8 +14,6 @@ from cartows import limits
 from cartows.limits import Limits, bound_arenas, find_limits, memory_limit
 
 resource = pytest.importorskip("resource")
-
-Set = Callable[..., None]
 
 MIB = 1 << 20
 

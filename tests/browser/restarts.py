@@ -39,7 +39,7 @@ class _ServerOnPort(Server):
         command[command.index("--bind") + 1] = f"{HOST}:{self._port}"
         return command
 
-    def _warm_up(self) -> None:
+    def warm_up(self) -> None:
         pass
 
 

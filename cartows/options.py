@@ -59,7 +59,8 @@ class Options:
     #: The largest number of bytes in one client's send queue; the limit that is reached first applies. Default: 1 MiB.
     send_queue_bytes: int = 1024 * 1024
     #: The largest number of bytes that wait for all clients of this process together, an event that waits for several counted
-    #: once; beyond it those for whom most waits are disconnected with 3008. None is an eighth of the memory that the machine or
+    #: once, and of what they have sent of unfinished messages; beyond it those for whom most waits are disconnected with 3008.
+    #: None is an eighth of the memory that the machine or
     #: the container has, divided by the server's worker processes. Default: None.
     total_queue_bytes: int | None = None
     #: What happens when a client's send queue is full: ``"disconnect"`` closes it with 3008, ``"drop_oldest"`` drops the

@@ -263,7 +263,8 @@ class Client:
     def overflow(self) -> None:
         """See Owner.overflow. The client may reconnect and resume."""
         options = self.connection.options
-        reason = f"slow consumer: over {options.send_queue_size} messages or {options.send_queue_bytes} bytes waited"
+        own = f"{options.send_queue_size} messages or {options.send_queue_bytes} bytes"
+        reason = f"slow consumer: over {own} waited, or too much for all clients"
         if self.connection.disconnect(CloseCode.SLOW_CONSUMER, reason):
             self.hub.count("slow_consumers")
 

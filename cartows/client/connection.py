@@ -67,7 +67,17 @@ class Owner(Protocol):
 class Connection(Sender):
     """A transport, the client's send queue and its inbound side. ``budget`` counts what waits for all clients."""
 
-    __slots__ = ("__weakref__", "_inbound", "_limit", "handling", "last_received", "message_size", "owner")
+    __slots__ = (
+        "__weakref__",
+        "_budget",
+        "_inbound",
+        "_limit",
+        "_unfinished",
+        "handling",
+        "last_received",
+        "message_size",
+        "owner",
+    )
 
     def __init__(
         self,
@@ -86,6 +96,9 @@ class Connection(Sender):
         #: A message is being handled: the peer's silence does not count.
         self.handling = False
         self._inbound = Inbound(extensions, options.max_message_size)
+        self._budget = budget
+        #: The bytes of an unfinished message that the budget counts.
+        self._unfinished = 0
         # Made with the first message: most clients send nothing.
         self._limit: RateLimit | None = None
         #: The bytes of the message that is being handled, as they count against the limit.
@@ -128,9 +141,9 @@ class Connection(Sender):
         self._act_on(outcome)
 
     def share(self) -> float:
-        """Return this client's part of the bytes that wait for all clients."""
+        """Return this client's part of the bytes that wait for all clients, or have come of their unfinished messages."""
         with self.lock:
-            return self._out.share()
+            return self._out.share() + self._unfinished
 
     def _act_on(self, outcome: int) -> None:
         if outcome == WANTS_WRITER and self.owner is not None:
@@ -272,6 +285,16 @@ class Connection(Sender):
                         break
                 else:
                     yield from self._handed_on(item, self._inbound.cost)
+            if self._count_unfinished(self._inbound.unfinished):
+                self.overrun()
+                discard = True
+
+    def _count_unfinished(self, count: int) -> bool:
+        """Count what the peer has sent of a message that has not ended; return whether that is too much. Reader thread."""
+        grown, self._unfinished = count - self._unfinished, count
+        if grown:
+            self._budget.change(grown)
+        return grown > 0 and self._budget.exhausted
 
     def _handed_on(self, message: str | bytes, size: int) -> Iterator[str | bytes]:
         """Yield one message of so many bytes. What the peer does, or does not do, while its handler runs is not counted."""
@@ -304,6 +327,7 @@ class Connection(Sender):
                 self._wakeup.wait()
             self.closed = True
             self.transport.close()
+        self._count_unfinished(0)
         _open_connections.pop(id(self), None)
 
     def release(self) -> None:

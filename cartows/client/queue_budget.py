@@ -4,8 +4,8 @@
 **Locks**: ``_lock`` guards the counts, those of the frames among them. It is a leaf, taken while a send lock is held, and not
 held while ``exceeded`` is called.
 
-A frame is shared by its recipients, so it counts once, however many queues hold it. Only what waits is counted: a client that
-keeps up costs nothing here.
+A frame is shared by its recipients, so it counts once, however many queues hold it. What has come of an unfinished message
+counts, too. Only what waits is counted: a client that keeps up costs nothing here.
 
 When more waits than the budget allows, ``exceeded`` has the slowest clients disconnected, on another thread. Until that is
 done, a quarter more may wait; then no queue takes anything (``exhausted``).
@@ -68,8 +68,10 @@ class QueueBudget:
                 frame.holders -= 1
                 if not frame.holders:
                     removed += frame.held_bytes
-            if removed:
-                self._change_locked(-removed)
+            # Relief may have freed too little, and nothing more may come to be held.
+            wanted = self._change_locked(-removed) if removed else False
+        if wanted:
+            self._exceeded()
 
     def change(self, count: int) -> None:
         """Count bytes that wait for one client alone; with a negative ``count``, out."""

@@ -109,6 +109,11 @@ class Inbound:
         #: The bytes of the message that was yielded last, unpacked or on the wire, whichever are more.
         self.cost = 0
 
+    @property
+    def unfinished(self) -> int:
+        """The bytes that are held of a message that has not ended."""
+        return len(self._parts)
+
     def feed(self, data: bytes) -> Iterator[str | bytes | Pinged | Overhead | Closed]:
         """Parse more bytes; yield whole messages (str or bytes), pings and what else counts. A Closed is the last item."""
         try:

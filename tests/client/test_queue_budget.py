@@ -175,6 +175,20 @@ def test_relief_is_asked_for_once_until_it_begins() -> None:
     assert len(asked) == 2
 
 
+def test_relief_that_frees_too_little_is_asked_for_again() -> None:
+    asked: list[int] = []
+    budget = QueueBudget(10_000, lambda: asked.append(budget.bytes))
+    connection, _ = stuck(budget)
+    connection.offer(Batch(frames(12)))
+    assert len(asked) == 1
+    budget.begin_relief()
+    several = frames(3)
+    budget.hold(several)
+    budget.begin_relief()
+    budget.release(several)
+    assert len(asked) == 3 and budget.bytes > 10_000, "nothing may come to be held any more"
+
+
 @pytest.mark.parametrize("policy", ["disconnect", "drop_oldest", "coalesce"])
 @pytest.mark.parametrize("fill", [several, replaying])
 def test_no_queue_takes_more_than_a_quarter_above_the_limit(policy: str, fill: Callable[[Connection], None]) -> None:

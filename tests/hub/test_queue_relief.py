@@ -8,6 +8,7 @@ import logging
 import socket
 import tracemalloc
 from collections.abc import Callable
+from contextlib import suppress
 
 import pytest
 
@@ -115,3 +116,24 @@ def test_the_sum_for_many_clients_that_hold_as_much_as_they_may(hubs: Callable[.
         tracemalloc.stop()
     assert hub.stats()["over_total_queue_bytes"] > 0, "more was sent than may wait"
     assert peak <= limit * 5 // 4 + count * (32 * 1024 + rooms * (2048 + 8192))
+
+
+def test_messages_that_are_never_finished_count_as_well(hubs: Callable[..., Hub], join: Join) -> None:
+    hub = hubs(total_queue_bytes=LIMIT, ping_period=500.0, pong_wait=600.0, rate_limit=None)
+    peers = [join(hub) for _ in range(12)]
+    # A fragment of a message that goes on, masked with zeros (RFC 6455, sections 5.2 and 5.4).
+    fragment = b"\x01\xff" + (250_000).to_bytes(8) + bytes(4) + b"x" * 250_000
+    for peer in peers[:4]:
+        peer.sock.sendall(fragment)
+    wait_until(lambda: hub.stats()["queue_bytes"] == 1_000_000)
+    peers[0].sock.sendall(b"\x80\x80" + bytes(4))
+    wait_until(lambda: hub.stats()["queue_bytes"] == 750_000, "a message that has ended is handled, and held no more")
+    for peer in peers[4:]:
+        # It may be disconnected before all of it is sent.
+        with suppress(OSError):
+            peer.sock.sendall(fragment)
+    wait_until(lambda: hub.stats().get("closed_3008", 0) >= 3)
+    assert hub.stats()["queue_bytes"] <= LIMIT
+    # What was read last of each of them comes on top.
+    assert hub.stats()["max_queue_bytes"] <= LIMIT * 5 // 4 + len(peers) * hub.options.read_buffer
+    assert not peers[0].client.connection.closing

@@ -39,12 +39,6 @@ class _ServerOnPort(Server):
         command[command.index("--bind") + 1] = f"{HOST}:{self._port}"
         return command
 
-<<<<<<< HEAD
-=======
-    def warm_up(self) -> None:
-        pass
-
->>>>>>> f8fbde9cc5aec3e3dc18612fb3950aea36f61871
 
 class RestartableServer:
     """One port, and the servers that are started on it one after another."""

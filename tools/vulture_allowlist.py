@@ -32,6 +32,7 @@ _.do_POST
 _.log_message
 
 # Attributes that Flask, its sessions and sqlite3 read.
+_.ensure_ascii
 _.isolation_level
 _.permanent
 _.provide_automatic_options

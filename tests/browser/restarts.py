@@ -39,6 +39,9 @@ class _ServerOnPort(Server):
         command[command.index("--bind") + 1] = f"{HOST}:{self._port}"
         return command
 
+    def warm_up(self) -> None:
+        pass
+
 
 class RestartableServer:
     """One port, and the servers that are started on it one after another."""

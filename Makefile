@@ -34,6 +34,7 @@ OLDEST_VENV = .venv-oldest
 # What an app installs, and nothing else: `make audit` and `make sbom` look at it.
 RUNTIME_VENV = .venv-runtime
 RUNTIME = gunicorn,jwt,login,redis,sqlalchemy
+INTO_RUNTIME = $(BIN)/python -m pip --disable-pip-version-check --python $(RUNTIME_VENV)/bin/python
 
 PIP = -m pip install -qq --disable-pip-version-check
 BIN = $(VENV)/bin
@@ -119,11 +120,11 @@ lint: $(VENV)/.test $(VENV)/.lint
 	$(BIN)/python tools/check_links.py
 	$(BIN)/python tools/check_workflows.py
 
-# The rules S of ruff are part of `make lint` as well. What is not here for certain is not passed over: pip-audit fails where it
-# reaches no database of advisories. There is no npm audit: the browser client needs no package, which a test checks.
+# ruff with its rules S, as in `make lint`. pip-audit fails where it reaches no database of advisories. There is no npm audit: the
+# browser client needs no package, which a test checks.
 audit: $(VENV)/.audit $(RUNTIME_VENV)/.runtime
-	$(BIN)/ruff check --select S .
-	$(RUNTIME_VENV)/bin/python -m pip freeze --exclude cartows >$(RUNTIME_VENV)/requirements.txt
+	$(BIN)/ruff check .
+	$(INTO_RUNTIME) freeze --exclude cartows >$(RUNTIME_VENV)/requirements.txt
 	$(BIN)/pip-audit --strict --no-deps --disable-pip --progress-spinner off -r $(RUNTIME_VENV)/requirements.txt
 
 build: $(VENV)/.build
@@ -134,7 +135,7 @@ build: $(VENV)/.build
 # What cartows and all of its extras for running need, with versions and licenses, as CycloneDX.
 sbom: $(VENV)/.build $(RUNTIME_VENV)/.runtime
 	@mkdir -p dist
-	$(BIN)/cyclonedx-py environment --output-reproducible -o dist/cartows.cdx.json $(RUNTIME_VENV)/bin/python
+	PYTHONPATH= $(BIN)/cyclonedx-py environment --output-reproducible -o dist/cartows.cdx.json $(RUNTIME_VENV)/bin/python
 
 bench: $(VENV)/.cluster
 	$(BIN)/python -m benchmarks $(BENCH)
@@ -209,10 +210,10 @@ $(VENV)/.build: $(VENV)/.made setup.cfg
 # From a wheel, by its name: an SBOM of a folder would hold the path of that folder.
 $(RUNTIME_VENV)/.runtime: $(VENV)/.made setup.cfg pyproject.toml
 	@echo 'Installing cartows, and what it needs to run, into $(RUNTIME_VENV)'
-	@$(BIN)/python -m venv --clear $(RUNTIME_VENV)
+	@$(BIN)/python -m venv --clear --without-pip $(RUNTIME_VENV)
 	@$(BIN)/python -m pip wheel -qq --disable-pip-version-check --no-deps -w $(RUNTIME_VENV)/wheels .
-	@$(RUNTIME_VENV)/bin/python $(PIP) --no-deps --no-index --find-links $(RUNTIME_VENV)/wheels cartows
-	@$(RUNTIME_VENV)/bin/python $(PIP) --find-links $(RUNTIME_VENV)/wheels 'cartows[$(RUNTIME)]'
+	@$(INTO_RUNTIME) install -qq --no-deps --no-index --find-links $(RUNTIME_VENV)/wheels cartows
+	@$(INTO_RUNTIME) install -qq --find-links $(RUNTIME_VENV)/wheels 'cartows[$(RUNTIME)]'
 	@touch $@
 
 $(OLDEST_VENV)/.oldest: setup.cfg Makefile

@@ -76,6 +76,7 @@ LONGER: dict[str, str] = {
 COVERED_BY: dict[str, str] = {
     "auth.arguments": "tests/auth/test_jwt.py",
     "auth.claims": "tests/auth/test_jwt.py",
+    "client.advice": "tests/hub/test_shutdown.py",
     "client.batch": "tests/client/test_sender.py",
     "client.client": "tests/hub/test_hub.py",
     "client.connection": "tests/client/test_sender.py",

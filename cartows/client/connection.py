@@ -8,18 +8,17 @@
 from __future__ import annotations
 
 import os
-import random
 import threading
 import time
 from collections.abc import Iterator
 from typing import Protocol
 
 from ..history.replay import Replay
-from ..message import MessageType, new_message
 from ..options import Options
 from ..websocket.close_codes import CloseCode, is_final
 from ..websocket.frames import Frame, close_frame
 from ..websocket.parser import Closed, Extensions, Inbound, Overhead, Pinged
+from .advice import FLOODING_RETRY_MS, advise, restart_delay
 from .queue_budget import UNLIMITED, QueueBudget
 from .rate_limit import ADMIT, END, RateLimit, limit_of
 from .sender import OVERFLOW, WANTS_WRITER, Sender
@@ -33,12 +32,8 @@ ERROR_WAIT = 1.0
 # How many seconds the answer to the peer's close frame has to be sent.
 _ANSWER_WAIT = 1.0
 
-# When a client that sent too many messages may reconnect, and how many seconds it has to read that.
-_FLOODING_RETRY_MS = 5000
+# How many seconds a client that sent too many messages has to read why it is closed.
 _FLOODING_WAIT = 1.0
-
-# How long clients are asked to stay away from a server that restarts: each a random time between these.
-_RETRY_AFTER_MS = (500, 3000)
 
 # How many seconds a peer that broke the protocol is still read from, so that it can read why (RFC 6455, section 7.1.7).
 _LINGER = 2.0
@@ -197,22 +192,19 @@ class Connection(Sender):
 
     def disconnect(self, code: int, reason: str, *, retry_after_ms: int = 0, within: float | None = None) -> bool:
         """Advise the client whether to reconnect, and close ahead of everything queued. See ``close``."""
-        advice = self._advice(code, reason, reconnect=not is_final(code), retry_after_ms=retry_after_ms)
+        advice = advise(self.options, code, reason, reconnect=not is_final(code), retry_after_ms=retry_after_ms)
         return self.close(code, reason, advice=advice, drop_queue=True, within=within)
 
     def close_for_restart(self, within: float | None = None) -> None:
-        """Advise the client when to reconnect, and close with 1012 after everything queued. See ``close``.
-
-        The times are random, so that clients that are closed together do not return together.
-        """
-        code, reason, retry_after_ms = CloseCode.RESTART, "service restart", random.randint(*_RETRY_AFTER_MS)
-        advice = self._advice(code, reason, reconnect=True, retry_after_ms=retry_after_ms)
+        """Advise the client when to reconnect, and close with 1012 after everything queued. See ``close``."""
+        code, reason = CloseCode.RESTART, "service restart"
+        advice = advise(self.options, code, reason, reconnect=True, retry_after_ms=restart_delay())
         self.close(code, reason, advice=advice, within=within)
 
     def close_flooded(self) -> None:
         """Disconnect a client that keeps sending more than its rate limit."""
         self.disconnect(
-            CloseCode.TOO_MANY_MESSAGES, "too many messages", retry_after_ms=_FLOODING_RETRY_MS, within=_FLOODING_WAIT
+            CloseCode.TOO_MANY_MESSAGES, "too many messages", retry_after_ms=FLOODING_RETRY_MS, within=_FLOODING_WAIT
         )
 
     def close_on_error(self) -> None:
@@ -235,13 +227,6 @@ class Connection(Sender):
             self.close_for_restart(ERROR_WAIT)
         self.flush_close()
         return failed
-
-    def _advice(self, code: int, reason: str, *, reconnect: bool, retry_after_ms: int) -> Frame | None:
-        """Return the ``disconnect`` message that precedes a close frame; None for a protocol of the app's own."""
-        if not self.options.greeting:
-            return None
-        data = {"code": code, "reason": reason, "reconnect": reconnect, "retry_after_ms": retry_after_ms}
-        return Frame(new_message(MessageType.DISCONNECT, data).encode())
 
     # Reading ------------------------------------------------------------------------------------------------------
 

@@ -172,6 +172,7 @@ class OptionArguments(TypedDict, total=False):
     publish_timeout: float
     send_queue_size: int
     send_queue_bytes: int
+    total_queue_bytes: int | None
     slow_consumer: Policy
     history_size: int
     history_bytes: int
@@ -193,6 +194,7 @@ class OptionArguments(TypedDict, total=False):
     max_clients_per_user: int | None
     rate_limit: float | None
     rate_burst: int
+    rate_limit_bytes: int | None
     max_filters: int
     filter_keys: Sequence[str]
     compress_min_size: int | None

@@ -12,6 +12,7 @@ one. Where a socket cannot be taken, the client is *attached*: the request's thr
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import socket
@@ -56,6 +57,19 @@ def dead_end() -> socket.socket:
             _dead, other = socket.socketpair()
             other.close()
         return _dead
+
+
+def _close_dead_end() -> None:
+    """Close the dead end when the interpreter exits, which may warn of a socket that is left open."""
+    global _dead
+    with _lock:
+        dead, _dead = _dead, None
+    if dead is not None:
+        dead.close()
+
+
+# At import, since exit handlers run in reverse order: those of the hubs, at which clients end, come before this one.
+atexit.register(_close_dead_end)
 
 
 def _forget_lock() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, cast
@@ -83,6 +85,21 @@ def test_the_dead_end_is_one_per_process_at_end_of_file_and_takes_nothing() -> N
     with pytest.raises(OSError):
         dead_end().send(b"x")
     assert HandshakeSocket().fileno() == dead_end().fileno()
+
+
+# Exit handlers run in reverse order, so that the first one to be registered sees what is left.
+LEFT_AT_EXIT = """
+import atexit
+kept = []
+atexit.register(lambda: print([sock.fileno() for sock in kept]))
+from cartows.handler.handoff import dead_end
+kept.append(dead_end())
+"""
+
+
+def test_no_socket_is_left_open_at_the_end_of_the_process() -> None:
+    ended = subprocess.run([sys.executable, "-c", LEFT_AT_EXIT], capture_output=True, text=True, timeout=60, check=True)
+    assert ended.stdout == "[-1]\n"
 
 
 def test_a_plain_socket_is_no_tls() -> None:

@@ -106,8 +106,8 @@ def to_json(value: Any, hook: Hook | None) -> bytes:
     return body
 
 
-# An object whose first value is a list, or perhaps is, since its first key has a quote.
-_LIST_FIRST = re.compile(rb'\{"[^"]*(?:":\[|(?<=\\)")')
+# An object whose first value is a list, or perhaps is, since its first key has a quote. Possessive: it reads each key once.
+_LIST_FIRST = re.compile(rb'\{"[^"]*+(?:":\[|(?<=\\)")')
 
 # MessagePack has the bits of a number as they are. What a hook has made was checked before.
 _BITS = msgspec.msgpack.Encoder(enc_hook=lambda value: None)

@@ -155,6 +155,7 @@ class CartoWS:
 
         Raises:
             OptionsError: The ``recheck_interval`` of an Authenticator is invalid.
+            TypeError: It is neither a function nor an Authenticator.
         """
         if isinstance(function, Authenticator):
             interval = function.recheck_interval
@@ -165,6 +166,8 @@ class CartoWS:
             function.init_hub(self.hub)
             for app in self._apps:
                 function.check_app(app)
+        elif not callable(function) or (isinstance(function, type) and issubclass(function, Authenticator)):
+            raise TypeError(f"ws.authenticate takes a function or an instance of an Authenticator, not {function!r}")
         self._hooks.authenticate = function
         return function
 
@@ -179,7 +182,13 @@ class CartoWS:
 
         Args:
             function: Returns whether the client may subscribe to the room. A key and a value of None stand for everything.
+
+        Raises:
+            TypeError: It is not a function.
         """
+        if not callable(function):
+            # None would let everybody in.
+            raise TypeError(f"ws.authorize takes a function, not {function!r}")
         self._hooks.authorize = function
         return function
 

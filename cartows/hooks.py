@@ -7,8 +7,10 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import math
+import uuid
 from collections.abc import Callable, Mapping, Sized
 from http import HTTPStatus
 from typing import Any, Protocol
@@ -64,6 +66,8 @@ def _credentials(found: Any) -> Credentials:
     # Only ``Credentials(None)`` itself asks for a client without an identity.
     anonymous = credentials is found and credentials.identity is None
     identity = current_object(credentials.identity)
+    if isinstance(identity, Credentials):
+        raise TypeError("Credentials within Credentials name no user: return one of the two")
     if isinstance(identity, Exception):
         raise identity
     if isinstance(identity, HTTPStatus):
@@ -89,6 +93,9 @@ def _credentials(found: Any) -> Credentials:
 def _is_response(value: Any) -> bool:
     """Return whether a function answered as a view does, with a response or ``(body, status)``."""
     if isinstance(value, tuple) and not hasattr(value, "_fields"):
+        if value and isinstance(value[0], (int, float, uuid.UUID)):
+            # No body of a response, but a row of the app's database.
+            return False
         second = value[1] if len(value) in (2, 3) else None
         if isinstance(second, str):
             return second[:3].isdecimal()
@@ -108,8 +115,24 @@ def _is_no_user(identity: Any) -> bool:
 
 
 def _is_agreement(result: Any) -> bool:
-    """Return whether a check agrees: a response, or an exception that is returned, is true and yet a refusal."""
-    return bool(result) and not isinstance(result, BaseException) and not _is_response(result)
+    """Return whether a check agrees. Raises TypeError for what has not been awaited, since nobody has decided yet."""
+    result = current_object(result)
+    if inspect.isawaitable(result):
+        if inspect.iscoroutine(result):
+            result.close()
+        raise TypeError(
+            "a check returned what has not been awaited: write it as an async function itself, not as one that calls it"
+        )
+    return bool(result) and not _is_refusal(result)
+
+
+def _is_refusal(result: Any) -> bool:
+    """Return whether a check refuses by a value that is true: an exception, a status, a response, or ``(False, reason)``."""
+    if isinstance(result, type):
+        return issubclass(result, BaseException)
+    if isinstance(result, tuple) and result and result[0] is False:
+        return True
+    return isinstance(result, (BaseException, HTTPStatus)) or _is_response(result)
 
 
 class Hooks:
@@ -232,7 +255,10 @@ class AppHooks:
         """Call the app's ``on_connect`` functions before a client is registered; returns a close code when one refuses it."""
         for function in self.hooks.connect:
             result = self._call_for(client, function)
-            if result is False or _is_response(result):
+            if result is False or _is_refusal(result):
+                return CloseCode.FORBIDDEN
+            if inspect.isawaitable(result):
+                self._logger.error("cartows: on_connect returned what has not been awaited, so its client is refused")
                 return CloseCode.FORBIDDEN
             if isinstance(result, int) and result is not True:
                 return self._close_code(result)

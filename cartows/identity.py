@@ -48,6 +48,8 @@ def _why_no_identity(value: Any) -> str | None:
         return f"{value} names no user"
     if isinstance(value, (bytes, bytearray, memoryview)):
         return "bytes do not compare equal to the string that they stand for"
+    if isinstance(value, str) and not _is_text(value):
+        return "it has a lone surrogate, which no message can carry"
     if isinstance(value, tuple) and not hasattr(value, "_fields"):
         return "a tuple is what a view returns"
     if isinstance(value, (BaseException, type)) or inspect.isroutine(value) or inspect.isgenerator(value):
@@ -58,3 +60,11 @@ def _why_no_identity(value: Any) -> str | None:
     if kind.__str__ is object.__str__ and kind.__repr__ is object.__repr__:
         return "its string is its address in memory, by which its clients could not be found again"
     return None
+
+
+def _is_text(value: str) -> bool:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

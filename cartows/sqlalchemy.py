@@ -138,7 +138,11 @@ class _OnCommit(Broadcaster):
             )
         waiting: _Waiting = session.info.setdefault(_KEY, {})
         waiting.setdefault(transaction, []).append(_Event(self._hub, snapshot(message, event.body), event))
-        if _marks_of(session).committed and not self._late_logged and not (session.new or session.dirty or session.deleted):
+        marks = _marks_of(session)
+        if session.new or session.dirty or session.deleted:
+            # A request that fails may close its session before that was flushed.
+            marks.written = True
+        elif marks.committed and not self._late_logged:
             # Often too late; but a change may follow, so the event waits all the same.
             self._late_logged = True
             self.logger.warning(
@@ -176,7 +180,7 @@ class _Marks:
     def __init__(self) -> None:
         #: It has committed, and written nothing since.
         self.committed = False
-        #: In the outermost transaction something was written, or the app has rolled back.
+        #: In the outermost transaction something was written or about to be, or the app has rolled back.
         self.written = self.rolled_back = False
 
 
@@ -249,7 +253,7 @@ def _log_lost(lost: list[_Event], as_intended: bool) -> None:
         logger.info("cartows: %d events are not sent: their transaction was not committed", count)
     else:
         logger.warning(
-            "cartows: %d events are not sent: their transaction ended without a commit, and nothing was changed in it. %s",
+            "cartows: %d events are not sent: their transaction ended without a commit, and no change was seen in it. %s",
             count,
             _REMEDY,
         )

@@ -10,6 +10,7 @@ from flask.cli import routes_command
 from flask_sock import Sock
 
 from cartows import CartoWS, Hub, Options, OptionsError
+from cartows.auth import Authenticator
 
 UPGRADE = {
     "Connection": "Upgrade",
@@ -267,3 +268,15 @@ def test_arguments_of_another_kind_are_refused_at_once() -> None:
 def test_a_misspelt_option_is_refused_before_there_is_an_app() -> None:
     with pytest.raises(OptionsError, match="ping_period"):
         CartoWS(pign_period=5)  # type: ignore[call-arg]
+
+
+def test_what_cannot_decide_is_not_taken_for_authenticate_or_authorize() -> None:
+    ws = CartoWS(Flask(__name__))
+    wrong_for_authenticate: list[Any] = [None, "ann", Authenticator]
+    wrong_for_authorize: list[Any] = [None, True]
+    for wrong in wrong_for_authenticate:
+        with pytest.raises(TypeError, match=r"ws\.authenticate takes"):
+            ws.authenticate(wrong)
+    for wrong in wrong_for_authorize:
+        with pytest.raises(TypeError, match=r"ws\.authorize takes"):
+            ws.authorize(wrong)

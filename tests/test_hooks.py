@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import uuid
+import warnings
 from collections.abc import Callable
 from contextvars import ContextVar
 from http import HTTPStatus
@@ -252,6 +254,55 @@ def test_an_authenticator_decides_in_an_app_context(hooks: Hooks, bound: AppHook
 
 
 # Rooms ------------------------------------------------------------------------------------------------------------
+
+
+async def _not_awaited() -> bool:
+    return False
+
+
+class AsyncCallable:
+    """A callable whose call is a coroutine: it is not known as an async function."""
+
+    async def __call__(self, *_: Any) -> bool:
+        return False
+
+
+@pytest.mark.parametrize("check", [lambda *_: _not_awaited(), AsyncCallable()], ids=["lambda", "object"])
+def test_a_check_that_was_not_awaited_admits_nobody(hooks: Hooks, bound: AppHooks, check: Any) -> None:
+    hooks.authorize = check
+    with pytest.raises(TypeError, match="not been awaited"):
+        bound.is_allowed(Credentials("ann"), "ann", "board_id", "b1")
+    hooks.connect.append(check)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        assert bound.connected(FakeClient()) == 3507
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [HTTPStatus.FORBIDDEN, Unauthorized, Unauthorized(), ("no", 403), (False, "no"), LocalProxy(lambda: Unauthorized)],
+)
+def test_what_is_true_and_yet_a_refusal_allows_no_room(hooks: Hooks, bound: AppHooks, refusal: Any) -> None:
+    hooks.authorize = lambda *_: refusal
+    assert not bound.is_allowed(Credentials("ann"), "ann", "board_id", "b1")
+
+
+@pytest.mark.parametrize("row", [(1,), (3, 403), (3, 150, 200), (uuid.UUID(int=7), 500)], ids=str)
+def test_a_row_of_the_database_allows_a_room_whatever_its_numbers_are(hooks: Hooks, bound: AppHooks, row: Any) -> None:
+    hooks.authorize = lambda *_: row
+    assert bound.is_allowed(Credentials("ann"), "ann", "board_id", "b1")
+
+
+@pytest.mark.parametrize("answer", [Unauthorized(), Unauthorized, AuthError("no")], ids=repr)
+def test_an_exception_that_on_connect_returns_refuses_the_client(hooks: Hooks, bound: AppHooks, answer: Any) -> None:
+    hooks.connect.append(lambda client: answer)
+    assert bound.connected(FakeClient()) == 3507
+
+
+def test_credentials_within_credentials_are_an_error_of_the_app(hooks: Hooks, bound: AppHooks) -> None:
+    hooks.authenticate = lambda request: Credentials(Credentials(None))
+    with pytest.raises(TypeError, match="Credentials within"):
+        bound.authenticate(None)
 
 
 def test_without_authorize_every_room_is_allowed(bound: AppHooks) -> None:

@@ -86,6 +86,7 @@ def generated() -> Iterator[str]:
         (flask_login.AnonymousUserMixin(), "names no user"),
         (b"ann", "bytes"),
         (bytearray(b"ann"), "bytes"),
+        ("\ud800", "lone surrogate"),
         (("acme", "ann"), "a view returns"),
         (Unauthorized(), "no user"),
         (User(7).get_id, "no user"),

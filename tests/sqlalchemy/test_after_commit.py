@@ -132,7 +132,13 @@ def _closed_after_a_change(session: Session, events: Broadcaster) -> None:
     session.close()
 
 
-@pytest.mark.parametrize("way", [_rolled_back, _closed_after_a_change])
+def _closed_before_a_flush(session: Session, events: Broadcaster) -> None:
+    session.add(Task(id=1))
+    events.broadcast("lost")
+    session.close()
+
+
+@pytest.mark.parametrize("way", [_rolled_back, _closed_after_a_change, _closed_before_a_flush])
 def test_an_event_that_is_dropped_with_its_change_is_no_warning(
     session: Session,
     hub: RecordingHub,

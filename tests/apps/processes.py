@@ -7,12 +7,13 @@ import os
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 
 import remote
 from flask import Flask
 from flask.typing import ResponseReturnValue
 
-from cartows import CartoWS, Hub
+from cartows import CartoWS, Hub, HubClosed
 
 # Seconds in which a child process must have broadcast.
 AT_MOST = 30.0
@@ -26,7 +27,9 @@ CartoWS(app, hub)
 def broadcast(source: str) -> None:
     """Broadcast, and log from which process."""
     app.logger.warning("broadcast by %s in process %d", source, os.getpid())
-    assert hub.broadcast("tick", source).accepted
+    # The server may be stopped before the scheduler comes to it.
+    with suppress(HubClosed):
+        assert hub.broadcast("tick", source).accepted
 
 
 # A scheduler as apps start it.

@@ -114,9 +114,9 @@ class Connection(Sender):
             self._opened = True
             self._out.seen, self._out.replay = seen, replay
             self._out.rest, self._reply = self._reply + (greeting.plain if greeting is not None else b""), b""
-            if self._early_position is not None and not self.closing:
-                self._position_locked(self._early_position, seen)
-            self._early_position = None
+            for build in () if self.closing else self._early_positions:
+                self._position_locked(build, seen)
+            self._early_positions = ()
             outcome = self._push_locked()
         self._act_on(outcome)
 

@@ -13,6 +13,7 @@ done, a quarter more may wait; then no queue takes anything (``exhausted``).
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 from collections.abc import Callable, Iterable
@@ -104,6 +105,15 @@ class QueueBudget:
 
 #: For connections that belong to no hub.
 UNLIMITED = QueueBudget()
+
+
+def _unlock_in_child() -> None:
+    # A thread that the child of a fork does not have may have held the lock. A hub makes a budget of its own there.
+    UNLIMITED._lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_unlock_in_child)
 
 
 def share(frames: Iterable[Frame]) -> float:

@@ -60,7 +60,7 @@ class Sender:
 
     __slots__ = (
         "_deflate",
-        "_early_position",
+        "_early_positions",
         "_hangs_up",
         "_opened",
         "_out",
@@ -87,8 +87,8 @@ class Sender:
         self._deflate = deflate
         self._reply = reply
         self._out = Outbox(options, deflate, self._loss_notice if options.greeting else None, budget)
-        #: The message that ``offer_position`` was asked for before the connection was opened.
-        self._early_position: BuildPosition | None = None
+        #: The messages that ``offer_position`` was asked for before the connection was opened.
+        self._early_positions: tuple[BuildPosition, ...] = ()
         #: A FIN follows once all is sent: the peer broke the protocol, and has been sent the reason.
         self._hangs_up = False
         #: Other threads only queue. True from the start: nothing may go out before the reply.
@@ -140,9 +140,9 @@ class Sender:
             if self.closing:
                 return GONE
             if not self._opened:
-                # In a route of the app's own a client may send before it is registered, and has no position yet.
-                self._early_position = build
-                return QUEUED
+                # A client may send with its handshake, before it is registered, and has no position yet.
+                self._early_positions += (build,)
+                return QUEUED if len(self._early_positions) <= self.options.send_queue_size else OVERFLOW
             return self._position_locked(build, position)
 
     def _position_locked(self, build: BuildPosition, position: int) -> int:

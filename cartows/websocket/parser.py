@@ -190,7 +190,6 @@ class _Deflate(PerMessageDeflate):
     """
 
     _inbound_compressed: bool | None
-    _before_control: bool | None = None
     #: The bytes of the current message on the wire, and inflated, where it is compressed; 0 otherwise.
     wire = _inflated = 0
     #: How many deflate streams have ended in the current message.
@@ -208,8 +207,11 @@ class _Deflate(PerMessageDeflate):
     def frame_inbound_header(
         self, proto: FrameDecoder | FrameProtocol, opcode: Opcode, rsv: RsvBits, payload_length: int
     ) -> CloseReason | RsvBits:
-        self._before_control = self._inbound_compressed
-        if self._compressible_opcode(opcode) and opcode is not Opcode.CONTINUATION:
+        if opcode.iscontrol():
+            # Not the engine's own: asked again for a header that came in two pieces, it takes the next message for plain.
+            self._inbound_is_compressible = False
+            return CloseReason.PROTOCOL_ERROR if rsv.rsv1 else RsvBits(True, False, False)
+        if opcode is not Opcode.CONTINUATION:
             self.wire = self._inflated = self._streams = 0
         return super().frame_inbound_header(proto, opcode, rsv, payload_length)
 
@@ -222,10 +224,7 @@ class _Deflate(PerMessageDeflate):
         return self._inflate(data)
 
     def frame_inbound_complete(self, proto: FrameDecoder | FrameProtocol, fin: bool) -> bytes | CloseReason | None:
-        if not self._inbound_is_compressible:
-            self._inbound_compressed = self._before_control
-            return None
-        if not fin:
+        if not self._inbound_is_compressible or not fin:
             return None
         compressed, self._inbound_compressed = self._inbound_compressed, None
         if not compressed:

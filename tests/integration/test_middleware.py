@@ -89,3 +89,14 @@ def test_a_frame_in_the_segment_of_the_handshake_is_answered(serve: Serve, kind:
     assert raw.receive()["type"] == "pong"
     raw.send(ping[5:] + ping)
     assert [raw.receive()["type"] for _ in range(2)] == ["pong", "pong"]
+
+
+@pytest.mark.parametrize("kind", EVERYWHERE, ids=str)
+def test_every_message_that_comes_with_the_handshake_is_answered(serve: Serve, kind: Kind) -> None:
+    raw = serve(kind=kind).raw()
+    refs = ["one", "two", "three"]
+    pings = [make_frame(TEXT, b'{"type": "ping", "ref": "%s"}' % ref.encode()) for ref in refs]
+    raw.send(raw.handshake("/ws") + b"".join(pings))
+    assert raw.response().status == 101
+    assert raw.receive()["type"] == "connected"
+    assert [raw.receive().get("ref") for _ in refs] == refs

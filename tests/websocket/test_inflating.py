@@ -10,12 +10,13 @@ from collections.abc import Iterable, Iterator
 
 import pytest
 
-from cartows.websocket.parser import Closed, Extensions, Inbound, Overhead
+from cartows.websocket.parser import Closed, Extensions, Inbound, Overhead, Pinged
 from tests.websocket.test_parser import (
     BINARY,
     CONTINUATION,
     DEFLATE,
     NEGOTIATED,
+    PING,
     PLAIN,
     TEXT,
     deflated,
@@ -83,6 +84,15 @@ def test_a_message_of_several_blocks_may_have_final_ones(extension: str) -> None
         expected = [content, "after"] * (3 if len(payload) > 1 else 2)
         stream_of = [whole, plain, cut, plain, whole, plain] if len(payload) > 1 else [whole, plain, whole, plain]
         assert parsed(stream_of, Extensions(extension, True)) == expected, payload
+
+
+@pytest.mark.parametrize("extension", NEGOTIATED)
+def test_a_message_after_a_ping_in_pieces_is_inflated(extension: str) -> None:
+    message = frame(TEXT, deflated(b"Hello", NEGOTIATED[extension][0]), rsv=4)
+    ping = frame(PING, b"x")
+    for cut in range(1, len(ping)):
+        pieces = [message, ping[:cut], ping[cut:], message]
+        assert parsed(pieces, Extensions(extension, True)) == ["Hello", Pinged(b"x"), "Hello"], cut
 
 
 # What does not end --------------------------------------------------------------------------------------------------

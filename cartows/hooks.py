@@ -23,7 +23,7 @@ from .rooms import Filters
 from .websocket.close_codes import CloseCode
 from .websocket.frames import close_frame
 
-__all__ = ["AppHooks", "Hooks", "RefusedByApp"]
+__all__ = ["AppHooks", "Hooks", "RefusedByApp", "is_agreement"]
 
 Authorize = Callable[[Any, "str | None", "str | None"], Any]
 
@@ -114,7 +114,7 @@ def _is_no_user(identity: Any) -> bool:
     return not (authenticated() if callable(authenticated) else authenticated)
 
 
-def _is_agreement(result: Any) -> bool:
+def is_agreement(result: Any) -> bool:
     """Return whether a check agrees. Raises TypeError for what has not been awaited, since nobody has decided yet."""
     result = current_object(result)
     if inspect.isawaitable(result):
@@ -210,7 +210,7 @@ class AppHooks:
 
     def is_valid(self, credentials: Credentials) -> bool:
         """Return whether a client with these credentials may stay."""
-        return self.authenticator is None or _is_agreement(self.call(self.authenticator.is_valid, credentials))
+        return self.authenticator is None or is_agreement(self.call(self.authenticator.is_valid, credentials))
 
     # Rooms ----------------------------------------------------------------------------------------------------------
 
@@ -227,7 +227,7 @@ class AppHooks:
         if credentials.allowed_rooms is not None:
             return credentials.allowed_rooms.unfiltered or (key, value) in credentials.allowed_rooms.rooms
         authorize = self.hooks.authorize
-        return authorize is None or _is_agreement(call(authorize, identity, key, value))
+        return authorize is None or is_agreement(call(authorize, identity, key, value))
 
     def first_refused(self, credentials: Credentials, filters: Filters) -> tuple[str | None, str | None] | None:
         """Return the first room of an upgrade request's query that is refused, (None, None) for everything, or None.

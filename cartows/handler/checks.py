@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from urllib.parse import unquote_plus
 
 from ..errors import printable
+from ..hooks import is_agreement
 from ..options import Options
 from ..origins import is_listed, is_same_host, listed_origin
 from ..rooms import MAX_ROOM_BYTES, is_room_name
@@ -122,7 +123,7 @@ def check_origin(request: Any, options: Options) -> Refusal | None:
         return None
     allowed = options.allowed_origins
     if callable(allowed):
-        admitted, wanted = bool(allowed(request)), "what the app's origin check allows"
+        admitted, wanted = is_agreement(allowed(request)), "what the app's origin check allows"
     elif allowed is None:
         # Not request.host, which is empty for a name with an underscore.
         host, scheme = request.headers.get("Host", ""), request.environ.get("wsgi.url_scheme", "http")

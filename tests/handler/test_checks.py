@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from http import HTTPStatus
 from typing import Any
 
 import pytest
@@ -428,3 +429,14 @@ def test_a_query_that_is_not_utf_8_is_refused_and_its_secrets_are_hidden() -> No
     refused = check_filters(made, Options())
     assert isinstance(refused, Refusal)
     assert (refused.status, refused.code) == (400, "BAD_QUERY")
+
+
+async def _decided_later() -> bool:
+    return False
+
+
+def test_an_origin_check_that_was_not_awaited_or_that_answers_as_a_view_allows_no_origin() -> None:
+    with pytest.raises(TypeError, match="not been awaited"):
+        admits(lambda request: _decided_later(), "https://evil.com")
+    for answer in (("no", 403), PermissionError("no"), HTTPStatus.FORBIDDEN):
+        assert not admits(lambda request, answer=answer: answer, "https://evil.com")

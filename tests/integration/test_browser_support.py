@@ -170,11 +170,11 @@ def test_no_event_carries_a_ref(serve: Serve) -> None:
 
 def test_a_page_may_connect_and_receive_nothing_until_it_subscribes(server: Server) -> None:
     peer = server.connect("/ws?rooms=none")
-    assert received_labels(server, peer) == [["notice"]]
+    assert received_labels(server, peer) == [["notice", "app.refreshed"]]
     assert subscribe(peer, board_id="b1") == {"board_id": ["b1"]}
     assert "t1" in received_labels(server, peer)[0]
     assert unsubscribe(peer, board_id="b1") == {}
-    assert received_labels(server, peer) == [["notice"]]
+    assert received_labels(server, peer) == [["notice", "app.refreshed"]]
 
 
 def test_rooms_beside_none_are_received(serve: Serve) -> None:
@@ -202,7 +202,7 @@ def test_resuming_without_a_room_replays_nothing(serve: Serve) -> None:
     peer = server.connect(f"/ws?rooms=none&since={start}")
     hello: Json = peer.hello
     assert hello["data"]["recovered"] is True
-    assert received_labels(server, peer) == [["notice"]]
+    assert received_labels(server, peer) == [["notice", "app.refreshed"]]
 
 
 def test_the_script_and_the_server_have_the_same_message_types() -> None:

@@ -64,7 +64,7 @@ def test_filters_and_what_the_app_allows_hold_at_every_worker(cluster: Cluster) 
     (fence,) = cluster.publish(1, board_id=list(by_room))
     for room, peers in by_room.items():
         for peer in peers:
-            assert labels(read_until_labels(peer, fence)) == [*sent[room], fence]
+            assert labels(read_until_labels(peer, fence)) == [*sent[room], *["everywhere"] * len(pids), fence]
 
 
 def test_a_separate_process_publishes_to_all_workers(cluster: Cluster, redis: Redis) -> None:

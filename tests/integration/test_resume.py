@@ -87,7 +87,7 @@ def test_an_own_route_resumes_and_has_rooms_too(serve: Serve) -> None:
     server.call(*EVENTS)
     back = server.connect(since(begun["id"], board_id="b1").replace("/ws", "/live"))
     assert back.hello["data"]["recovered"] is True
-    assert labels(server.received(back)[0]) == ["t1", "comment.added", "notice", "whisper"]
+    assert labels(server.received(back)[0]) == ["t1", "comment.added", "notice", "whisper", "app.refreshed"]
 
 
 # What cannot be recovered ---------------------------------------------------------------------------------------------

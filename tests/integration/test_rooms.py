@@ -14,8 +14,8 @@ from tests.support.event_helpers import EVERYTHING, BackgroundPublisher, ask, nu
 from tests.support.harness import BOTH_WAYS, EVERYWHERE, GTHREAD, Kind, Server, event_ids
 from tests.support.raw_client import Json
 
-B1 = ["t1", "comment.added", "notice", "whisper"]
-B2 = ["t2", "comment.added", "notice"]
+B1 = ["t1", "comment.added", "notice", "whisper", "app.refreshed"]
+B2 = ["t2", "comment.added", "notice", "app.refreshed"]
 
 #: A small bound and keys of the app's own.
 TEAMS = {"CARTOWS_MAX_FILTERS": 3, "CARTOWS_FILTER_KEYS": ["team_id", "board_id"]}
@@ -49,11 +49,11 @@ def test_rooms_are_subscribed_and_unsubscribed_on_every_server(server: Server) -
     assert subscribe(peer, board_id="b1") == {"board_id": ["b1"]}
     assert received_labels(server, peer) == [B1]
     assert subscribe(peer, project_id=["p2"], board_id="b3") == {"board_id": ["b1", "b3"], "project_id": ["p2"]}
-    assert received_labels(server, peer) == [["t1", "t2", "b3", "p2", "comment.added", "notice", "whisper"]]
+    assert received_labels(server, peer) == [["t1", "t2", "b3", "p2", "comment.added", "notice", "whisper", "app.refreshed"]]
     assert unsubscribe(peer, board_id=["b1", "b3"]) == {"project_id": ["p2"]}
-    assert received_labels(server, peer) == [["t2", "p2", "notice"]]
+    assert received_labels(server, peer) == [["t2", "p2", "notice", "app.refreshed"]]
     assert unsubscribe(peer, project_id="p2") == {}
-    assert received_labels(server, peer) == [["notice"]]
+    assert received_labels(server, peer) == [["notice", "app.refreshed"]]
     assert [message["type"] for message in server.received(bystander)[0]].count("app.refreshed") == 5
 
 
@@ -69,7 +69,7 @@ def test_an_event_for_two_rooms_is_received_once(serve: Serve) -> None:
     server = serve(kind=GTHREAD)
     peer = server.connect()
     subscribe(peer, board_id=["b1", "b2"], project_id=["p1", "p2"])
-    assert received_labels(server, peer) == [["t1", "t2", "b3", "p2", "comment.added", "notice", "whisper"]]
+    assert received_labels(server, peer) == [["t1", "t2", "b3", "p2", "comment.added", "notice", "whisper", "app.refreshed"]]
 
 
 def test_a_room_subscribed_twice_is_left_once(serve: Serve) -> None:
@@ -79,14 +79,14 @@ def test_a_room_subscribed_twice_is_left_once(serve: Serve) -> None:
     assert subscribe(peer, board_id="b1") == {"board_id": ["b1"]}
     assert received_labels(server, peer) == [B1]
     assert unsubscribe(peer, board_id=["b1", "never held"], project_id="p9") == {}
-    assert received_labels(server, peer) == [["notice"]]
+    assert received_labels(server, peer) == [["notice", "app.refreshed"]]
 
 
 def test_an_unsubscribe_ends_receiving_everything_too(serve: Serve) -> None:
     server = serve(kind=GTHREAD)
     peer = server.connect()
     assert unsubscribe(peer, board_id="b1") == {}
-    assert received_labels(server, peer) == [["notice"]]
+    assert received_labels(server, peer) == [["notice", "app.refreshed"]]
     assert subscribe(peer, board_id="b2") == {"board_id": ["b2"]}
     assert received_labels(server, peer) == [B2]
 

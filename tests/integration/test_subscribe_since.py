@@ -22,9 +22,9 @@ from tests.support.harness import BOTH_WAYS, GTHREAD, Kind, Server
 from tests.support.raw_client import Json
 
 LONG = {"CARTOWS_HISTORY_SIZE": 20_000}
-B2 = ["t2", "comment.added", "notice"]
+B2 = ["t2", "comment.added", "notice", "app.refreshed"]
 #: Messages for every client belong to no room: whether a room's replay holds them is left open.
-FOR_ALL = {"notice", "fence"}
+FOR_ALL = {"notice", "app.refreshed", "fence"}
 
 
 @pytest.fixture(params=BOTH_WAYS, ids=str)
@@ -62,7 +62,7 @@ def test_subscribing_with_since_replays_the_rooms_events(server: Server) -> None
         "replayed": len(replayed),
     }
     assert number(answer) >= max(map(number, replayed))
-    assert received_labels(server, peer) == [["t2", "p2", "comment.added", "notice"]]
+    assert received_labels(server, peer) == [["t2", "p2", "comment.added", "notice", "app.refreshed"]]
 
 
 def test_the_replay_of_a_room_without_events_is_empty(server: Server) -> None:
@@ -75,11 +75,11 @@ def test_the_replay_of_a_room_without_events_is_empty(server: Server) -> None:
 def test_what_a_filter_delivered_before_is_not_replayed(server: Server) -> None:
     peer = server.connect("/ws?board_id=b1")
     start = now(peer)
-    assert received_labels(server, peer) == [["t1", "comment.added", "notice", "whisper"]]
+    assert received_labels(server, peer) == [["t1", "comment.added", "notice", "whisper", "app.refreshed"]]
     replayed, answer = subscribe_since(peer, start, board_id=["b1", "b2"], project_id="p1")
     assert labels(replayed) == ["t2", "b3"]
     assert number(answer) > max(map(number, replayed))
-    assert received_labels(server, peer) == [["t1", "t2", "b3", "comment.added", "notice", "whisper"]]
+    assert received_labels(server, peer) == [["t1", "t2", "b3", "comment.added", "notice", "whisper", "app.refreshed"]]
 
 
 def test_a_client_that_received_everything_gets_no_replay(server: Server) -> None:
@@ -111,6 +111,7 @@ def test_what_a_resume_replayed_is_not_replayed_again(server: Server) -> None:
         "comment.added",
         "notice",
         "whisper",
+        "app.refreshed",
         "fence",
     ]
     assert labels(subscribe_since(peer, start, board_id="b2")[0]) == ["t2"]
@@ -121,7 +122,7 @@ def test_subscribing_again_with_since_replays_what_was_missed(server: Server) ->
     start = now(peer)
     received_labels(server, peer)
     unsubscribe(peer, board_id="b1")
-    assert received_labels(server, peer) == [["notice"]]
+    assert received_labels(server, peer) == [["notice", "app.refreshed"]]
     replayed, _ = subscribe_since(peer, start, board_id="b1")
     assert labels(replayed) == ["t1", "comment.added", "whisper"]
     assert subscribe_since(peer, start, board_id="b1")[0] == []
@@ -137,7 +138,7 @@ def test_an_expired_replay_is_reported_and_the_room_is_subscribed(serve: Serve) 
         "board_id": ["b1", "b2"],
         "recovered": False,
     }
-    assert received_labels(server, peer) == [["t1", "t2", "comment.added", "notice", "whisper"]]
+    assert received_labels(server, peer) == [["t1", "t2", "comment.added", "notice", "whisper", "app.refreshed"]]
 
 
 def test_a_refused_subscribe_replays_nothing(serve: Serve) -> None:
@@ -148,7 +149,7 @@ def test_a_refused_subscribe_replays_nothing(serve: Serve) -> None:
     server.received(peer)
     (answer,) = ask(peer, "subscribe", {"board_id": "b2", "colour": "red", "since": start})
     assert answer["type"] == "error"
-    assert received_labels(server, peer) == [["t1", "comment.added", "notice", "whisper"]]
+    assert received_labels(server, peer) == [["t1", "comment.added", "notice", "whisper", "app.refreshed"]]
 
 
 @pytest.mark.parametrize("kind", BOTH_WAYS, ids=str)

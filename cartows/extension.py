@@ -187,7 +187,7 @@ class CartoWS:
             TypeError: It is not a function.
         """
         if not callable(function):
-            # None would let everybody in.
+            # None would admit every client.
             raise TypeError(f"ws.authorize takes a function, not {function!r}")
         self._hooks.authorize = function
         return function

@@ -115,7 +115,7 @@ def _is_no_user(identity: Any) -> bool:
 
 
 def is_agreement(result: Any) -> bool:
-    """Return whether a check agrees. Raises TypeError for what has not been awaited, since nobody has decided yet."""
+    """Return whether a check agrees. Raises TypeError for what has not been awaited, which decides nothing."""
     result = current_object(result)
     if inspect.isawaitable(result):
         if inspect.iscoroutine(result):

@@ -268,7 +268,7 @@ class AsyncCallable:
 
 
 @pytest.mark.parametrize("check", [lambda *_: _not_awaited(), AsyncCallable()], ids=["lambda", "object"])
-def test_a_check_that_was_not_awaited_admits_nobody(hooks: Hooks, bound: AppHooks, check: Any) -> None:
+def test_a_check_that_was_not_awaited_admits_no_client(hooks: Hooks, bound: AppHooks, check: Any) -> None:
     hooks.authorize = check
     with pytest.raises(TypeError, match="not been awaited"):
         bound.is_allowed(Credentials("ann"), "ann", "board_id", "b1")
